@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package filter is the contract between the HTTP connection manager and the
+// filters of a chain. One folder below holds each filter.
+//
+// A filter is built once from its configuration (Parse may fail and then the
+// resource is refused; building what was parsed can't fail) and is shared by
+// all requests, so it holds no state of a request. Filters that have nothing
+// to do for a route are left out of that route's chain, so they cost nothing.
+package filter
+
+import "pillion/proxy/http"
+
+// Status is what a filter wants done next.
+type Status uint8
+
+const (
+	// Continue goes on with the next filter.
+	Continue Status = iota
+	// Reply ends the exchange with Exchange.LocalReply.
+	Reply
+)
+
+// RequestFilter sees each request once, after routing and before an upstream
+// is chosen. It may edit ex.Req.
+type RequestFilter interface {
+	OnRequest(ex *http.Exchange) Status
+}
+
+// Waiter is a RequestFilter that may have to wait (a delay, an outside
+// check). If Waits reports true for an exchange, OnRequest may block, and is
+// run where blocking holds up nobody else. It must return soon after
+// ex.Cancelled is closed.
+type Waiter interface {
+	RequestFilter
+	Waits(ex *http.Exchange) bool
+}
+
+// ResponseFilter sees each response's head before it is sent, also that of a
+// local reply. It may edit ex.Resp.
+type ResponseFilter interface {
+	OnResponse(ex *http.Exchange)
+}
+
+// FinishFilter sees each exchange exactly once when it is over, however it
+// ended. It must not edit it.
+type FinishFilter interface {
+	OnFinish(ex *http.Exchange)
+}
+
+// Chain is the acting filters of one route, phase by phase, in order.
+// Immutable once built.
+type Chain struct {
+	Request  []RequestFilter
+	Response []ResponseFilter
+	Finish   []FinishFilter
+}
+
+// NewChain sorts filters, given in the order of configuration, into the
+// phases that they implement. Response filters run in reverse order, as
+// Envoy's encoder filters do. nil entries are left out.
+func NewChain(filters ...any) *Chain {
+	c := &Chain{}
+	for _, f := range filters {
+		if f == nil {
+			continue
+		}
+		if r, ok := f.(RequestFilter); ok {
+			c.Request = append(c.Request, r)
+		}
+		if r, ok := f.(ResponseFilter); ok {
+			c.Response = append(c.Response, nil)
+			copy(c.Response[1:], c.Response)
+			c.Response[0] = r
+		}
+		if r, ok := f.(FinishFilter); ok {
+			c.Finish = append(c.Finish, r)
+		}
+	}
+	return c
+}

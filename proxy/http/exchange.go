@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// processStart is the zero of Now.
+var processStart = time.Now()
+
+// Now returns a monotonic time in nanoseconds. Take it once per event and
+// pass it on: it is the only clock of the request path.
+func Now() int64 { return int64(time.Since(processStart)) }
+
+// WallTime converts a time of Now into wall-clock time.
+func WallTime(ns int64) time.Time { return processStart.Add(time.Duration(ns)) }
+
+// Exchange is one request with its response on one downstream stream,
+// whatever the protocol of either side. It is owned by the goroutine that
+// runs it, is reused, and must not be kept after the finish functions ran.
+type Exchange struct {
+	// Req is the request as received, with the edits of the connection
+	// manager and the filters. The forwarder makes each attempt from it.
+	Req RequestHead
+	// Resp is the response that goes downstream.
+	Resp ResponseHead
+
+	// Conn describes the downstream connection. Immutable, shared.
+	Conn *ConnInfo
+
+	// Start is when the request's head was complete; RequestEnd when its last
+	// byte had been read; UpstreamStart when the attempt that answered began;
+	// UpstreamFirst when that response's head was complete; End when the last
+	// byte had been written. Nanoseconds of Now; 0 = didn't happen.
+	Start, RequestEnd, UpstreamStart, UpstreamFirst, End int64
+
+	// RequestHeadBytes and ResponseHeadBytes are the heads' sizes on the
+	// wire; RequestBodyBytes and ResponseBodyBytes count body octets without
+	// their transfer coding.
+	RequestHeadBytes, ResponseHeadBytes int64
+	RequestBodyBytes, ResponseBodyBytes int64
+
+	// Route facts, set when the router has chosen.
+	VirtualHost string
+	RouteName   string
+	ClusterName string // the chosen cluster, empty for a direct reply
+
+	// Upstream is the chosen host of the last attempt; nil when none was.
+	Upstream *HostFacts
+	// UpstreamLocal is the local address of the upstream connection.
+	UpstreamLocal string
+	// UpstreamProtocol is what the upstream connection speaks.
+	UpstreamProtocol Protocol
+	// UpstreamFailure is the reason why the connection failed, in words.
+	UpstreamFailure string
+	// Attempts counts tries, the first included; 0 when none was made.
+	Attempts uint32
+
+	Flags Flags
+	// Details is %RESPONSE_CODE_DETAILS%.
+	Details string
+	// TerminationDetails is %CONNECTION_TERMINATION_DETAILS%.
+	TerminationDetails string
+	// Err is why the exchange failed, nil when the response is the upstream's.
+	Err *Error
+
+	// OriginalPath is the path before a rewrite, nil without one.
+	OriginalPath []byte
+
+	// LocalReply, when set by a filter that returns Reply, is what is sent.
+	LocalReply LocalReply
+
+	// Cancelled is closed when the downstream went away or the proxy gives
+	// up on the exchange; nil when nothing can cancel it. A filter that
+	// waits must watch it.
+	Cancelled <-chan struct{}
+
+	// scratch holds values that the proxy makes for this exchange.
+	scratch []byte
+}
+
+// LocalReply is an answer that the proxy makes itself.
+type LocalReply struct {
+	Status  int
+	Body    string
+	Headers []Field // added to the reply; aliases configuration
+	Err     *Error
+}
+
+// Reset makes the exchange ready for another request and keeps its memory.
+func (x *Exchange) Reset() {
+	x.Req.Reset()
+	x.Resp.Reset()
+	req, resp, scratch := x.Req, x.Resp, x.scratch[:0]
+	*x = Exchange{Req: req, Resp: resp, scratch: scratch}
+}
+
+// Scratch returns n bytes that live as long as the exchange. Earlier slices
+// stay valid.
+func (x *Exchange) Scratch(n int) []byte {
+	if cap(x.scratch)-len(x.scratch) < n {
+		size := 1024
+		for size < n {
+			size *= 2
+		}
+		x.scratch = make([]byte, 0, size)
+	}
+	o := len(x.scratch)
+	x.scratch = x.scratch[:o+n]
+	return x.scratch[o : o+n : o+n]
+}
+
+// KeepBytes copies b into the exchange's scratch space.
+func (x *Exchange) KeepBytes(b []byte) []byte {
+	s := x.Scratch(len(b))
+	copy(s, b)
+	return s
+}
+
+// Direction is the side of the workload that a listener serves.
+type Direction uint8
+
+// The directions, as envoy.config.core.v3.TrafficDirection.
+const (
+	DirectionUnspecified Direction = iota
+	Inbound
+	Outbound
+)
+
+// ConnInfo describes one downstream connection. It is immutable once the
+// connection is served.
+type ConnInfo struct {
+	Local, Remote string // host:port as text, made once per connection
+	Direction     Direction
+	TLS           bool
+	SNI           string
+	PeerPrincipal string // URI SAN of the verified client certificate
+	OwnPrincipal  string // URI SAN of our certificate on this connection
+	OriginalDst   string // host:port before redirection; empty when not redirected
+}
+
+// Peer describes the workload at one end of a request in the words of
+// Istio's metric labels. Empty fields are reported as "unknown".
+type Peer struct {
+	Workload, Namespace                 string
+	CanonicalService, CanonicalRevision string
+	App, Version, ClusterID, Principal  string
+	ServiceHost, ServiceName, ServiceNS string // destination service, from cluster metadata
+}
+
+// HostFacts is what the layers above know of one upstream host: immutable
+// facts, and slots where an observer caches what it resolved for this host
+// (metric handles), so that a request does no look-up by labels.
+type HostFacts struct {
+	ClusterName string
+	Address     string // ip:port as text
+	Peer        Peer
+	attached    atomic.Pointer[attachment]
+}
+
+type attachment struct {
+	owner any
+	value any
+	next  *attachment
+}
+
+// Attached returns what owner attached to the host, or nil. Safe for
+// concurrent use.
+func (h *HostFacts) Attached(owner any) any {
+	for a := h.attached.Load(); a != nil; a = a.next {
+		if a.owner == owner {
+			return a.value
+		}
+	}
+	return nil
+}
+
+// Attach stores value for owner unless there is one already, and returns the
+// one that stays. owner is compared by identity, so use a pointer.
+func (h *HostFacts) Attach(owner, value any) any {
+	for {
+		head := h.attached.Load()
+		for a := head; a != nil; a = a.next {
+			if a.owner == owner {
+				return a.value
+			}
+		}
+		if h.attached.CompareAndSwap(head, &attachment{owner: owner, value: value, next: head}) {
+			return value
+		}
+	}
+}

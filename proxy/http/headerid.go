@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http
+
+// HeaderID numbers the field names that the proxy itself looks at, so that a
+// look-up compares a byte and not a string. All other names are HeaderOther.
+type HeaderID uint8
+
+// The well-known field names.
+const (
+	HeaderOther HeaderID = iota
+	HeaderHost
+	HeaderConnection
+	HeaderContentLength
+	HeaderTransferEncoding
+	HeaderTE
+	HeaderTrailer
+	HeaderUpgrade
+	HeaderKeepAlive
+	HeaderProxyConnection
+	HeaderExpect
+	HeaderContentType
+	HeaderUserAgent
+	HeaderServer
+	HeaderDate
+	HeaderVia
+	HeaderCookie
+	HeaderAuthorization
+	HeaderProxyAuthorization
+	HeaderProxyAuthenticate
+	HeaderLocation
+	HeaderOrigin
+	HeaderAccept
+	HeaderAcceptEncoding
+	HeaderXForwardedFor
+	HeaderXForwardedProto
+	HeaderXForwardedHost
+	HeaderXForwardedPort
+	HeaderXForwardedClientCert
+	HeaderXRequestID
+	HeaderTraceparent
+	HeaderXEnvoyUpstreamServiceTime
+	HeaderXEnvoyAttemptCount
+	HeaderXEnvoyExpectedRqTimeoutMs
+	HeaderXEnvoyOriginalPath
+	HeaderXEnvoyOriginalHost
+	HeaderXEnvoyDecoratorOperation
+	HeaderXEnvoyPeerMetadata
+	HeaderXEnvoyPeerMetadataID
+	HeaderXEnvoyUpstreamRqTimeoutMs
+	HeaderXEnvoyUpstreamRqPerTryTimeoutMs
+	HeaderXEnvoyRetryOn
+	HeaderXEnvoyRetryGrpcOn
+	HeaderXEnvoyMaxRetries
+	HeaderXEnvoyInternal
+	HeaderXEnvoyExternalAddress
+	HeaderXEnvoyOverloaded
+	HeaderXEnvoyRatelimited
+	HeaderXEnvoyHedgeOnPerTryTimeout
+	HeaderXEnvoyRetriableStatusCodes
+	HeaderXEnvoyRetriableHeaderNames
+	HeaderXEnvoyUpstreamAltStatName
+	HeaderXEnvoyImmediateHealthCheckFail
+	HeaderXEnvoyIsTimeoutRetry
+	HeaderGRPCStatus
+	HeaderGRPCMessage
+	HeaderGRPCTimeout
+	numHeaderIDs
+)
+
+var headerNames = [numHeaderIDs]string{
+	HeaderHost:                            "host",
+	HeaderConnection:                      "connection",
+	HeaderContentLength:                   "content-length",
+	HeaderTransferEncoding:                "transfer-encoding",
+	HeaderTE:                              "te",
+	HeaderTrailer:                         "trailer",
+	HeaderUpgrade:                         "upgrade",
+	HeaderKeepAlive:                       "keep-alive",
+	HeaderProxyConnection:                 "proxy-connection",
+	HeaderExpect:                          "expect",
+	HeaderContentType:                     "content-type",
+	HeaderUserAgent:                       "user-agent",
+	HeaderServer:                          "server",
+	HeaderDate:                            "date",
+	HeaderVia:                             "via",
+	HeaderCookie:                          "cookie",
+	HeaderAuthorization:                   "authorization",
+	HeaderProxyAuthorization:              "proxy-authorization",
+	HeaderProxyAuthenticate:               "proxy-authenticate",
+	HeaderLocation:                        "location",
+	HeaderOrigin:                          "origin",
+	HeaderAccept:                          "accept",
+	HeaderAcceptEncoding:                  "accept-encoding",
+	HeaderXForwardedFor:                   "x-forwarded-for",
+	HeaderXForwardedProto:                 "x-forwarded-proto",
+	HeaderXForwardedHost:                  "x-forwarded-host",
+	HeaderXForwardedPort:                  "x-forwarded-port",
+	HeaderXForwardedClientCert:            "x-forwarded-client-cert",
+	HeaderXRequestID:                      "x-request-id",
+	HeaderTraceparent:                     "traceparent",
+	HeaderXEnvoyUpstreamServiceTime:       "x-envoy-upstream-service-time",
+	HeaderXEnvoyAttemptCount:              "x-envoy-attempt-count",
+	HeaderXEnvoyExpectedRqTimeoutMs:       "x-envoy-expected-rq-timeout-ms",
+	HeaderXEnvoyOriginalPath:              "x-envoy-original-path",
+	HeaderXEnvoyOriginalHost:              "x-envoy-original-host",
+	HeaderXEnvoyDecoratorOperation:        "x-envoy-decorator-operation",
+	HeaderXEnvoyPeerMetadata:              "x-envoy-peer-metadata",
+	HeaderXEnvoyPeerMetadataID:            "x-envoy-peer-metadata-id",
+	HeaderXEnvoyUpstreamRqTimeoutMs:       "x-envoy-upstream-rq-timeout-ms",
+	HeaderXEnvoyUpstreamRqPerTryTimeoutMs: "x-envoy-upstream-rq-per-try-timeout-ms",
+	HeaderXEnvoyRetryOn:                   "x-envoy-retry-on",
+	HeaderXEnvoyRetryGrpcOn:               "x-envoy-retry-grpc-on",
+	HeaderXEnvoyMaxRetries:                "x-envoy-max-retries",
+	HeaderXEnvoyInternal:                  "x-envoy-internal",
+	HeaderXEnvoyExternalAddress:           "x-envoy-external-address",
+	HeaderXEnvoyOverloaded:                "x-envoy-overloaded",
+	HeaderXEnvoyRatelimited:               "x-envoy-ratelimited",
+	HeaderXEnvoyHedgeOnPerTryTimeout:      "x-envoy-hedge-on-per-try-timeout",
+	HeaderXEnvoyRetriableStatusCodes:      "x-envoy-retriable-status-codes",
+	HeaderXEnvoyRetriableHeaderNames:      "x-envoy-retriable-header-names",
+	HeaderXEnvoyUpstreamAltStatName:       "x-envoy-upstream-alt-stat-name",
+	HeaderXEnvoyImmediateHealthCheckFail:  "x-envoy-immediate-health-check-fail",
+	HeaderXEnvoyIsTimeoutRetry:            "x-envoy-is-timeout-retry",
+	HeaderGRPCStatus:                      "grpc-status",
+	HeaderGRPCMessage:                     "grpc-message",
+	HeaderGRPCTimeout:                     "grpc-timeout",
+}
+
+var headerNameBytes [numHeaderIDs][]byte
+
+// maxKnownName is the length of the longest well-known name.
+const maxKnownName = 40
+
+// headerBuckets finds the candidates for a name by its length and its first
+// and last letter; buckets hold at most a few numbers each.
+var headerBuckets [1024][]HeaderID
+
+func bucketOf(name []byte) uint {
+	n := len(name)
+	return (uint(n)*37 + uint(name[0]|0x20)*7 + uint(name[n-1]|0x20)*131 + uint(name[n/2]|0x20)*17) & 1023
+}
+
+func init() {
+	for id := HeaderOther + 1; id < numHeaderIDs; id++ {
+		b := []byte(headerNames[id])
+		headerNameBytes[id] = b
+		if len(b) > maxKnownName {
+			panic("http: maxKnownName is too small for " + headerNames[id])
+		}
+		k := bucketOf(b)
+		headerBuckets[k] = append(headerBuckets[k], id)
+	}
+}
+
+// LookupHeader returns the number of a field name, compared without case.
+func LookupHeader(name []byte) HeaderID {
+	if len(name) == 0 || len(name) > maxKnownName {
+		return HeaderOther
+	}
+	for _, id := range headerBuckets[bucketOf(name)] {
+		if EqualFold(headerNameBytes[id], name) {
+			return id
+		}
+	}
+	return HeaderOther
+}
+
+// String returns the canonical lower-case name, empty for HeaderOther.
+func (id HeaderID) String() string { return headerNames[id] }

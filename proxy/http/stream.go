@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package http
+
+// ServerStream is the downstream side of one exchange, as a codec offers it
+// to the connection manager and the forwarder. All calls come from the
+// goroutine that runs the exchange, but for ReadBody, which may run on a
+// second one while a request body is streamed in parallel with the response.
+type ServerStream interface {
+	// ReadBody returns the next piece of the request's body, valid until the
+	// next call, and io.EOF after the last one. Any other error is an *Error.
+	ReadBody() ([]byte, error)
+	// RequestTrailers returns the trailers after io.EOF; nil when none came.
+	RequestTrailers() *Fields
+	// Continue sends 100 Continue if the client waits for it and nothing was
+	// sent yet.
+	Continue() error
+	// WriteHead sends the response's head; with end there is no body. A codec
+	// may hold it back until the first WriteBody or Flush.
+	WriteHead(h *ResponseHead, end bool) error
+	// WriteBody sends a piece of the body; with end it is the last one. p is
+	// not kept.
+	WriteBody(p []byte, end bool) error
+	// WriteTrailers ends the body with trailer fields.
+	WriteTrailers(f *Fields) error
+	// Flush sends what is held back.
+	Flush() error
+}
+
+// ClientStream is one request on an upstream connection, as a codec offers it
+// to the forwarder. Errors are *Error with SideUpstream.
+type ClientStream interface {
+	// WriteHead sends the request's head; with end there is no body.
+	WriteHead(h *RequestHead, end bool) error
+	WriteBody(p []byte, end bool) error
+	WriteTrailers(f *Fields) error
+	Flush() error
+	// ReadHead waits for the final response's head. Interim responses are
+	// handed to onInterim (nil: dropped); 101 is final.
+	ReadHead(h *ResponseHead) error
+	// ReadBody is as ServerStream.ReadBody, for the response.
+	ReadBody() ([]byte, error)
+	ResponseTrailers() *Fields
+}
