@@ -7,6 +7,8 @@ package http
 // goroutine that runs the exchange, but for ReadBody, which may run on a
 // second one while a request body is streamed in parallel with the response.
 type ServerStream interface {
+	// Buffered reports whether ReadBody would return without waiting.
+	Buffered() bool
 	// ReadBody returns the next piece of the request's body, valid until the
 	// next call, and io.EOF after the last one. Any other error is an *Error.
 	ReadBody() ([]byte, error)
@@ -19,7 +21,7 @@ type ServerStream interface {
 	// may hold it back until the first WriteBody or Flush.
 	WriteHead(h *ResponseHead, end bool) error
 	// WriteBody sends a piece of the body; with end it is the last one. p is
-	// not kept.
+	// not kept. Small pieces may be held back until Flush.
 	WriteBody(p []byte, end bool) error
 	// WriteTrailers ends the body with trailer fields.
 	WriteTrailers(f *Fields) error
@@ -35,9 +37,12 @@ type ClientStream interface {
 	WriteBody(p []byte, end bool) error
 	WriteTrailers(f *Fields) error
 	Flush() error
-	// ReadHead waits for the final response's head. Interim responses are
-	// handed to onInterim (nil: dropped); 101 is final.
+	// ReadHead sends what is held back and waits for a response's head: the
+	// final one, or an interim one with status 100, after which it must be
+	// called again. Other interim responses are dropped; 101 is final.
 	ReadHead(h *ResponseHead) error
+	// Buffered reports whether ReadBody would return without waiting.
+	Buffered() bool
 	// ReadBody is as ServerStream.ReadBody, for the response.
 	ReadBody() ([]byte, error)
 	ResponseTrailers() *Fields

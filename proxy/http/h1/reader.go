@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h1
+
+import (
+	"io"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/http"
+	"pillion/proxy/netio"
+)
+
+// reader is the receiving half of a connection: it frames one message after
+// the other out of the byte stream. It is owned by one goroutine at a time.
+type reader struct {
+	io *netio.Conn
+	in buf.Buffer
+	// pinned is the storage that the current head's fields point into, once
+	// reading has moved on to other storage; pin says that they still point
+	// into in.
+	pinned buf.Buffer
+	pin    bool
+	parser Parser
+
+	kind    http.BodyKind
+	left    int64 // octets of a BodyLength body not yet returned
+	chunk   ChunkDecoder
+	adv     int  // bytes of in that the last piece of the body covers
+	ended   bool // the message is completely read
+	eofSeen bool // the stream has ended
+}
+
+// more waits for bytes behind those unread. It keeps what the head's fields
+// point to, and returns io.ErrShortBuffer when the buffer may grow no more.
+func (r *reader) more() error {
+	if r.eofSeen {
+		return io.EOF
+	}
+	if err := r.room(); err != nil {
+		return err
+	}
+	return r.noteEOF(r.io.Fill(&r.in))
+}
+
+// moreAfter writes out and then does as more.
+func (r *reader) moreAfter(out []byte) (wrote int, err error) {
+	if r.eofSeen {
+		return 0, io.EOF
+	}
+	if err := r.room(); err != nil {
+		return 0, err
+	}
+	wrote, err = r.io.WriteFill(out, &r.in)
+	return wrote, r.noteEOF(err)
+}
+
+func (r *reader) noteEOF(err error) error {
+	if err == io.EOF {
+		r.eofSeen = true
+	}
+	return err
+}
+
+func (r *reader) room() error {
+	if r.pin {
+		r.unpin()
+	}
+	if len(r.in.Free()) == 0 && !r.in.Grow() {
+		return io.ErrShortBuffer
+	}
+	return nil
+}
+
+// unpin moves the head's storage aside and the unread bytes to new storage.
+func (r *reader) unpin() {
+	r.pin = false
+	r.pinned = r.in.Detach()
+	if rest := r.pinned.Bytes(); len(rest) > 0 {
+		r.in.Write(rest)
+	}
+}
+
+// begin starts on a message whose head took n bytes.
+func (r *reader) begin(n int, f http.Framing, from http.Side, lim *Limits) {
+	r.in.Advance(n)
+	r.pin = true
+	r.kind, r.left = f.Kind, f.Length
+	r.adv = 0
+	r.ended = f.Kind == http.BodyNone || f.Kind == http.BodyLength && f.Length == 0
+	if f.Kind == http.BodyChunked {
+		r.chunk.Reset(from, lim)
+	}
+}
+
+// finish ends the message: what its head and body pointed to is given up.
+func (r *reader) finish() {
+	r.in.Advance(r.adv)
+	r.adv = 0
+	r.pin = false
+	r.pinned.Release()
+	r.in.ReleaseIfEmpty()
+	r.parser = Parser{}
+}
+
+// takeHead ends the message as finish does, but hands over the storage of
+// the head.
+func (r *reader) takeHead() buf.Buffer {
+	r.in.Advance(r.adv)
+	r.adv = 0
+	if r.pin {
+		r.unpin()
+	}
+	head := r.pinned
+	r.pinned = buf.Buffer{}
+	r.finish()
+	return head
+}
+
+// release gives all storage back; the connection is over.
+func (r *reader) release() {
+	r.in.Release()
+	r.pinned.Release()
+	r.pin = false
+}
+
+// buffered reports whether a piece of the body can be had without waiting.
+func (r *reader) buffered() bool { return r.ended || r.in.Len() > r.adv }
+
+// next returns the next piece of the body, valid until the following call,
+// and io.EOF once after the last. Errors are *http.Error for broken framing
+// and those of the connection otherwise; io.ErrUnexpectedEOF for a body that
+// the end of the stream cut off.
+func (r *reader) next() ([]byte, error) {
+	if r.adv > 0 {
+		r.in.Advance(r.adv)
+		r.adv = 0
+	}
+	if r.ended {
+		return nil, io.EOF
+	}
+	switch r.kind {
+	case http.BodyLength:
+		return r.nextLength()
+	case http.BodyChunked:
+		return r.nextChunk()
+	}
+	return r.nextUntilClose()
+}
+
+func (r *reader) fillBody() error {
+	if r.in.Len() == 0 && !r.pin && (r.kind != http.BodyLength || r.left > buf.Small) {
+		r.in.UseLarge()
+	}
+	err := r.more()
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (r *reader) nextLength() ([]byte, error) {
+	if r.in.Len() == 0 {
+		if err := r.fillBody(); err != nil {
+			return nil, err
+		}
+	}
+	p := r.in.Bytes()
+	if int64(len(p)) > r.left {
+		p = p[:r.left]
+	}
+	r.left -= int64(len(p))
+	r.adv = len(p)
+	r.ended = r.left == 0
+	return p, nil
+}
+
+func (r *reader) nextChunk() ([]byte, error) {
+	for {
+		data, n, done, err := r.chunk.Next(r.in.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		if done {
+			r.ended = true
+			r.in.Advance(n)
+			return nil, io.EOF
+		}
+		if len(data) > 0 {
+			r.adv = n
+			return data, nil
+		}
+		r.in.Advance(n)
+		if err := r.fillBody(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *reader) nextUntilClose() ([]byte, error) {
+	if r.in.Len() == 0 {
+		if r.pin {
+			r.unpin()
+		}
+		r.in.UseLarge()
+		if err := r.more(); err == io.EOF {
+			r.ended = true
+			return nil, io.EOF
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	p := r.in.Bytes()
+	r.adv = len(p)
+	return p, nil
+}
+
+// trailers returns the trailer fields of a chunked body that has ended.
+func (r *reader) trailers() *http.Fields {
+	if r.kind != http.BodyChunked || !r.ended {
+		return nil
+	}
+	return r.chunk.Trailers()
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package h1
+
+import (
+	"io"
+	"net"
+	"time"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/http"
+	"pillion/proxy/netio"
+)
+
+// Bounds of the reading that goes on after a connection was given up, so
+// that the client gets to see the answer before a reset (RFC 9112 section
+// 9.6).
+const (
+	lingerTime  = time.Second
+	lingerBytes = 256 << 10
+)
+
+// ServerConn is one HTTP/1 connection from a client. It implements
+// http.ServerStream for one exchange after the other: Wait, ReadHead, the
+// stream's calls, then End. It is owned by the connection's goroutine; while
+// a request body is streamed, ReadBody, RequestTrailers and Buffered belong
+// to another one.
+type ServerConn struct {
+	io  netio.Conn
+	rd  reader
+	out *[]byte // what is held back; nil between exchanges
+	lim *Limits // immutable
+
+	method   http.Method
+	proto    http.Protocol
+	expect   bool // the client waits for 100 Continue
+	headSent bool // the final response's head is written or held back
+	ended    bool // the response is complete
+	chunked  bool // the response's body goes out in chunks
+	noBody   bool // the response has no body, whatever is written (HEAD)
+	closing  bool // the connection ends with this exchange
+}
+
+// NewServerConn takes ownership of nc. lim is shared and immutable.
+func NewServerConn(nc net.Conn, lim *Limits) *ServerConn {
+	c := &ServerConn{lim: lim}
+	c.io.Init(nc)
+	c.rd.io = &c.io
+	return c
+}
+
+// Wait waits for the first bytes of a request; with pipelined bytes it does
+// not wait. The connection owns no buffer meanwhile.
+func (c *ServerConn) Wait() error {
+	if c.rd.in.Len() > 0 {
+		return nil
+	}
+	return c.rd.more()
+}
+
+// ReadHead reads a request's head and begins an exchange. incomplete is
+// called once if not all of the head is there yet, so that the caller can
+// bound the wait; it may be nil.
+func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Error {
+	c.begin()
+	for {
+		n, perr := c.rd.parser.Request(c.rd.in.Bytes(), h, c.lim)
+		if perr != nil {
+			c.closing = true
+			return perr
+		}
+		if n > 0 {
+			c.method, c.proto = h.Method, h.Protocol
+			c.expect = h.Expect100 && h.Framing.Kind != http.BodyNone
+			c.closing = !h.KeepAlive
+			c.rd.begin(n, h.Framing, http.SideDownstream, c.lim)
+			return nil
+		}
+		if incomplete != nil {
+			incomplete()
+			incomplete = nil
+		}
+		if err := c.rd.more(); err != nil {
+			c.closing = true
+			return c.headError(err)
+		}
+	}
+}
+
+func (c *ServerConn) begin() {
+	c.out = buf.GetBytes()
+	c.method, c.proto = http.MethodOther, http.HTTP11
+	c.expect, c.headSent, c.ended, c.chunked, c.noBody, c.closing = false, false, false, false, false, false
+}
+
+func (c *ServerConn) headError(err error) *http.Error {
+	switch {
+	case isTimeout(err):
+		return errClientTimeout
+	case err == io.ErrShortBuffer:
+		return errHeadTooLarge
+	}
+	return errClientGone
+}
+
+// HeadBytes returns how many bytes wait to be read, the request's head among
+// them before ReadHead.
+func (c *ServerConn) HeadBytes() int { return c.rd.in.Len() }
+
+// SetClosing makes this exchange the connection's last one. It must come
+// before WriteHead to be announced to the client.
+func (c *ServerConn) SetClosing() { c.closing = true }
+
+// Closing reports whether this exchange is the connection's last one.
+func (c *ServerConn) Closing() bool { return c.closing }
+
+// Started reports whether the final response's head was written.
+func (c *ServerConn) Started() bool { return c.headSent }
+
+// RequestEnded reports whether the request is completely read.
+func (c *ServerConn) RequestEnded() bool { return c.rd.ended }
+
+// Buffered reports whether ReadBody would return without waiting.
+func (c *ServerConn) Buffered() bool { return c.rd.buffered() }
+
+// ReadBody returns the next piece of the request's body.
+func (c *ServerConn) ReadBody() ([]byte, error) {
+	p, err := c.rd.next()
+	if err == nil || err == io.EOF {
+		return p, err
+	}
+	if he, ok := err.(*http.Error); ok {
+		return nil, he
+	}
+	if isTimeout(err) {
+		return nil, errClientIdle
+	}
+	return nil, errClientGone
+}
+
+// RequestTrailers returns the trailers after ReadBody returned io.EOF.
+func (c *ServerConn) RequestTrailers() *http.Fields { return c.rd.trailers() }
+
+// Continue sends 100 Continue if the client still waits for it.
+func (c *ServerConn) Continue() error {
+	if !c.expect || c.headSent {
+		return nil
+	}
+	c.expect = false
+	*c.out = AppendContinue(*c.out)
+	return c.Flush()
+}
+
+// WriteHead holds back the response's head.
+func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
+	f := ResponseFraming(c.method, c.proto, h, end)
+	switch {
+	case f.Kind == http.BodyClose, c.proto == http.HTTP10 && f.Kind == http.BodyChunked:
+		c.closing = true
+	case c.expect:
+		// The client may or may not send the body it announced (RFC 9110
+		// section 10.1.1), so what follows on the connection can't be framed.
+		c.closing = true
+	}
+	persist := PersistDefault
+	switch {
+	case c.closing:
+		persist = PersistClose
+	case c.proto == http.HTTP10:
+		persist = PersistKeepAlive
+	}
+	c.headSent, c.ended = true, end
+	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone
+	*c.out = AppendResponse(*c.out, h, f, persist)
+	return nil
+}
+
+// WriteBody sends a piece of the body. Small pieces are held back.
+func (c *ServerConn) WriteBody(p []byte, end bool) error {
+	c.ended = end
+	if c.noBody {
+		return nil
+	}
+	var err error
+	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
+		c.closing = true
+		return errClientGone
+	}
+	return nil
+}
+
+// WriteTrailers ends the body with trailer fields, where the framing has a
+// place for them.
+func (c *ServerConn) WriteTrailers(f *http.Fields) error {
+	c.ended = true
+	if c.chunked && !c.noBody {
+		*c.out = AppendLastChunk(*c.out, f)
+	}
+	return nil
+}
+
+// Flush sends what is held back.
+func (c *ServerConn) Flush() error {
+	if len(*c.out) == 0 {
+		return nil
+	}
+	_, err := c.io.Write(*c.out)
+	*c.out = (*c.out)[:0]
+	if err != nil {
+		c.closing = true
+		return errClientGone
+	}
+	return nil
+}
+
+// End finishes the exchange and reports whether another one may follow. Heads
+// and pieces read so far become invalid.
+func (c *ServerConn) End() (keep bool) {
+	keep = !c.closing && c.ended && c.rd.ended && !c.rd.eofSeen
+	// A half-closed client has sent all it ever will; what is pipelined is
+	// still answered.
+	if c.rd.eofSeen && !c.closing && c.ended && c.rd.ended && c.rd.in.Len() > c.rd.adv {
+		keep = true
+	}
+	c.rd.finish()
+	buf.PutBytes(c.out)
+	c.out = nil
+	return keep
+}
+
+// Close closes the connection. If the client may still be sending, it first
+// lets it read what it was answered.
+func (c *ServerConn) Close() {
+	if c.headSent && !c.rd.eofSeen && (!c.rd.ended || c.rd.in.Len() > 0) {
+		c.linger()
+	}
+	c.rd.release()
+	_ = c.io.Close()
+}
+
+func (c *ServerConn) linger() {
+	if c.io.CloseWrite() != nil {
+		return
+	}
+	_ = c.io.SetReadDeadline(time.Now().Add(lingerTime))
+	c.rd.finish()
+	for total := 0; total < lingerBytes; {
+		c.rd.in.Release()
+		if c.io.Fill(&c.rd.in) != nil {
+			return
+		}
+		total += c.rd.in.Len()
+	}
+}
+
+// Abort breaks the connection off at once, from any goroutine: reads and
+// writes in progress fail.
+func (c *ServerConn) Abort() { _ = c.io.SetDeadline(time.Unix(1, 0)) }
+
+// StopReading makes a read in progress, and those to come, fail as timed out.
+func (c *ServerConn) StopReading() { _ = c.io.SetReadDeadline(time.Unix(1, 0)) }
+
+// SetReadDeadline bounds reads; zero: no bound.
+func (c *ServerConn) SetReadDeadline(t time.Time) { _ = c.io.SetReadDeadline(t) }
+
+// Watch looks, from any goroutine, whether the client broke the connection.
+func (c *ServerConn) Watch() netio.Peer { return c.io.Watch() }

@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netio reads and writes stream sockets with as few system calls and
+// as little memory as Go's poller allows.
+//
+//   - A read takes its buffer from the pool only when the socket has become
+//     readable, so that waiting costs no buffer.
+//   - A write that is followed by waiting for the answer is made between the
+//     arming of the poller and the wait, which saves the read that would only
+//     find the socket empty.
+//
+// Connections that are not sockets (in-memory pairs of tests, TLS) take the
+// same calls by plain reads and writes.
+package netio
+
+import (
+	"io"
+	"net"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"pillion/proxy/buf"
+)
+
+// Conn wraps one stream connection. Reads must come from one goroutine at a
+// time, and so must writes; a read and a write may run at once. Close and
+// the deadline setters may be called from any goroutine.
+type Conn struct {
+	nc  net.Conn
+	raw syscall.RawConn // nil when nc is no socket
+	// fn is c.ready, bound once: a closure made per call would allocate.
+	fn func(fd uintptr) bool
+
+	// Parameters and results of one call of ready; owned by the reader.
+	in   *buf.Buffer
+	out  []byte
+	sent int
+	n    int
+	err  error
+	look bool
+	seen Peer
+}
+
+// Init prepares c for nc. Until then c must not be used.
+func (c *Conn) Init(nc net.Conn) {
+	c.nc = nc
+	if sc, ok := nc.(*net.TCPConn); ok {
+		if raw, err := sc.SyscallConn(); err == nil {
+			c.raw = raw
+			c.fn = c.ready
+		}
+	}
+}
+
+// NetConn returns the wrapped connection.
+func (c *Conn) NetConn() net.Conn { return c.nc }
+
+// ready is called by the poller: once before it waits, and after each wait.
+// It reports whether the call is finished.
+func (c *Conn) ready(fd uintptr) bool {
+	if c.look {
+		c.seen = peek(fd)
+		return true
+	}
+	if c.out != nil {
+		out := c.out
+		c.out = nil
+		c.sent, c.err = ignoringEINTR(syscall.Write, int(fd), out)
+		if c.err == syscall.EAGAIN {
+			c.sent, c.err = 0, nil
+		}
+		// A short or failed write is finished by the caller, without waiting.
+		return c.err != nil || c.sent < len(out)
+	}
+	n, err := ignoringEINTR(syscall.Read, int(fd), c.in.Free())
+	if err == syscall.EAGAIN {
+		c.in.ReleaseIfEmpty()
+		return false
+	}
+	if err != nil {
+		n = 0
+	} else if n == 0 {
+		err = io.EOF
+	}
+	c.n, c.err = n, err
+	return true
+}
+
+func ignoringEINTR(f func(int, []byte) (int, error), fd int, p []byte) (int, error) {
+	for {
+		n, err := f(fd, p)
+		if err != syscall.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// Fill waits for bytes and appends what one read gives to in, which must
+// have room. It returns io.EOF at the end of the stream.
+func (c *Conn) Fill(in *buf.Buffer) error {
+	if c.raw == nil {
+		return c.fillPlain(in)
+	}
+	c.in = in
+	err := c.raw.Read(c.fn)
+	c.in = nil
+	return c.filled(in, err)
+}
+
+func (c *Conn) filled(in *buf.Buffer, err error) error {
+	if err == nil {
+		err = c.err
+	}
+	if err != nil {
+		in.ReleaseIfEmpty()
+		return err
+	}
+	in.Commit(c.n)
+	return nil
+}
+
+func (c *Conn) fillPlain(in *buf.Buffer) error {
+	n, err := c.nc.Read(in.Free())
+	in.Commit(n)
+	if n > 0 {
+		return nil
+	}
+	in.ReleaseIfEmpty()
+	if err == nil {
+		err = io.ErrNoProgress
+	}
+	return err
+}
+
+// WriteFill writes out and then waits for bytes as Fill does. wrote reports
+// how many bytes of out were taken before an error.
+func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
+	if c.raw == nil || len(out) == 0 {
+		return c.writeThenFill(out, 0, in)
+	}
+	c.in, c.out, c.sent, c.n, c.err = in, out, 0, 0, nil
+	err = c.raw.Read(c.fn)
+	c.in, c.out = nil, nil
+	if c.sent < len(out) {
+		if err == nil {
+			err = c.err
+		}
+		if err != nil {
+			return c.sent, err
+		}
+		return c.writeThenFill(out, c.sent, in)
+	}
+	return c.sent, c.filled(in, err)
+}
+
+func (c *Conn) writeThenFill(out []byte, from int, in *buf.Buffer) (int, error) {
+	n, err := c.nc.Write(out[from:])
+	if err != nil {
+		return from + n, err
+	}
+	return len(out), c.Fill(in)
+}
+
+// Write writes all of p.
+func (c *Conn) Write(p []byte) (int, error) { return c.nc.Write(p) }
+
+// WriteBuffers writes all of bufs with one system call where it can. It
+// consumes bufs.
+func (c *Conn) WriteBuffers(bufs *net.Buffers) error {
+	_, err := bufs.WriteTo(c.nc)
+	return err
+}
+
+// Peer is what a look at an idle connection found.
+type Peer uint8
+
+// What Look finds.
+const (
+	PeerQuiet  Peer = iota // open, nothing to read
+	PeerData               // open, bytes wait
+	PeerClosed             // the peer sent FIN
+	PeerReset              // the connection is broken
+)
+
+// Look asks the kernel, without waiting and without taking bytes, what the
+// peer did. It is for the goroutine that reads; see Watch for others. On
+// connections that are no sockets it always finds PeerQuiet.
+func (c *Conn) Look() Peer {
+	if c.raw == nil {
+		return PeerQuiet
+	}
+	c.look = true
+	err := c.raw.Read(c.fn)
+	c.look = false
+	if err != nil {
+		return PeerReset
+	}
+	return c.seen
+}
+
+// Watch is Look for a goroutine that is not the reader, also while a read is
+// in progress.
+func (c *Conn) Watch() Peer {
+	if c.raw == nil {
+		return PeerQuiet
+	}
+	got := PeerReset
+	if err := c.raw.Control(func(fd uintptr) { got = peek(fd) }); err != nil {
+		return PeerReset
+	}
+	return got
+}
+
+func peek(fd uintptr) Peer {
+	var one [1]byte
+	for {
+		n, _, errno := syscall.Syscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1,
+			syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case errno == syscall.EAGAIN:
+			return PeerQuiet
+		case errno != 0:
+			return PeerReset
+		case n == 0:
+			return PeerClosed
+		}
+		return PeerData
+	}
+}
+
+// SetReadDeadline bounds reads in progress and to come; zero: no bound.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
+
+// SetWriteDeadline bounds writes in progress and to come; zero: no bound.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
+
+// SetDeadline sets both.
+func (c *Conn) SetDeadline(t time.Time) error { return c.nc.SetDeadline(t) }
+
+// Close closes the connection; calls in progress fail.
+func (c *Conn) Close() error { return c.nc.Close() }
+
+// CloseWrite sends FIN, where the connection can, and leaves reading open.
+func (c *Conn) CloseWrite() error {
+	if w, ok := c.nc.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
+}
