@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+
+GO       ?= go
+FUZZTIME ?= 10m
+IMAGE    ?= pillion
+VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+
+# Packages whose tests run in this process's machine only; test/ drives the
+# built binary and real parts, so it has a run of its own.
+UNIT := ./cmd/... ./proxy/... ./bench/...
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test unit blackbox tools check bench fuzz image
+
+help: ## print this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## run the demo mesh
+	$(GO) run ./cmd/proxy demo
+
+build: ## build the static binary into build/proxy
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxy ./cmd/proxy
+
+test: tools unit blackbox ## install what the tests need, then run them all
+
+tools: ## install the programs that tests and benchmarks drive
+	./scripts/install-tools.sh
+
+# Once with the race detector, once without: its bookkeeping allocates, so
+# the tests that count allocations say nothing under it.
+unit: ## run the tests beside the code, with and without -race
+	CGO_ENABLED=1 $(GO) test -race $(UNIT)
+	$(GO) test $(UNIT)
+
+blackbox: ## run the tests of the built binary
+	$(GO) test -count=1 -timeout 10m ./test/...
+
+check: ## formatting, vet, staticcheck and the house law
+	@unformatted=$$(gofmt -l bench cmd proxy scripts test); \
+	  if [ -n "$$unformatted" ]; then echo "run gofmt -w on:" $$unformatted >&2; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) test -count=1 ./proxy ./test/law
+
+bench: ## run the benchmarks beside the code, then the side-by-side load
+	$(GO) test -run '^$$' -bench . -benchmem ./proxy/...
+	$(GO) run ./bench/http1
+
+fuzz: ## run each fuzz target for FUZZTIME
+	$(GO) run ./scripts/fuzz -time $(FUZZTIME)
+
+image: ## build the container image, where docker is
+	@command -v docker >/dev/null || { echo "image: docker is not installed" >&2; exit 1; }
+	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
