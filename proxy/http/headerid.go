@@ -127,30 +127,33 @@ var headerNames = [numHeaderIDs]string{
 	HeaderGRPCTimeout:                     "grpc-timeout",
 }
 
-var headerNameBytes [numHeaderIDs][]byte
+var headerNameBytes = func() (all [numHeaderIDs][]byte) {
+	for id := HeaderOther + 1; id < numHeaderIDs; id++ {
+		all[id] = []byte(headerNames[id])
+	}
+	return all
+}()
 
 // maxKnownName is the length of the longest well-known name.
 const maxKnownName = 40
 
 // headerBuckets finds the candidates for a name by its length and its first
 // and last letter; buckets hold at most a few numbers each.
-var headerBuckets [1024][]HeaderID
+var headerBuckets = func() (buckets [1024][]HeaderID) {
+	for id := HeaderOther + 1; id < numHeaderIDs; id++ {
+		name := headerNameBytes[id]
+		if len(name) > maxKnownName {
+			panic("http: maxKnownName is too small for " + headerNames[id])
+		}
+		k := bucketOf(name)
+		buckets[k] = append(buckets[k], id)
+	}
+	return buckets
+}()
 
 func bucketOf(name []byte) uint {
 	n := len(name)
 	return (uint(n)*37 + uint(name[0]|0x20)*7 + uint(name[n-1]|0x20)*131 + uint(name[n/2]|0x20)*17) & 1023
-}
-
-func init() {
-	for id := HeaderOther + 1; id < numHeaderIDs; id++ {
-		b := []byte(headerNames[id])
-		headerNameBytes[id] = b
-		if len(b) > maxKnownName {
-			panic("http: maxKnownName is too small for " + headerNames[id])
-		}
-		k := bucketOf(b)
-		headerBuckets[k] = append(headerBuckets[k], id)
-	}
 }
 
 // LookupHeader returns the number of a field name, compared without case.
