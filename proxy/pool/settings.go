@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"net/netip"
+	"time"
+)
+
+// NoLimit is the value of a limit that is not set.
+const NoLimit = ^uint32(0)
+
+// Settings are the limits and socket options of one cluster's connections.
+// Immutable once handed over.
+type Settings struct {
+	// MaxConnections bounds the connections of all hosts together, idle ones
+	// included.
+	MaxConnections uint32
+	// MaxPending bounds the requests that have a host but no connection yet,
+	// those that are just connecting included.
+	MaxPending uint32
+	// MaxRequestsPerConnection ends a connection after that many requests; 0
+	// for no bound.
+	MaxRequestsPerConnection uint32
+	// ConnectTimeout bounds the making of one connection, resolution of the
+	// host's name included.
+	ConnectTimeout time.Duration
+	// IdleTimeout is how long a connection may wait for its next request; 0
+	// for no bound.
+	IdleTimeout time.Duration
+	// MaxConnectionAge is when a connection takes no further request; 0 for
+	// no bound.
+	MaxConnectionAge time.Duration
+	// Socket options. A change of these drains the connections that have the
+	// old ones.
+	Socket Socket
+}
+
+// Socket is what is set on each new connection. It is comparable.
+type Socket struct {
+	// Keepalive turns TCP keep-alive probes on. Zero durations and counts
+	// leave the kernel's values.
+	Keepalive         bool
+	KeepaliveTime     time.Duration
+	KeepaliveInterval time.Duration
+	KeepaliveProbes   int
+	// Bind is the local address, not valid to let the kernel choose; port 0
+	// for any.
+	Bind netip.AddrPort
+	// HTTP2 asks for HTTP/2 with prior knowledge, which this package can't
+	// speak: such a pool refuses every request by name.
+	HTTP2 bool
+}
+
+// Defaults returns what Envoy assumes for fields that are not set
+// (envoy.config.cluster.v3.CircuitBreakers, HttpProtocolOptions.idle_timeout,
+// Cluster.connect_timeout).
+func Defaults() Settings {
+	return Settings{MaxConnections: 1024, MaxPending: 1024, ConnectTimeout: 5 * time.Second, IdleTimeout: time.Hour}
+}
