@@ -39,3 +39,14 @@ const (
 	KindGauge
 	KindHistogram
 )
+
+// String returns the name of the kind as the exposition's TYPE line has it.
+func (k Kind) String() string {
+	switch k {
+	case KindCounter:
+		return "counter"
+	case KindGauge:
+		return "gauge"
+	}
+	return "histogram"
+}
