@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package load
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"pillion/bench/hist"
+	"pillion/bench/proc"
+)
+
+// drainTime is how long answers are waited for after the last request was due.
+const drainTime = 2 * time.Second
+
+// OpenSpec describes an open-loop load.
+type OpenSpec struct {
+	Request     Request `json:"request"`
+	Connections int     `json:"connections"`
+	// Rate is requests per second over all connections.
+	Rate float64 `json:"rate"`
+	// Warmup comes before Duration: under the same load, but its latencies
+	// aren't recorded.
+	Warmup   time.Duration `json:"warmup"`
+	Duration time.Duration `json:"duration"`
+}
+
+// OpenRole is the sub-command of the benchmark's own program that runs
+// ServeOpen.
+const OpenRole = "role-open-loop"
+
+// OpenChild runs an open-loop load in a process of its own, so that neither
+// garbage collection nor another goroutine of the benchmark delays it. self is
+// the benchmark's executable.
+func OpenChild(ctx context.Context, g *proc.Group, self string, cpus []int, spec OpenSpec) (Result, error) {
+	in, err := json.Marshal(spec)
+	if err != nil {
+		return Result{}, err
+	}
+	var out bytes.Buffer
+	p, err := g.Run(ctx, proc.Spec{
+		Name: "open-loop load", Path: self, Args: []string{OpenRole},
+		Stdin: bytes.NewReader(in), Stdout: &out, CPUs: cpus,
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	var r Result
+	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
+		return Result{}, fmt.Errorf("read the result of the open-loop load: %w", err)
+	}
+	r.DriverCPU = p.CPU()
+	return r, nil
+}
+
+// ServeOpen reads an OpenSpec as JSON, runs it and writes the Result as JSON.
+func ServeOpen(ctx context.Context, in io.Reader, out io.Writer) error {
+	var spec OpenSpec
+	if err := json.NewDecoder(in).Decode(&spec); err != nil {
+		return fmt.Errorf("read the load's description: %w", err)
+	}
+	r, err := Open(ctx, spec)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(r)
+}
+
+// openLoop is the state of one open-loop load: one thread, one epoll instance.
+type openLoop struct {
+	spec OpenSpec
+	wire []byte
+	to   *unix.SockaddrInet4
+	ep   int
+	// conns holds all connections, idle the numbers of those without a request.
+	conns []openConn
+	idle  []int
+	read  []byte
+
+	// due is the number of the next request to send; it falls due at
+	// start + due/rate.
+	due    int
+	start  time.Time
+	result Result
+	h      hist.Histogram
+}
+
+// openConn is one connection.
+type openConn struct {
+	fd  int
+	in  answer
+	out []byte // what a full socket buffer left unsent
+	// due is when the request under way should have been sent.
+	due  time.Time
+	busy bool
+}
+
+// Open runs an open-loop load in the calling goroutine.
+func Open(ctx context.Context, spec OpenSpec) (Result, error) {
+	if spec.Connections < 1 || !(spec.Rate > 0) || math.IsInf(spec.Rate, 0) || spec.Duration <= 0 || spec.Warmup < 0 {
+		return Result{}, fmt.Errorf("open loop: %d connections, %v requests/s, %v: all must be above 0", spec.Connections, spec.Rate, spec.Duration)
+	}
+	to, err := netip.ParseAddrPort(spec.Request.Addr)
+	if err != nil || !to.Addr().Is4() {
+		return Result{}, fmt.Errorf("open loop: %q isn't an IPv4 address and port", spec.Request.Addr)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	// By default the kernel may wake a sleeper 50 µs late, which would add to
+	// every latency (prctl(2)). It is the thread's own setting.
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return Result{}, fmt.Errorf("open loop: set the timer slack: %w", err)
+	}
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return Result{}, fmt.Errorf("open loop: epoll: %w", err)
+	}
+	l := &openLoop{
+		spec: spec, wire: spec.Request.Wire(), ep: ep,
+		to:    &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()},
+		conns: make([]openConn, spec.Connections),
+		read:  make([]byte, 64<<10),
+	}
+	defer l.close()
+	for i := range l.conns {
+		l.conns[i].fd = -1
+		if err := l.connect(i); err != nil {
+			return Result{}, fmt.Errorf("open loop: connect to %s: %w", spec.Request.Addr, err)
+		}
+		l.idle = append(l.idle, i)
+	}
+	if err := l.run(ctx); err != nil {
+		return Result{}, err
+	}
+	return l.result, nil
+}
+
+// connect opens connection i anew. To loopback a blocking connect is at once.
+func (l *openLoop) connect(i int) error {
+	c := &l.conns[i]
+	if c.fd >= 0 {
+		_ = unix.Close(c.fd) // also leaves the epoll set
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		c.fd = -1
+		return err
+	}
+	*c = openConn{fd: fd, in: c.in}
+	c.in.reset()
+	return errors.Join(
+		unix.Connect(fd, l.to),
+		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
+		unix.SetNonblock(fd, true),
+		unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}),
+	)
+}
+
+func (l *openLoop) close() {
+	for i := range l.conns {
+		if fd := l.conns[i].fd; fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+	_ = unix.Close(l.ep)
+}
+
+// run sends what is due and reads what comes until all is answered.
+func (l *openLoop) run(ctx context.Context) error {
+	l.start = time.Now()
+	total := int(math.Round(l.spec.Rate * (l.spec.Warmup + l.spec.Duration).Seconds()))
+	deadline := l.start.Add(l.spec.Warmup + l.spec.Duration + drainTime)
+	events := make([]unix.EpollEvent, 256)
+	now := l.start
+	for l.due < total || len(l.idle) < len(l.conns) {
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		if !now.Before(deadline) {
+			break
+		}
+		for l.due < total && len(l.idle) > 0 && !now.Before(l.dueAt(l.due)) {
+			if err := l.send(l.dueAt(l.due)); err != nil {
+				return err
+			}
+			l.due++
+		}
+		// Look at the context now and then even if nothing happens.
+		wait := min(deadline.Sub(now), 100*time.Millisecond)
+		if l.due < total && len(l.idle) > 0 {
+			wait = min(wait, time.Until(l.dueAt(l.due)))
+		}
+		if err := l.wait(events, wait); err != nil {
+			return err
+		}
+		now = time.Now()
+	}
+	l.finish(total, now)
+	return nil
+}
+
+// dueAt is when request n should be sent.
+func (l *openLoop) dueAt(n int) time.Time {
+	return l.start.Add(time.Duration(float64(n) / l.spec.Rate * float64(time.Second)))
+}
+
+// send starts a request on an idle connection.
+func (l *openLoop) send(due time.Time) error {
+	i := l.idle[len(l.idle)-1]
+	l.idle = l.idle[:len(l.idle)-1]
+	c := &l.conns[i]
+	c.due, c.busy = due, true
+	c.in.reset()
+	c.out = l.wire
+	return l.flush(i)
+}
+
+// flush writes what is unsent and asks for writability if some is left.
+func (l *openLoop) flush(i int) error {
+	c := &l.conns[i]
+	waited := len(c.out) < len(l.wire)
+	for len(c.out) > 0 {
+		n, err := unix.Write(c.fd, c.out)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return l.interest(i, unix.EPOLLIN|unix.EPOLLOUT)
+		case err != nil:
+			l.result.Errors.Write++
+			return l.renew(i)
+		}
+		c.out = c.out[n:]
+	}
+	if waited {
+		return l.interest(i, unix.EPOLLIN)
+	}
+	return nil
+}
+
+func (l *openLoop) interest(i int, events uint32) error {
+	err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_MOD, l.conns[i].fd, &unix.EpollEvent{Events: events, Fd: int32(i)})
+	if err != nil {
+		return fmt.Errorf("open loop: epoll: %w", err)
+	}
+	return nil
+}
+
+// wait sleeps until something can be read or written, at most d, and handles
+// it. The sleep is ppoll's, on the epoll instance: epoll_wait only knows whole
+// milliseconds.
+func (l *openLoop) wait(events []unix.EpollEvent, d time.Duration) error {
+	ts := unix.NsecToTimespec(int64(max(d, 0)))
+	fds := [1]unix.PollFd{{Fd: int32(l.ep), Events: unix.POLLIN}}
+	n, err := unix.Ppoll(fds[:], &ts, nil)
+	if errors.Is(err, unix.EINTR) || n == 0 && err == nil {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open loop: poll: %w", err)
+	}
+	n, err = unix.EpollWait(l.ep, events, 0)
+	if errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open loop: epoll: %w", err)
+	}
+	for _, e := range events[:n] {
+		i := int(e.Fd)
+		if e.Events&unix.EPOLLOUT != 0 && len(l.conns[i].out) > 0 {
+			if err := l.flush(i); err != nil {
+				return err
+			}
+		}
+		if e.Events&^unix.EPOLLOUT != 0 {
+			if err := l.readable(i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// readable takes what has come on connection i.
+func (l *openLoop) readable(i int) error {
+	c := &l.conns[i]
+	n, err := unix.Read(c.fd, l.read)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return nil
+	}
+	if err != nil || n == 0 {
+		// A peer may close an idle connection; only a request makes it an error.
+		if c.busy {
+			l.result.Errors.Read++
+		}
+		return l.renew(i)
+	}
+	done, err := c.in.feed(l.read[:n])
+	if err != nil || done && !c.busy {
+		l.result.Errors.Read++
+		return l.renew(i)
+	}
+	if !done {
+		return nil
+	}
+	l.record(c.due, time.Now())
+	l.result.Requests++
+	if !c.in.ok() {
+		l.result.Errors.Status++
+	}
+	// An answer before the request was sent whole leaves the connection in no
+	// usable state.
+	if c.in.close || len(c.out) > 0 {
+		return l.renew(i)
+	}
+	c.busy = false
+	l.idle = append(l.idle, i)
+	return nil
+}
+
+// renew replaces a connection and makes it idle. A peer that accepts none any
+// more ends the run.
+func (l *openLoop) renew(i int) error {
+	if l.conns[i].busy {
+		l.idle = append(l.idle, i)
+	}
+	if err := l.connect(i); err != nil {
+		return fmt.Errorf("open loop: the peer broke a connection and takes no new one: %w", err)
+	}
+	return nil
+}
+
+// record notes the latency of a request that was due after the warm-up.
+func (l *openLoop) record(due, now time.Time) {
+	if due.Sub(l.start) >= l.spec.Warmup {
+		l.h.Record(now.Sub(due))
+	}
+}
+
+// finish counts what wasn't answered or not even sent as timed out, with the
+// time that it has waited, and sums up.
+func (l *openLoop) finish(total int, now time.Time) {
+	for i := range l.conns {
+		if c := &l.conns[i]; c.busy {
+			l.result.Errors.Timeout++
+			l.record(c.due, now)
+		}
+	}
+	for ; l.due < total; l.due++ {
+		l.result.Errors.Timeout++
+		l.record(l.dueAt(l.due), now)
+	}
+	l.result.Duration = now.Sub(l.start)
+	l.result.Latency = Latency{
+		P50: l.h.Quantile(0.5), P90: l.h.Quantile(0.9), P99: l.h.Quantile(0.99),
+		P999: l.h.Quantile(0.999), Max: l.h.Max(),
+	}
+}

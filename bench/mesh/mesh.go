@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mesh generates the services that every peer of a benchmark is
+// configured for, and writes them as the Istio resources that Pillion reads.
+//
+// All services of a mesh have one shape. Each is a ServiceEntry, a
+// VirtualService and a DestinationRule that limits connection pools and ejects
+// failing hosts. With subsets there are two, v1 and v2, and a request with
+// end-user: jason goes to v2, any other to v1; without, there is one endpoint
+// and one route. The output is a function of the arguments alone.
+package mesh
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// What every service shares.
+const (
+	// Port is the services' port.
+	Port = 9080
+	// Namespace is the services' namespace.
+	Namespace = "bench"
+	// MatchField and MatchValue select subset v2.
+	MatchField = "end-user"
+	MatchValue = "jason"
+	// MaxConnections limits a host's connections, and its pending and active
+	// requests: high enough never to act in a benchmark.
+	MaxConnections = 8192
+)
+
+// Service is one service of the mesh.
+type Service struct {
+	// Name is its short name.
+	Name string
+}
+
+// Host is the service's full name.
+func (s Service) Host() string { return s.Name + "." + Namespace + ".svc.cluster.local" }
+
+// Authority is the Host field of a request for the service.
+func (s Service) Authority() string { return fmt.Sprintf("%s:%d", s.Host(), Port) }
+
+// Mesh is a number of services of one shape.
+type Mesh struct {
+	Services []Service
+	// Subsets: each service has two, chosen by a header match.
+	Subsets bool
+}
+
+// New returns a mesh of n services: svc-0000, svc-0001 and so on.
+func New(n int, subsets bool) Mesh {
+	m := Mesh{Services: make([]Service, n), Subsets: subsets}
+	for i := range m.Services {
+		m.Services[i].Name = fmt.Sprintf("svc-%04d", i)
+	}
+	return m
+}
+
+// Last is the mesh's last service, which a peer that searches finds last.
+func (m Mesh) Last() Service { return m.Services[len(m.Services)-1] }
+
+// Write creates one YAML file per service in dir, which is made if need be.
+// v1 and v2 are the IP addresses and ports of the subsets' endpoints; a mesh
+// without subsets has only the first.
+func (m Mesh) Write(dir, v1, v2 string) error {
+	var ends [2]netip.AddrPort
+	for i, a := range []string{v1, v2} {
+		var err error
+		if ends[i], err = netip.ParseAddrPort(a); err != nil {
+			return fmt.Errorf("endpoint of subset v%d: %q isn't an IP address and port", i+1, a)
+		}
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, s := range m.Services {
+		name := filepath.Join(dir, s.Name+".yaml")
+		if err := os.WriteFile(name, []byte(m.yaml(s, ends)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// yaml returns the three resources of a service.
+func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
+	resources := plain
+	if m.Subsets {
+		resources = withSubsets
+	}
+	return strings.NewReplacer(
+		"{NAME}", s.Name,
+		"{NAMESPACE}", Namespace,
+		"{HOST}", s.Host(),
+		"{PORT}", fmt.Sprint(Port),
+		"{FIELD}", MatchField,
+		"{VALUE}", MatchValue,
+		"{LIMIT}", fmt.Sprint(MaxConnections),
+		"{ADDR1}", ends[0].Addr().String(), "{PORT1}", fmt.Sprint(ends[0].Port()),
+		"{ADDR2}", ends[1].Addr().String(), "{PORT2}", fmt.Sprint(ends[1].Port()),
+	).Replace(resources)
+}
+
+// head and tail are what both shapes share: the start of the ServiceEntry, and
+// the DestinationRule up to the subsets.
+const (
+	head = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  ports: [{number: {PORT}, name: http, protocol: HTTP}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: "{ADDR1}", ports: {http: {PORT1}}, labels: {app: {NAME}, version: v1}}
+`
+	tail = `---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  host: "{HOST}"
+  trafficPolicy:
+    connectionPool:
+      tcp: {maxConnections: {LIMIT}}
+      http: {http1MaxPendingRequests: {LIMIT}, http2MaxRequests: {LIMIT}}
+    outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
+`
+)
+
+// plain has one endpoint and one route.
+const plain = head + `---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  http:
+  - route: [{destination: {host: "{HOST}"}}]
+` + tail
+
+// withSubsets has the routes of the reference mesh.
+const withSubsets = head + `  - {address: "{ADDR2}", ports: {http: {PORT2}}, labels: {app: {NAME}, version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  http:
+  - match: [{headers: {{FIELD}: {exact: {VALUE}}}}]
+    route: [{destination: {host: "{HOST}", subset: v2}}]
+  - route: [{destination: {host: "{HOST}", subset: v1}}]
+` + tail + `  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+`

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	nethttp "net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"pillion/bench/mesh"
+	"pillion/bench/proc"
+)
+
+// GoNetHTTPRole is the sub-command of the benchmark's own program that runs
+// ServeGoNetHTTP.
+const GoNetHTTPRole = "role-go-net-http"
+
+// goNetHTTP is the naive baseline: what a Go programmer writes in an
+// afternoon with the standard library.
+type goNetHTTP struct{ self string }
+
+func (goNetHTTP) Name() string { return "gonethttp" }
+func (goNetHTTP) Summary() string {
+	return "the standard library's net/http and httputil.ReverseProxy; the naive baseline"
+}
+
+func (p goNetHTTP) Locate(context.Context, string) (Tool, error) {
+	return Tool{Path: p.self, Version: "net/http of " + runtime.Version()}, nil
+}
+
+// goNetHTTPConfig is its configuration file.
+type goNetHTTPConfig struct {
+	Listen  string    `json:"listen"`
+	Hosts   []string  `json:"hosts"`
+	Origins [2]string `json:"origins"`
+	// Idle is how many connections to an origin are kept.
+	Idle int `json:"idle"`
+}
+
+func (p goNetHTTP) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	addr, err := listenAddr()
+	if err != nil {
+		return Launch{}, err
+	}
+	c := goNetHTTPConfig{Listen: addr, Origins: job.Origins, Idle: max(job.Connections, 64)}
+	if !job.Subsets {
+		c.Origins[1] = c.Origins[0]
+	}
+	for _, s := range job.Services {
+		c.Hosts = append(c.Hosts, s.Authority())
+	}
+	b, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return Launch{}, err
+	}
+	file := filepath.Join(dir, "gonethttp.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return Launch{}, err
+	}
+	return Launch{Addr: addr, Spec: &proc.Spec{
+		Name: p.Name(), Path: tool.Path, Args: []string{GoNetHTTPRole, file},
+		Env: []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
+	}}, nil
+}
+
+// ServeGoNetHTTP is the baseline proxy itself. It serves the configuration
+// file until ctx ends.
+func ServeGoNetHTTP(ctx context.Context, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var c goNetHTTPConfig
+	if err := json.Unmarshal(b, &c); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	ln, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return err
+	}
+	srv := &nethttp.Server{
+		Handler:           goNetHTTPHandler(c),
+		ReadHeaderTimeout: 10 * time.Second,
+		// Clients that go away in the middle are usual at the end of a load.
+		ErrorLog: slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError),
+	}
+	context.AfterFunc(ctx, func() { _ = srv.Close() })
+	if err := srv.Serve(ln); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// goNetHTTPHandler routes by Host and by the match field.
+func goNetHTTPHandler(c goNetHTTPConfig) nethttp.Handler {
+	known := make(map[string]bool, len(c.Hosts))
+	for _, h := range c.Hosts {
+		known[h] = true
+	}
+	var targets [2]*url.URL
+	for i, o := range c.Origins {
+		targets[i] = &url.URL{Scheme: "http", Host: o}
+	}
+	transport := &nethttp.Transport{
+		MaxIdleConnsPerHost: c.Idle,
+		IdleConnTimeout:     time.Hour,
+		DisableCompression:  true, // else it would ask for gzip in the client's name
+	}
+	forward := &httputil.ReverseProxy{
+		Transport: transport,
+		Rewrite: func(r *httputil.ProxyRequest) {
+			target := targets[0]
+			if r.In.Header.Get(mesh.MatchField) == mesh.MatchValue {
+				target = targets[1]
+			}
+			r.SetURL(target)
+			r.Out.Host = r.In.Host
+		},
+		ErrorLog: slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError),
+	}
+	return nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
+		if !known[strings.ToLower(r.Host)] {
+			nethttp.NotFound(w, r)
+			return
+		}
+		forward.ServeHTTP(w, r)
+	})
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"path/filepath"
+
+	"pillion/bench/proc"
+)
+
+// haproxy is the fastest of the peers; set up for speed: every connection to
+// an origin shared among all clients, no log, no health check.
+type haproxy struct{}
+
+func (haproxy) Name() string { return "haproxy" }
+func (haproxy) Summary() string {
+	return "HAProxy: http-reuse always, hosts in a map, no log, no health checks"
+}
+
+func (h haproxy) Locate(ctx context.Context, _ string) (Tool, error) {
+	path, err := find(h.Name(), "HAPROXY_BIN", "make tools installs it (Debian's package haproxy)", "/usr/sbin/haproxy")
+	if err != nil {
+		return Tool{}, err
+	}
+	v, err := firstLine(ctx, path, "-v")
+	return Tool{Path: path, Version: haproxyVersion(v)}, err
+}
+
+func (h haproxy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	addr, err := listenAddr()
+	if err != nil {
+		return Launch{}, err
+	}
+	// haproxy reads the map by the path that the configuration gives.
+	if err := render(filepath.Join(dir, "hosts.map"), haproxyMap, job); err != nil {
+		return Launch{}, err
+	}
+	file := filepath.Join(dir, "haproxy.cfg")
+	if err := render(file, haproxyConfig, job, addr); err != nil {
+		return Launch{}, err
+	}
+	return Launch{Addr: addr, Spec: &proc.Spec{
+		Name: h.Name(), Path: tool.Path, Args: []string{"-db", "-q", "-f", file}, Dir: dir,
+	}}, nil
+}
+
+const haproxyMap = `{{range .Services -}}
+{{.Host}} {{.Name}}
+{{.Host}}:{{$.Port}} {{.Name}}
+{{end}}`
+
+const haproxyConfig = `global
+    nbthread {{.Workers}}
+    maxconn {{add .Connections 512}}
+
+defaults
+    mode http
+    http-reuse always
+    timeout connect 10s
+    timeout client 1h
+    timeout server 1h
+    timeout http-request 10s
+    timeout http-keep-alive 1h
+
+frontend mesh
+    bind {{index .Listen 0}}
+{{- if .Subsets}}
+    use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v2 if { req.hdr({{.MatchField}}) -m str {{.MatchValue}} }
+{{- end}}
+    use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v1
+{{range .Services}}
+backend {{.Name}}-v1
+    server v1 {{index $.Origins 0}}
+{{- if $.Subsets}}
+backend {{.Name}}-v2
+    server v2 {{index $.Origins 1}}
+{{- end}}
+{{end}}`

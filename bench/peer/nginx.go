@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"pillion/bench/proc"
+)
+
+// nginx is set up for speed: connections to the origins kept, no access log,
+// bodies passed on as they come.
+type nginx struct{}
+
+func (nginx) Name() string { return "nginx" }
+func (nginx) Summary() string {
+	return "nginx: upstream keepalive, no access log, request bodies unbuffered"
+}
+
+func (n nginx) Locate(ctx context.Context, _ string) (Tool, error) {
+	path, err := find(n.Name(), "NGINX_BIN", "make tools installs it (Debian's package nginx)", "/usr/sbin/nginx")
+	if err != nil {
+		return Tool{}, err
+	}
+	v, err := firstLine(ctx, path, "-v")
+	return Tool{Path: path, Version: strings.TrimPrefix(v, "nginx version: ")}, err
+}
+
+func (n nginx) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	addr, err := listenAddr()
+	if err != nil {
+		return Launch{}, err
+	}
+	file := filepath.Join(dir, "nginx.conf")
+	if err := render(file, nginxConfig, job, addr); err != nil {
+		return Launch{}, err
+	}
+	return Launch{Addr: addr, Spec: &proc.Spec{
+		Name: n.Name(), Path: tool.Path, Args: nginxArgs(dir, file), Dir: dir,
+		// The workers outlive a master that is killed; SIGTERM takes them along.
+		DeathSignal: syscall.SIGTERM,
+	}}, nil
+}
+
+// nginxArgs keep nginx within dir: its prefix, and a first error log that
+// isn't the system's.
+func nginxArgs(dir, file string) []string {
+	args := []string{"-p", dir, "-c", file, "-e", "stderr"}
+	// As root its workers would change to a user who can't enter dir.
+	if u, err := user.Current(); err == nil && u.Uid == "0" {
+		args = append(args, "-g", "user "+u.Username+";")
+	}
+	return args
+}
+
+const nginxConfig = `daemon off;
+pid nginx.pid;
+error_log stderr crit;
+worker_processes {{.Workers}};
+events {
+    worker_connections {{add .Connections .Connections 512}};
+}
+http {
+    access_log off;
+    keepalive_timeout 1h;
+    keepalive_requests 1000000000;
+    client_max_body_size 0;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+
+    map_hash_max_size 65536;
+    map_hash_bucket_size 128;
+    map $host $service {
+{{- range .Services}}
+        {{.Host}} {{.Name}};
+{{- end}}
+    }
+    map $http_{{underscored .MatchField}} $subset {
+        default v1;
+{{- if .Subsets}}
+        {{.MatchValue}} v2;
+{{- end}}
+    }
+{{- range .Services}}
+    upstream {{.Name}}-v1 { server {{index $.Origins 0}}; keepalive {{$.Keep}}; keepalive_requests 1000000000; keepalive_timeout 1h; }
+{{- if $.Subsets}}
+    upstream {{.Name}}-v2 { server {{index $.Origins 1}}; keepalive {{$.Keep}}; keepalive_requests 1000000000; keepalive_timeout 1h; }
+{{- end}}
+{{- end}}
+    server {
+        listen {{index .Listen 0}} backlog=4096;
+        location / {
+            proxy_pass http://$service-$subset;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+            proxy_request_buffering off;
+            proxy_read_timeout 1h;
+        }
+    }
+}
+`

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package peer knows the programs that a benchmark compares: where they are,
+// how each is configured for the same job, and how to start one and see that
+// it does the job.
+//
+// A peer's configuration is written here in its own language, the way its
+// documentation says is fastest, with as many workers as every other peer has.
+package peer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"pillion/bench/mesh"
+	"pillion/bench/proc"
+)
+
+// Job is what every peer is configured for.
+type Job struct {
+	// Mesh is routed by Host. With subsets, a request goes to the second
+	// origin if it has mesh.MatchField: mesh.MatchValue, and to the first
+	// otherwise; without, to the first.
+	mesh.Mesh
+	// Origins are the addresses of subsets v1 and v2.
+	Origins [2]string
+	// Workers is the number of threads that handle traffic.
+	Workers int
+	// Connections is how many clients connect at once.
+	Connections int
+}
+
+// Tool is a peer's program on this machine.
+type Tool struct {
+	// Path is the executable; "" for a peer that has none.
+	Path string
+	// Version is what it says about itself.
+	Version string
+}
+
+// Launch is a peer made ready to start.
+type Launch struct {
+	// Spec starts it; nil for a peer without a program.
+	Spec *proc.Spec
+	// Addr is where it will serve.
+	Addr string
+	// Metrics is where Pillion's own metrics will be; "" for others.
+	Metrics string
+}
+
+// Peer is one competitor.
+type Peer interface {
+	// Name is the word for it on the command line and in tables.
+	Name() string
+	// Summary says in a line what it is and how it is set up.
+	Summary() string
+	// Locate finds its program, or builds it in dir. A *MissingError says how
+	// to get it.
+	Locate(ctx context.Context, dir string) (Tool, error)
+	// Prepare writes the configuration for a job into dir, which is empty and
+	// stays as long as the peer runs.
+	Prepare(tool Tool, dir string, job Job) (Launch, error)
+}
+
+// The names of the peers that the rest of the benchmark treats specially.
+const (
+	// Ours is the proxy whose numbers the others are compared with.
+	Ours = "pillion"
+	// Direct is the way without any proxy.
+	Direct = "direct"
+)
+
+// All returns every peer, ours first. self is the benchmark's own executable,
+// which contains the net/http baseline.
+func All(self string) []Peer {
+	return []Peer{
+		pillion{},
+		envoy{},
+		haproxy{},
+		nginx{},
+		goNetHTTP{self: self},
+		direct{},
+	}
+}
+
+// MissingError is a peer that isn't on this machine.
+type MissingError struct {
+	// Name is the peer, Remedy says how to get it.
+	Name, Remedy string
+}
+
+// Error names the peer and the remedy.
+func (e *MissingError) Error() string { return fmt.Sprintf("%s isn't here: %s", e.Name, e.Remedy) }
+
+// find returns the path of an installed program: what the environment variable
+// names, else what is in PATH or in one of the given files.
+func find(name, variable, remedy string, files ...string) (string, error) {
+	missing := &MissingError{Name: name, Remedy: remedy + ", or set " + variable + " to its path"}
+	if path := os.Getenv(variable); path != "" {
+		if _, err := exec.LookPath(path); err != nil {
+			missing.Remedy = fmt.Sprintf("%s=%s is no program: %v", variable, path, err)
+			return "", missing
+		}
+		return filepath.Abs(path)
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, path := range files {
+		if _, err := exec.LookPath(path); err == nil {
+			return path, nil
+		}
+	}
+	return "", missing
+}
+
+// firstLine runs a program to completion and returns the first line of what it
+// prints to either stream.
+func firstLine(ctx context.Context, path string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, path, args...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%v: %w: %s", cmd, err, out)
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line, nil
+}
+
+// listenAddr returns a loopback address with a free port.
+func listenAddr() (string, error) {
+	port, err := proc.FreePort()
+	return fmt.Sprintf("127.0.0.1:%d", port), err
+}

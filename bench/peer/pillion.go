@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	nethttp "net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"pillion/bench/proc"
+)
+
+// pillion is this repository's proxy, as it is shipped: built here and started
+// on the mesh's YAML, with its metrics, outlier detection, circuit breakers and
+// Istio's default retries on.
+type pillion struct{}
+
+func (pillion) Name() string { return Ours }
+func (pillion) Summary() string {
+	return "this repository's proxy on Istio YAML: metrics, outlier detection, breakers and retries on"
+}
+
+// Locate builds cmd/proxy into dir, unless PILLION_BIN names a binary.
+func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
+	path := os.Getenv("PILLION_BIN")
+	if path == "" {
+		path = filepath.Join(dir, "proxy")
+		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "pillion/cmd/proxy")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return Tool{}, &MissingError{Name: p.Name(), Remedy: fmt.Sprintf(
+				"run this inside the repository, or set PILLION_BIN to a built binary; the build said: %v: %s", err, strings.TrimSpace(string(out)))}
+		}
+	}
+	v, err := firstLine(ctx, path, "--version")
+	return Tool{Path: path, Version: v}, err
+}
+
+func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	addrs, err := listenAddrs(3)
+	if err != nil {
+		return Launch{}, err
+	}
+	yaml := filepath.Join(dir, "mesh")
+	if err := job.Mesh.Write(yaml, job.Origins[0], job.Origins[1]); err != nil {
+		return Launch{}, err
+	}
+	return Launch{Addr: addrs[0], Metrics: addrs[2], Spec: &proc.Spec{
+		Name: p.Name(), Path: tool.Path,
+		Args: []string{"run", "--http", addrs[0], "--admin", addrs[1], "--metrics", addrs[2], yaml},
+		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
+	}}, nil
+}
+
+// countedRequests returns the sum of istio_requests_total at a metrics address.
+func countedRequests(ctx context.Context, addr string) (float64, error) {
+	req, err := nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, "http://"+addr+"/stats/prometheus", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := nethttp.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	var sum float64
+	sc := bufio.NewScanner(resp.Body)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		series, value, ok := cutLast(sc.Text(), " ")
+		if !ok || !strings.HasPrefix(series, "istio_requests_total{") {
+			continue
+		}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			return 0, fmt.Errorf("metrics: %q: %w", sc.Text(), err)
+		}
+		sum += v
+	}
+	return sum, sc.Err()
+}
+
+// cutLast cuts s around the last sep.
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proc
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Host describes the machine, for the notes that go with every result.
+type Host struct {
+	CPU      string  `json:"cpu"`
+	Cores    int     `json:"cores"`
+	MemoryMB int64   `json:"memory_mib"`
+	Kernel   string  `json:"kernel"`
+	Arch     string  `json:"arch"`
+	Go       string  `json:"go"`
+	Load1    float64 `json:"load_average_at_start"`
+}
+
+// ReadHost reads the machine's notes. What the kernel doesn't tell stays empty.
+func ReadHost() Host {
+	h := Host{Cores: runtime.NumCPU(), Arch: runtime.GOARCH, Go: runtime.Version()}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		h.CPU = cpuModel(b)
+	}
+	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
+		if v, err := parseFields(b, "MemTotal"); err == nil {
+			h.MemoryMB = v["MemTotal"] >> 10
+		}
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		h.Kernel = "Linux " + unix.ByteSliceToString(u.Release[:])
+	}
+	if b, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(b), &h.Load1)
+	}
+	return h
+}
+
+// cpuModel finds the model's name in /proc/cpuinfo; "" where the architecture
+// has no such line.
+func cpuModel(b []byte) string {
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	for sc.Scan() {
+		if key, v, ok := strings.Cut(sc.Text(), ":"); ok && strings.TrimSpace(key) == "model name" {
+			return strings.TrimSpace(v)
+		}
+	}
+	return ""
+}
+
+// FreePort returns a TCP port of the loopback address that was free a moment
+// ago. Another program may take it first; the check that every peer passes
+// before it is measured finds that.
+func FreePort() (int, error) {
+	ln, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port, nil
+}
+
+// RaiseOpenFiles sets the limit of open files, also of all programs started
+// later, to the hard limit, and fails if that is below need. Go raises its own
+// limit at start but gives children the old one back, unless the program has
+// set the limit itself (package syscall, Setrlimit).
+func RaiseOpenFiles(need uint64) error {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	if l.Max < need {
+		return fmt.Errorf("%d open files are needed and the hard limit is %d; raise it (ulimit -Hn %d as root, or LimitNOFILE= of the service)", need, l.Max, need)
+	}
+	l.Cur = l.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return fmt.Errorf("raise the limit of open files to %d: %w", l.Max, err)
+	}
+	return nil
+}
