@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+
+	"pillion/test/rig"
+	"pillion/test/wire"
+)
+
+// TestDrain ends a proxy that is busy: the request that it has begun is
+// answered in full, an idle connection is closed, no new one is served, and
+// the exit code is 0.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	arrived, release := make(chan struct{}), make(chan struct{})
+	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		if r.Target == "/slow" {
+			close(arrived)
+			<-release
+		}
+		return wire.Text(w, r, "whole")
+	})
+	path := fill(t, t.TempDir(), "one-service.yaml", "port", origin.Port())
+	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
+
+	idle, err := wire.Dial(p.HTTP, rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	if err := idle.Send(get("app", "/")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := idle.Read("GET"); err != nil {
+		t.Fatal(err)
+	}
+	busy, err := wire.Dial(p.HTTP, 2*rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	if err := busy.Send(get("app", "/slow")); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+
+	p.Signal(t, syscall.SIGTERM)
+	rig.Until(t, "no new connection is served", func() error {
+		c, err := net.Dial("tcp", p.HTTP)
+		if err == nil {
+			defer c.Close()
+			return errors.New("it is accepted")
+		}
+		return nil
+	})
+	close(release)
+	resp, err := busy.Read("GET")
+	if err != nil {
+		t.Fatalf("the request in progress: %v", err)
+	}
+	if resp.Status != 200 || string(resp.Body) != "whole" {
+		t.Errorf("the request in progress got status %d, body %q", resp.Status, resp.Body)
+	}
+	if !strings.EqualFold(resp.Fields.Get("connection"), "close") {
+		t.Errorf("the response while draining has connection: %q, want close", resp.Fields.Get("connection"))
+	}
+	if rest, err := idle.WaitClosed(); err != nil || len(rest) > 0 {
+		t.Errorf("the idle connection: %v, %q", err, rest)
+	}
+	if code := p.WaitExit(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+// TestQuit: POST /quitquitquit ends the process without waiting.
+func TestQuit(t *testing.T) {
+	t.Parallel()
+	path := fill(t, t.TempDir(), "one-service.yaml", "port", "1")
+	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
+	if _, err := p.Ask("GET", "/quitquitquit"); err == nil {
+		t.Error("GET /quitquitquit was obeyed; a link or a crawler must not end a proxy")
+	}
+	if _, err := p.Ask("POST", "/quitquitquit"); err != nil {
+		t.Error(err)
+	}
+	if code := p.WaitExit(t); code != 0 {
+		t.Errorf("exit code %d, want 0", code)
+	}
+}
+
+// TestGateway: a Gateway opens a port of its own, which serves its hosts only.
+func TestGateway(t *testing.T) {
+	t.Parallel()
+	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		return wire.Text(w, r, r.Target)
+	})
+	gateway := rig.FreeAddr(t)
+	_, port, _ := net.SplitHostPort(gateway)
+	dir := t.TempDir()
+	fill(t, dir, "one-service.yaml", "port", origin.Port())
+	fill(t, dir, "gateway.yaml", "gateway", port)
+	rig.Start(t, binaries.Static(t), rig.Options{Args: []string{"--labels", "istio=ingressgateway"}}, dir)
+	for _, c := range []struct {
+		host, path string
+		status     int
+		body       string
+	}{
+		{"shop.example.com", "/shop/items", 200, "/items"},
+		{"shop.example.com:" + port, "/shop/items", 200, "/items"},
+		{"SHOP.example.com", "/shop/items", 200, "/items"},
+		{"shop.example.com", "/other", 404, ""},
+		{"app.default.svc.cluster.local", "/shop/items", 404, ""},
+	} {
+		resp := do(t, gateway, get(c.host, c.path))
+		if resp.Status != c.status || string(resp.Body) != c.body {
+			t.Errorf("%s%s: status %d, body %q, want %d, %q", c.host, c.path, resp.Status, resp.Body, c.status, c.body)
+		}
+	}
+}
+
+// TestIdleUpstreamCloses: a server may close an idle connection at any time,
+// also at the moment when the next request is on its way. No client ever
+// pays for that.
+func TestIdleUpstreamCloses(t *testing.T) {
+	t.Parallel()
+	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		if err := wire.Text(w, r, ""); err != nil {
+			return err
+		}
+		if r.Fields.Get("x-then") == "close" {
+			return wire.ErrClose // without having said so
+		}
+		return nil
+	})
+	path := fill(t, t.TempDir(), "one-service.yaml", "port", origin.Port())
+	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
+	for _, method := range []string{"GET", "POST"} {
+		request := strings.Replace(get("app", "/", "x-then: close", "content-length: 4"), "GET", method, 1) + "body"
+		tally := wire.Load{Addr: p.HTTP, Request: request, Conns: 8, Count: 4000, Patience: rig.Patience}.Run()
+		if tally.Failed > 0 || tally.Status[200] != 4000 {
+			t.Errorf("%s: statuses %v, %d failed (%v)", method, tally.Status, tally.Failed, tally.Failure)
+		}
+	}
+	// The same with connections that were idle for a while when they closed.
+	for range 50 {
+		if resp := do(t, p.HTTP, get("app", "/")); resp.Status != 200 {
+			t.Fatalf("status %d", resp.Status)
+		}
+		if n := origin.CloseConns(); n == 0 {
+			t.Fatal("the proxy kept no connection")
+		}
+	}
+}
+
+// TestUnmatchedHost: ALLOW_ANY passes on to the named address, and an address
+// where nothing is answers like a failed connection.
+func TestUnmatchedHost(t *testing.T) {
+	t.Parallel()
+	origin := wire.NewOrigin(t, "elsewhere", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		return wire.Text(w, r, r.Fields.Get("host"))
+	})
+	path := fill(t, t.TempDir(), "one-service.yaml", "port", "1")
+	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
+	resp := do(t, p.HTTP, fmt.Sprintf("GET http://%s/x HTTP/1.1\r\nHost: %[1]s\r\n\r\n", origin.Addr))
+	if resp.Status != 200 || string(resp.Body) != origin.Addr {
+		t.Errorf("an address outside of the mesh: status %d, body %q; want it passed on", resp.Status, resp.Body)
+	}
+}
