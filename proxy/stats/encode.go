@@ -24,7 +24,7 @@ type encoder struct {
 	metrics     [chunkSize]*dto.Metric
 }
 
-const chunkSize = 64
+const chunkSize = 32
 
 // message is one metric with all that it points to.
 type message struct {

@@ -97,7 +97,7 @@ func (x *exposition) scopeFamily(s *Scope, m *sample) *family {
 	case partClass:
 		prom, dotted = prom+"_xx", dotted+"_<"+classLabel+">xx"
 	}
-	f := x.family("envoy_"+sanitize(prom), "Envoy statistic "+dotted+".", m.kind)
+	f := x.family(sanitize("envoy_"+prom), "Envoy statistic "+dotted+".", m.kind)
 	x.scoped[key] = f
 	return f
 }
@@ -108,11 +108,10 @@ func (x *exposition) namedFamily(m *Metric) *family {
 	if prom == "" {
 		prom = m.Name
 	}
-	prom = sanitize(prom)
 	if m.Raw {
-		return x.family(prom, "Statistic "+m.Name+".", m.Kind)
+		return x.family(sanitize(prom), "Statistic "+m.Name+".", m.Kind)
 	}
-	return x.family("envoy_"+prom, "Envoy statistic "+m.Name+".", m.Kind)
+	return x.family(sanitize("envoy_"+prom), "Envoy statistic "+m.Name+".", m.Kind)
 }
 
 // family returns the family of that name. One name has one kind: a metric of

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stats
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"testing"
+
+	"github.com/prometheus/common/expfmt"
+)
+
+// bigRegistry has n clusters of sixty counters and three histograms each.
+func bigRegistry(n int) *Registry {
+	var metric [60]string
+	for i := range metric {
+		metric[i] = fmt.Sprint("upstream_something_", i, "_total")
+	}
+	r := NewRegistry()
+	hists := make([]Timing, n)
+	for c := range n {
+		name := fmt.Sprintf("outbound|9080||service-%d.default.svc.cluster.local", c)
+		r.Add(SourceFunc(func(e *Emitter) {
+			s := e.Cluster(name)
+			for i, m := range metric {
+				s.Counter(m, uint64(i))
+			}
+			for _, m := range metric[:3] {
+				s.Histogram(m+"_ms", &hists[c])
+			}
+		}))
+	}
+	return r
+}
+
+// BenchmarkWrite and BenchmarkGather compare one scrape of 1,000 clusters
+// by Write with one through the protobuf messages of the whole.
+func BenchmarkWrite(b *testing.B) {
+	r := bigRegistry(1000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := r.Write(io.Discard, false, Query{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkGather(b *testing.B) {
+	r := bigRegistry(1000)
+	b.ReportAllocs()
+	for b.Loop() {
+		families, err := r.Gather()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, f := range families {
+			if _, err := expfmt.MetricFamilyToText(io.Discard, f); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestScrapeIsCheap bounds what one metric costs in a scrape, so that the
+// scrape of a big mesh doesn't become the process's peak of memory. Half of
+// the bound is garbage that expfmt makes line by line.
+func TestScrapeIsCheap(t *testing.T) {
+	const clusters, metrics = 1000, 63
+	r := bigRegistry(clusters)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := r.Write(io.Discard, false, Query{}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	if per := (after.TotalAlloc - before.TotalAlloc) / (clusters * metrics); per > 200 {
+		t.Errorf("%d bytes are allocated per metric, want at most 200", per)
+	}
+}
