@@ -26,9 +26,14 @@ type Exchange struct {
 	Req RequestHead
 	// Resp is the response that goes downstream.
 	Resp ResponseHead
+	// RespTrailers are the trailers of the response, nil when none came.
+	RespTrailers *Fields
 
 	// Conn describes the downstream connection. Immutable, shared.
 	Conn *ConnInfo
+	// DownstreamPeer is the workload that sent the request, nil when it is not
+	// known. Immutable, shared between requests of one peer.
+	DownstreamPeer *Peer
 
 	// Start is when the request's head was complete; RequestEnd when its last
 	// byte had been read; UpstreamStart when the attempt that answered began;
