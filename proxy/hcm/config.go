@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package hcm is the HTTP connection manager: it serves one downstream
+// connection after the other's accept, turns its requests into exchanges,
+// routes them, runs the filters of the route, hands them to the forwarder,
+// and finishes each one exactly once.
+package hcm
+
+import (
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/accesslog"
+	"pillion/proxy/filter"
+	"pillion/proxy/forward"
+	"pillion/proxy/http/h1"
+	"pillion/proxy/router"
+)
+
+// Routes is the place where a route table is published. It is shared by all
+// managers that use one route configuration, so that a new table reaches
+// every one of them by one store.
+type Routes struct{ p atomic.Pointer[router.Table] }
+
+// Load returns the current table, nil while there is none.
+func (r *Routes) Load() *router.Table { return r.p.Load() }
+
+// Store publishes a table.
+func (r *Routes) Store(t *router.Table) { r.p.Store(t) }
+
+// ServerHeader says what becomes of the Server field of responses
+// (HttpConnectionManager.server_header_transformation).
+type ServerHeader uint8
+
+// The transformations.
+const (
+	ServerOverwrite ServerHeader = iota
+	ServerAppendIfAbsent
+	ServerPassThrough
+)
+
+// Config is everything that one HttpConnectionManager resource says. It is
+// immutable; a manager's current one is replaced as a whole.
+type Config struct {
+	StatPrefix string
+	Routes     *Routes
+	// NoRouteChain holds the filters that see requests without a route.
+	NoRouteChain *filter.Chain
+	AccessLogs   []*accesslog.Logger
+	Limits       *h1.Limits
+	Forward      *forward.Options
+
+	// ServerName is the value of the Server field.
+	ServerName   []byte
+	ServerHeader ServerHeader
+	Path         PathOptions
+	// UseRemoteAddress makes this an edge: the client's address is appended
+	// to X-Forwarded-For, and what a client may not say is dropped.
+	UseRemoteAddress  bool
+	GenerateRequestID bool
+	// PreserveRequestID keeps an edge client's X-Request-Id.
+	PreserveRequestID bool
+	AcceptHTTP10      bool
+	// Scheme is that of the connection, "http" or "https".
+	Scheme string
+
+	// IdleTimeout closes a connection without a request (default 1 h),
+	// HeadersTimeout bounds the time from a head's first byte to its last
+	// (0: none), RequestTimeout that to the request's end (0: none).
+	IdleTimeout, HeadersTimeout, RequestTimeout time.Duration
+}
+
+// DefaultHeadersTimeout bounds a request head when configuration sets no
+// other bound: a head that takes longer is a slow-loris attack.
+const DefaultHeadersTimeout = 15 * time.Second
+
+// DefaultIdleTimeout is Envoy's (common_http_protocol_options.idle_timeout).
+const DefaultIdleTimeout = time.Hour
+
+// Manager serves connections by its current Config. Its counters outlive
+// changes of configuration.
+type Manager struct {
+	Stats Stats
+
+	cfg     atomic.Pointer[Config]
+	tracker *Tracker // immutable
+	date    dateCache
+}
+
+// New returns a manager. tracker is shared by all managers of a proxy.
+func New(cfg *Config, tracker *Tracker) *Manager {
+	m := &Manager{tracker: tracker}
+	m.cfg.Store(cfg)
+	return m
+}
+
+// Update makes cfg the configuration of exchanges from now on, also on
+// connections that are open.
+func (m *Manager) Update(cfg *Config) { m.cfg.Store(cfg) }
+
+func (m *Manager) config() *Config { return m.cfg.Load() }

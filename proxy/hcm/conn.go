@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"pillion/proxy/forward"
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+)
+
+// connState is what a connection is doing.
+type connState uint8
+
+const (
+	stateIdle    connState = iota // waiting for a request; owns no buffer
+	stateActive                   // an exchange is under way
+	stateClosing                  // was idle and is being closed
+)
+
+// conn is one downstream HTTP/1 connection. It belongs to the goroutine that
+// serves it, but for the fields guarded by mu, through which the tracker
+// reaches it.
+type conn struct {
+	m    *Manager
+	sc   *h1.ServerConn
+	info *http.ConnInfo
+
+	next, prev *conn // guarded by Tracker.mu
+
+	mu    sync.Mutex
+	state connState     // guarded by mu
+	since int64         // when state changed, of http.Now; guarded by mu
+	call  *forward.Call // of the exchange under way; guarded by mu
+}
+
+// stream is what one exchange needs; an idle connection has none.
+type stream struct {
+	*h1.ServerConn // of the connection, during the exchange
+	c              *conn
+	cfg            *Config
+	ex             http.Exchange
+	call           forward.Call
+	chain          chainRun
+}
+
+var streamPool = sync.Pool{New: func() any { return new(stream) }}
+
+// Serve serves one connection until it is closed. It takes ownership of nc.
+func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
+	c := &conn{m: m, info: info, since: http.Now()}
+	c.sc = h1.NewServerConn(nc, m.config().Limits)
+	m.tracker.add(c)
+	m.Stats.CxTotal.Inc()
+	m.Stats.CxActive.Inc()
+	defer func() {
+		c.sc.Close()
+		m.Stats.CxActive.Dec()
+		m.Stats.CxDestroy.Inc()
+		m.tracker.remove(c)
+	}()
+	for c.await() {
+		if !c.serveOne() {
+			return
+		}
+	}
+}
+
+// await waits for a request to begin.
+func (c *conn) await() bool {
+	err := c.sc.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		if c.state == stateClosing {
+			c.m.Stats.CxDestroyLocal.Inc()
+		} else {
+			c.m.Stats.CxDestroyRemote.Inc()
+		}
+		return false
+	}
+	if c.state == stateClosing {
+		// A request came in while the connection was being closed for its
+		// idleness. It is served, as the last one.
+		c.sc.SetReadDeadline(time.Time{})
+		c.sc.SetLast()
+	}
+	c.state = stateActive
+	c.since = http.Now()
+	return true
+}
+
+// closeIdleLocked closes an idle connection; mu is held.
+func (c *conn) closeIdleLocked() {
+	c.state = stateClosing
+	c.sc.StopReading()
+}
+
+// cancelLocked gives the exchange under way up; mu is held.
+func (c *conn) cancelLocked() {
+	if c.call != nil {
+		c.call.Cancel()
+	}
+}
+
+// serveOne serves one exchange and reports whether another may follow.
+func (c *conn) serveOne() (keep bool) {
+	st := streamPool.Get().(*stream)
+	st.ServerConn, st.c, st.cfg = c.sc, c, c.m.config()
+	st.ex.Conn = c.info
+	if st.readHead() {
+		st.handle()
+		st.finish()
+	}
+	c.setIdle()
+	keep = c.sc.End()
+	st.release()
+	return keep
+}
+
+func (c *conn) setActive(call *forward.Call) {
+	c.mu.Lock()
+	c.call = call
+	c.mu.Unlock()
+}
+
+func (c *conn) setIdle() {
+	c.mu.Lock()
+	c.call = nil
+	c.state = stateIdle
+	c.since = http.Now()
+	c.mu.Unlock()
+}
+
+// readHead reads the request's head. false: there is no exchange, since the
+// client left before it sent one.
+func (st *stream) readHead() bool {
+	timed := false
+	err := st.ServerConn.ReadHead(&st.ex.Req, func() {
+		if d := st.cfg.HeadersTimeout; d > 0 {
+			timed = true
+			st.SetReadDeadline(time.Now().Add(d))
+		}
+	})
+	if timed {
+		st.SetReadDeadline(time.Time{})
+	}
+	st.ex.Start = http.Now()
+	st.ex.RequestHeadBytes = int64(st.HeadLen())
+	if err != nil && err.Status == 0 {
+		st.c.m.Stats.CxDestroyRemote.Inc()
+		return false
+	}
+	st.c.m.Stats.RqTotal.Inc()
+	st.c.m.Stats.RqActive.Inc()
+	if err != nil {
+		st.refuse(err)
+		st.finish()
+		return false
+	}
+	return true
+}
+
+// refuse answers a request that could not be read.
+func (st *stream) refuse(err *http.Error) {
+	s := &st.c.m.Stats
+	switch err.Kind {
+	case http.KindTimeout:
+		s.RqHeaderTimeout.Inc()
+	case http.KindTooLarge:
+		s.RqTooLarge.Inc()
+		s.CxProtocolError.Inc()
+	default:
+		s.CxProtocolError.Inc()
+	}
+	st.ex.Details = err.Detail
+	st.ex.LocalReply.Body = err.Body
+	st.fail(err)
+}
+
+// release gives the stream back to the pool.
+func (st *stream) release() {
+	st.call.Release()
+	st.ex.Reset()
+	st.chain = chainRun{}
+	st.ServerConn, st.c, st.cfg = nil, nil, nil
+	streamPool.Put(st)
+}

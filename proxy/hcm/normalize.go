@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import "bytes"
+
+// PathOptions says how request paths are made canonical before they are
+// routed and judged (envoy.extensions…http_connection_manager.v3, fields
+// normalize_path and merge_slashes). What was judged is what is forwarded.
+type PathOptions struct {
+	// Normalize removes dot segments and decodes unreserved characters
+	// (RFC 3986 section 6), and turns backslashes into slashes.
+	Normalize bool
+	// MergeSlashes makes one slash of several.
+	MergeSlashes bool
+}
+
+// needsWork reports whether a path holds anything that the options change.
+// It is the whole cost for most requests.
+func (o PathOptions) needsWork(path []byte) bool {
+	prev := byte(0)
+	for _, c := range path {
+		switch c {
+		case '?':
+			return false
+		case '%', '\\':
+			return o.Normalize
+		case '.':
+			if o.Normalize && prev == '/' {
+				return true
+			}
+		case '/':
+			if o.MergeSlashes && prev == '/' {
+				return true
+			}
+		}
+		prev = c
+	}
+	return false
+}
+
+// normalizePath appends the canonical form of target, a path with its query,
+// to dst. It reports false for a path that has none, such as one with an
+// encoded NUL.
+func (o PathOptions) normalizePath(dst, target []byte) ([]byte, bool) {
+	path, query := target, []byte(nil)
+	if i := bytes.IndexByte(target, '?'); i >= 0 {
+		path, query = target[:i], target[i:]
+	}
+	start := len(dst)
+	if o.Normalize {
+		var ok bool
+		if dst, ok = decodeUnreserved(dst, path); !ok {
+			return dst, false
+		}
+		dst = dst[:start+removeDotSegments(dst[start:])]
+	} else {
+		dst = append(dst, path...)
+	}
+	if o.MergeSlashes {
+		dst = dst[:start+mergeSlashes(dst[start:])]
+	}
+	return append(dst, query...), true
+}
+
+// decodeUnreserved appends path with backslashes as slashes and with the
+// percent-encodings of unreserved characters decoded; others keep their form.
+func decodeUnreserved(dst, path []byte) ([]byte, bool) {
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		switch {
+		case c == '\\':
+			c = '/'
+		case c == '%' && i+2 < len(path):
+			v, ok := unhex(path[i+1], path[i+2])
+			if ok && v == 0 {
+				return dst, false
+			}
+			if ok && unreserved(v) {
+				c = v
+				i += 2
+			}
+		}
+		dst = append(dst, c)
+	}
+	return dst, true
+}
+
+func unhex(hi, lo byte) (byte, bool) {
+	h, ok1 := hexDigit(hi)
+	l, ok2 := hexDigit(lo)
+	return h<<4 | l, ok1 && ok2
+}
+
+func hexDigit(c byte) (byte, bool) {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0', true
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10, true
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10, true
+	}
+	return 0, false
+}
+
+// unreserved is RFC 3986 section 2.3.
+func unreserved(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
+		c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+// removeDotSegments resolves "." and ".." in place (RFC 3986 section 5.2.4)
+// and returns the new length. A segment's path parameters (";…") don't hide
+// what it is, as in Envoy since 1.39.1.
+func removeDotSegments(p []byte) int {
+	w := 0
+	for r := 0; r < len(p); {
+		end := r + 1
+		for end < len(p) && p[end] != '/' {
+			end++
+		}
+		last := end == len(p)
+		switch kind := dotKind(p[r:end]); kind {
+		case 1, 2:
+			if kind == 2 {
+				for w > 0 {
+					w--
+					if p[w] == '/' {
+						break
+					}
+				}
+			}
+			if last {
+				p[w] = '/'
+				w++
+			}
+		default:
+			w += copy(p[w:], p[r:end])
+		}
+		r = end
+	}
+	if w == 0 && len(p) > 0 {
+		p[0] = '/'
+		w = 1
+	}
+	return w
+}
+
+// dotKind returns 1 for a segment "/.", 2 for "/..", else 0.
+func dotKind(seg []byte) int {
+	if len(seg) < 2 || seg[0] != '/' || seg[1] != '.' {
+		return 0
+	}
+	seg = seg[1:]
+	if i := bytes.IndexByte(seg, ';'); i >= 0 {
+		seg = seg[:i]
+	}
+	switch len(seg) {
+	case 1:
+		return 1
+	case 2:
+		if seg[1] == '.' {
+			return 2
+		}
+	}
+	return 0
+}
+
+func mergeSlashes(p []byte) int {
+	w := 0
+	for i, c := range p {
+		if c == '/' && i > 0 && p[w-1] == '/' {
+			continue
+		}
+		p[w] = c
+		w++
+	}
+	return w
+}

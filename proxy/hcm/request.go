@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"math/rand/v2"
+	"net"
+
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+)
+
+// prepare edits the request as Envoy's connection manager does before it
+// routes (source/common/http/conn_manager_utility.cc, mutateRequestHeaders).
+func (st *stream) prepare() *http.Error {
+	ex, cfg := &st.ex, st.cfg
+	if ex.Req.Protocol == http.HTTP10 && !cfg.AcceptHTTP10 {
+		return errOldHTTP
+	}
+	if ex.Req.Upgrade != nil || ex.Req.Method == http.MethodConnect {
+		return errUpgrade
+	}
+	h1.StripRequestHop(&ex.Req)
+	if cfg.Path.needsWork(ex.Req.Path) {
+		room := ex.Scratch(len(ex.Req.Path))
+		path, ok := cfg.Path.normalizePath(room[:0], ex.Req.Path)
+		if !ok {
+			st.c.m.Stats.RqFailedNormalization.Inc()
+			return errBadPath
+		}
+		ex.Req.Path = path
+	}
+	if ex.Req.Scheme == nil {
+		ex.Req.Scheme = schemeBytes(cfg.Scheme)
+	}
+	fields := &ex.Req.Fields
+	if cfg.UseRemoteAddress {
+		st.edgeFields()
+	} else if !fields.Has(http.HeaderXForwardedProto) {
+		fields.AddID(http.HeaderXForwardedProto, ex.Req.Scheme)
+	}
+	// Forward-client-cert details are SANITIZE on a connection without
+	// mutual TLS: what a client claims to be is not passed on.
+	if !ex.Conn.TLS {
+		fields.DelID(http.HeaderXForwardedClientCert)
+	}
+	if cfg.GenerateRequestID && (cfg.UseRemoteAddress && !cfg.PreserveRequestID || !fields.Has(http.HeaderXRequestID)) {
+		fields.SetID(http.HeaderXRequestID, appendUUID(ex.Scratch(36)[:0]))
+	}
+	return nil
+}
+
+var (
+	schemeHTTP  = []byte("http")
+	schemeHTTPS = []byte("https")
+)
+
+func schemeBytes(s string) []byte {
+	if s == "https" {
+		return schemeHTTPS
+	}
+	return schemeHTTP
+}
+
+// edgeOnly are the fields that only the proxies of the mesh may set; an edge
+// takes them off what comes from outside (Envoy: cleanExternalHeaders).
+var edgeOnly = [...]http.HeaderID{
+	http.HeaderXEnvoyRetriableStatusCodes, http.HeaderXEnvoyRetriableHeaderNames, http.HeaderXEnvoyRetryOn,
+	http.HeaderXEnvoyRetryGrpcOn, http.HeaderXEnvoyMaxRetries, http.HeaderXEnvoyUpstreamAltStatName,
+	http.HeaderXEnvoyUpstreamRqTimeoutMs, http.HeaderXEnvoyUpstreamRqPerTryTimeoutMs,
+	http.HeaderXEnvoyExpectedRqTimeoutMs, http.HeaderXEnvoyHedgeOnPerTryTimeout, http.HeaderXEnvoyOriginalPath,
+	http.HeaderXEnvoyOriginalHost, http.HeaderXEnvoyDecoratorOperation, http.HeaderXEnvoyIsTimeoutRetry,
+	http.HeaderXEnvoyInternal,
+}
+
+// edgeFields appends the client's address to X-Forwarded-For and tells the
+// upstream whether it is one of our own network's (use_remote_address).
+func (st *stream) edgeFields() {
+	ex := &st.ex
+	fields := &ex.Req.Fields
+	client := hostOf(ex.Conn.Remote)
+	internal := isInternal(client) && !fields.Has(http.HeaderXForwardedFor)
+	if old, ok := fields.Get(http.HeaderXForwardedFor); ok {
+		v := ex.Scratch(len(old) + 1 + len(client))[:0]
+		v = append(append(v, old...), ',')
+		fields.SetID(http.HeaderXForwardedFor, append(v, client...))
+	} else {
+		fields.AddID(http.HeaderXForwardedFor, append(ex.Scratch(len(client))[:0], client...))
+	}
+	fields.SetID(http.HeaderXForwardedProto, ex.Req.Scheme)
+	if internal {
+		fields.SetID(http.HeaderXEnvoyInternal, []byte("true"))
+		return
+	}
+	for _, id := range edgeOnly {
+		fields.DelID(id)
+	}
+	fields.SetID(http.HeaderXEnvoyExternalAddress, append(ex.Scratch(len(client))[:0], client...))
+}
+
+// hostOf cuts the port from an address as text.
+func hostOf(addr string) string {
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		return host
+	}
+	return addr
+}
+
+// isInternal reports whether an address belongs to the private ranges of
+// RFC 1918 and RFC 4193 or to loopback (Envoy's default InternalAddressConfig).
+func isInternal(host string) bool {
+	ip := net.ParseIP(host)
+	return ip != nil && (ip.IsPrivate() || ip.IsLoopback())
+}
+
+// appendUUID appends a random UUID (RFC 9562 version 4).
+func appendUUID(dst []byte) []byte {
+	const hex = "0123456789abcdef"
+	hi, lo := rand.Uint64(), rand.Uint64()
+	hi = hi&^0xf000 | 0x4000
+	lo = lo&^(0xc<<60) | 0x8<<60
+	for i := 60; i >= 0; i -= 4 {
+		if i == 28 || i == 12 {
+			dst = append(dst, '-')
+		}
+		dst = append(dst, hex[hi>>i&15])
+	}
+	dst = append(dst, '-')
+	for i := 60; i >= 0; i -= 4 {
+		if i == 44 {
+			dst = append(dst, '-')
+		}
+		dst = append(dst, hex[lo>>i&15])
+	}
+	return dst
+}

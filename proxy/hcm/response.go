@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+)
+
+// ResponseReady edits the response before its head is written: what belongs
+// to the upstream's connection goes, what belongs to ours comes, and the
+// filters have their say. It implements forward.Downstream.
+func (st *stream) ResponseReady() {
+	ex, cfg := &st.ex, st.cfg
+	h1.StripResponseHop(&ex.Resp)
+	st.runResponseFilters()
+	fields := &ex.Resp.Fields
+	if !fields.Has(http.HeaderDate) {
+		fields.AddID(http.HeaderDate, st.c.m.date.at(http.Now()))
+	}
+	switch cfg.ServerHeader {
+	case ServerOverwrite:
+		fields.SetID(http.HeaderServer, cfg.ServerName)
+	case ServerAppendIfAbsent:
+		if !fields.Has(http.HeaderServer) {
+			fields.AddID(http.HeaderServer, cfg.ServerName)
+		}
+	}
+	if st.c.m.tracker.Draining() {
+		st.SetClosing()
+	}
+}
+
+func (st *stream) runResponseFilters() {
+	if st.chain.chain == nil {
+		return
+	}
+	for _, f := range st.chain.chain.Response {
+		f.OnResponse(&st.ex)
+	}
+}
+
+var (
+	textPlain  = []byte("text/plain")
+	headerTrue = []byte("true")
+)
+
+// fail ends an exchange that got no response from an upstream: with a local
+// reply if nothing was sent yet, else by breaking the connection off.
+func (st *stream) fail(err *http.Error) {
+	ex := &st.ex
+	ex.Err = err
+	ex.Flags |= err.Flag
+	if ex.Details == "" {
+		ex.Details = err.Detail
+	}
+	if st.Started() {
+		st.SetClosing()
+		st.c.m.Stats.RqResponseBeforeComplete.Inc()
+		return
+	}
+	status := ex.LocalReply.Status
+	if status == 0 {
+		status = err.Status
+	}
+	if status == 0 || err.Kind == http.KindClientGone {
+		st.SetClosing()
+		ex.Resp.Reset()
+		return
+	}
+	if err.Close {
+		st.SetClosing()
+	}
+	st.writeLocalReply(status, err)
+}
+
+// writeLocalReply sends ex.LocalReply (Envoy: Utility::sendLocalReply).
+func (st *stream) writeLocalReply(status int, err *http.Error) {
+	ex := &st.ex
+	body := ex.LocalReply.Body
+	kept := st.routeFields()
+	ex.Resp.Status, ex.Resp.Reason = status, nil
+	ex.Resp.Protocol = http.HTTP11
+	ex.Resp.Framing = http.Framing{Kind: http.BodyLength, Length: int64(len(body))}
+	if !kept {
+		ex.Resp.Fields.Reset()
+	}
+	fields := &ex.Resp.Fields
+	fields.SetID(http.HeaderContentLength, appendInt(ex.Scratch(20)[:0], len(body)))
+	if body != "" && !fields.Has(http.HeaderContentType) {
+		fields.AddID(http.HeaderContentType, textPlain)
+	}
+	for _, f := range ex.LocalReply.Headers {
+		fields.Append(f)
+	}
+	if err.Kind == http.KindOverflow {
+		fields.SetID(http.HeaderXEnvoyOverloaded, headerTrue)
+	}
+	st.ResponseReady()
+	end := body == "" || ex.Req.Method == http.MethodHead
+	if st.WriteHead(&ex.Resp, end) != nil {
+		return
+	}
+	if !end {
+		ex.ResponseBodyBytes = int64(len(body))
+		_ = st.WriteBody([]byte(body), true)
+	}
+}
+
+// routeFields reports whether ex.Resp holds fields that the route made for a
+// reply of its own, which a local reply must keep.
+func (st *stream) routeFields() bool { return st.ex.Err == errDirect }
+
+func appendInt(dst []byte, n int) []byte {
+	if n >= 10 {
+		dst = appendInt(dst, n/10)
+	}
+	return append(dst, byte('0'+n%10))
+}
+
+// finish ends the exchange: what is held back is sent, and the observers see
+// it, each exactly once.
+func (st *stream) finish() {
+	ex := &st.ex
+	if st.Flush() != nil && ex.Flags == 0 {
+		ex.Flags |= http.FlagDownstreamConnTermination
+		ex.Details = "downstream_remote_disconnect"
+	}
+	ex.End = http.Now()
+	if st.chain.chain == nil {
+		st.chain.chain = st.cfg.NoRouteChain
+	}
+	if st.chain.chain != nil {
+		for _, f := range st.chain.chain.Finish {
+			f.OnFinish(ex)
+		}
+	}
+	st.c.m.Stats.finished(ex)
+	for _, l := range st.cfg.AccessLogs {
+		l.Log(ex)
+	}
+}

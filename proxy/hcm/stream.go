@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"math/rand/v2"
+
+	"pillion/proxy/filter"
+	"pillion/proxy/http"
+	"pillion/proxy/router"
+)
+
+// chainRun is the filter chain of one exchange.
+type chainRun struct {
+	chain *filter.Chain
+}
+
+// Failures that the manager finds itself; texts and flags are Envoy's
+// (source/common/http/conn_manager_impl.cc).
+var (
+	errNoRoute = &http.Error{Side: http.SideLocal, Kind: http.KindNoRoute, Status: 404, Flag: http.FlagNoRoute,
+		Detail: "route_not_found", GRPC: 12}
+	errNoTable = &http.Error{Side: http.SideLocal, Kind: http.KindNoRoute, Status: 404, Flag: http.FlagNoRoute,
+		Detail: "route_configuration_not_found", GRPC: 12}
+	errBadPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
+		Detail: "path_normalization_failed"}
+	errUpgrade = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 403,
+		Detail: "upgrade_failed"}
+	errOldHTTP = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 426,
+		Detail: "low_version", Close: true}
+	errDirect   = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Detail: "direct_response"}
+	errFiltered = &http.Error{Side: http.SideLocal, Kind: http.KindPolicy, Detail: "filter_reply"}
+)
+
+// handle takes a request from its head to the end of its response.
+func (st *stream) handle() {
+	ex := &st.ex
+	if err := st.prepare(); err != nil {
+		st.localError(err)
+		return
+	}
+	table := st.cfg.Routes.Load()
+	if table == nil {
+		st.localError(errNoTable)
+		return
+	}
+	vh, route := table.Match(&ex.Req, rand.Uint64())
+	if vh != nil {
+		ex.VirtualHost = vh.Name
+	}
+	if route == nil {
+		st.c.m.Stats.NoRoute.Inc()
+		st.localError(errNoRoute)
+		return
+	}
+	ex.RouteName = route.Name
+	st.chain.chain = route.Chain
+	if st.filterRequest() {
+		st.answer(vh, route)
+	}
+}
+
+// filterRequest runs the request phase of the chain. false: a filter has
+// answered. On HTTP/1 a filter that waits is simply waited for.
+func (st *stream) filterRequest() bool {
+	ex := &st.ex
+	for _, f := range st.chain.chain.Request {
+		if w, ok := f.(filter.Waiter); ok && w.Waits(ex) {
+			st.c.setActive(&st.call)
+			ex.Cancelled = st.call.Cancelled()
+		}
+		if f.OnRequest(ex) == filter.Reply {
+			err := ex.LocalReply.Err
+			if err == nil {
+				err = errFiltered
+			}
+			st.fail(err)
+			return false
+		}
+	}
+	return true
+}
+
+// answer does what the route says.
+func (st *stream) answer(vh *router.VirtualHost, route *router.Route) {
+	ex := &st.ex
+	switch route.Kind {
+	case router.Forward:
+		st.c.setActive(&st.call)
+		if err := st.call.Run(st.cfg.Forward, ex, st, vh, route); err != nil {
+			st.fail(err)
+		}
+	default:
+		status, body := route.Direct(ex)
+		if route.Kind == router.Redirect {
+			st.c.m.Stats.Redirects.Inc()
+		} else {
+			st.c.m.Stats.Direct.Inc()
+		}
+		ex.LocalReply.Status, ex.LocalReply.Body = status, body
+		ex.Details = errDirect.Detail
+		route.ApplyResponse(ex, nil)
+		st.fail(errDirect)
+	}
+}
+
+// localError ends the exchange with an error whose texts are fixed.
+func (st *stream) localError(err *http.Error) {
+	st.ex.Details = err.Detail
+	st.ex.LocalReply.Body = err.Body
+	st.fail(err)
+}

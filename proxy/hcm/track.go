@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/http"
+	"pillion/proxy/netio"
+)
+
+// sweepEvery is how often idle and waiting connections are looked at.
+const sweepEvery = time.Second
+
+// Tracker knows every open downstream connection, so that idle ones are
+// closed in time, clients that broke off are noticed and a drain finds its
+// end. One goroutine looks after all of them: a timer per connection would
+// cost more memory than the connection.
+type Tracker struct {
+	mu       sync.Mutex
+	head     conn // sentinel of a ring; guarded by mu, as are the links
+	count    int  // guarded by mu
+	draining atomic.Bool
+	empty    chan struct{} // closed when draining and count is 0; guarded by mu
+}
+
+// NewTracker returns an empty tracker. Run must be running for timeouts to
+// work.
+func NewTracker() *Tracker {
+	t := &Tracker{}
+	t.head.next, t.head.prev = &t.head, &t.head
+	return t
+}
+
+// Run sweeps until ctx is done.
+func (t *Tracker) Run(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			t.sweep(http.Now())
+		}
+	}
+}
+
+func (t *Tracker) add(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.prev, c.next = t.head.prev, &t.head
+	c.prev.next, c.next.prev = c, c
+	t.count++
+}
+
+func (t *Tracker) remove(c *conn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.prev.next, c.next.prev = c.next, c.prev
+	c.prev, c.next = nil, nil
+	t.count--
+	if t.draining.Load() && t.count == 0 && t.empty != nil {
+		close(t.empty)
+		t.empty = nil
+	}
+}
+
+// Count returns the number of open connections.
+func (t *Tracker) Count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.count
+}
+
+// each calls f for every connection, under mu: f must not block.
+func (t *Tracker) each(f func(c *conn)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := t.head.next; c != &t.head; c = c.next {
+		f(c)
+	}
+}
+
+func (t *Tracker) sweep(now int64) {
+	t.each(func(c *conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		age := time.Duration(now - c.since)
+		switch c.state {
+		case stateIdle:
+			if limit := c.m.config().IdleTimeout; limit > 0 && age > limit {
+				c.m.Stats.CxIdleTimeout.Inc()
+				c.closeIdleLocked()
+			}
+		case stateActive:
+			if age > sweepEvery && c.sc.Watch() == netio.PeerReset {
+				c.cancelLocked()
+			}
+		}
+	})
+}
+
+// Rules of a drain: how often idle connections are looked at, and for how
+// long one must have been quiet to be closed. Closing one that is only between
+// two requests would lose the request that is on its way.
+const (
+	drainEvery = 50 * time.Millisecond
+	drainQuiet = 250 * time.Millisecond
+)
+
+// Drain lets every connection finish its exchange, tells its client that it
+// was the last, and closes quiet ones. It returns when all are closed; when
+// ctx is done first, it breaks off the rest.
+func (t *Tracker) Drain(ctx context.Context) {
+	empty := t.startDrain()
+	if empty == nil {
+		return
+	}
+	tick := time.NewTicker(drainEvery)
+	defer tick.Stop()
+	for {
+		t.closeQuiet(http.Now())
+		select {
+		case <-empty:
+			return
+		case <-tick.C:
+		case <-ctx.Done():
+			t.abortAll()
+			<-empty
+			return
+		}
+	}
+}
+
+func (t *Tracker) closeQuiet(now int64) {
+	t.each(func(c *conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.state == stateIdle && now-c.since > int64(drainQuiet) {
+			c.m.Stats.CxDrainClose.Inc()
+			c.closeIdleLocked()
+		}
+	})
+}
+
+func (t *Tracker) abortAll() {
+	t.each(func(c *conn) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.cancelLocked()
+		c.sc.Abort()
+	})
+}
+
+// startDrain marks the tracker and returns the channel that tells the end,
+// nil when there is nothing to wait for.
+func (t *Tracker) startDrain() chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.draining.Store(true)
+	if t.count == 0 {
+		return nil
+	}
+	if t.empty == nil {
+		t.empty = make(chan struct{})
+	}
+	return t.empty
+}
+
+// Draining reports whether connections are to be closed after their current
+// exchange.
+func (t *Tracker) Draining() bool { return t.draining.Load() }
