@@ -124,6 +124,13 @@ func (f *Fields) delFrom(start int, id HeaderID, name []byte) {
 	f.list = f.list[:w]
 }
 
+// Truncate drops all lines but the first n: with All, a way to drop many in one
+// pass.
+func (f *Fields) Truncate(n int) {
+	clear(f.list[n:])
+	f.list = f.list[:n]
+}
+
 // CopyFrom makes f an exact copy of the lines of o; names and values are
 // shared, not copied.
 func (f *Fields) CopyFrom(o *Fields) {
