@@ -69,6 +69,9 @@ type Error struct {
 	Body   string // of the local reply
 	// Close asks that the downstream connection be closed after the reply.
 	Close bool
+	// Transport says in Envoy's words why no connection could be made, for
+	// %UPSTREAM_TRANSPORT_FAILURE_REASON%; empty for all other failures.
+	Transport string
 	// GRPC is the status of a gRPC local reply.
 	GRPC int
 }

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pool
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+)
+
+// Target is where a pool's connections go.
+type Target struct {
+	// Address is ip:port, or the path of a Unix socket (beginning with / or @).
+	Address string
+	// Resolve, when it is not nil, is asked for the addresses of each new
+	// connection; Address is for display then. It returns *ResolveError when
+	// there are none.
+	Resolve func(ctx context.Context) ([]netip.AddrPort, error)
+}
+
+// Pool is the connections to one host. It must be set up by Init and not be
+// copied. All methods are safe for concurrent use.
+type Pool struct {
+	Stats HostStats
+
+	group   *Group // immutable after Init
+	target  Target // immutable after Init
+	learned keepalive
+	open    atomic.Int32 // connections that exist or are being made
+	gone    atomic.Bool  // the host has left the cluster
+	listed  bool         // in group.pools; guarded by group.mu
+
+	mu   sync.Mutex
+	idle list // guarded by mu
+	// checked are idle connections that the sweep in progress has looked at;
+	// all were used less recently than those in idle. Guarded by mu.
+	checked list
+}
+
+// Init prepares p for the connections to t.
+func (p *Pool) Init(g *Group, t Target) { p.group, p.target = g, t }
+
+// Open returns the number of connections that exist or are being made.
+func (p *Pool) Open() int { return int(p.open.Load()) }
+
+// Idle returns the number of connections that wait for a request.
+func (p *Pool) Idle() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idle.n + p.checked.n
+}
+
+// Close closes idle connections now and others when their request is done.
+// Acquire still works, for requests that are on their way.
+func (p *Pool) Close() {
+	p.gone.Store(true)
+	p.drainIdle()
+}
+
+// surelyOpen is how long after an answer a connection counts as open without
+// a look. The forwarder repeats what fails on it.
+const surelyOpen = int64(time.Millisecond)
+
+// repeatable reports whether the forwarder may send a request with that
+// method again when it got no octet of an answer: the idempotent methods of
+// RFC 9110 section 9.2.2 but for PUT, whose body it may not have any more.
+func repeatable(m http.Method) bool { return m.Idempotent() && m != http.MethodPut }
+
+// Acquire returns a connection for one request, to be given back with Put.
+// It waits until deadline (http.Now; 0 for no bound) or until cancel is
+// closed. It doesn't allocate when an idle connection is reused.
+func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*Conn, *http.Error) {
+	g := p.group
+	s := g.settings.Load()
+	careful := !repeatable(m)
+	// Whoever comes while others wait goes behind them.
+	if g.waiting.Load() == 0 {
+		now := http.Now()
+		for {
+			c := p.take(now, careful)
+			if c == nil {
+				break
+			}
+			if p.usable(c, s, now, careful) {
+				c.requests++
+				return c, nil
+			}
+			g.release()
+		}
+	}
+	return p.acquireSlowly(s, deadline, cancel, careful)
+}
+
+// take removes the idle connection that was used last. A careful caller gets
+// none that the host may be about to close; as that is the youngest one, all
+// others are too old as well.
+func (p *Pool) take(now int64, careful bool) *Conn {
+	p.mu.Lock()
+	l := &p.idle
+	if l.head == nil {
+		l = &p.checked
+	}
+	if l.head == nil || careful && p.learned.expired(now-l.head.idleSince) {
+		p.mu.Unlock()
+		return nil
+	}
+	c := l.popHead()
+	p.mu.Unlock()
+	return c
+}
+
+// takeHead is take for a waiter.
+func (p *Pool) takeHead() *Conn { return p.take(0, false) }
+
+// takeTail removes the idle connection that was used least recently.
+func (p *Pool) takeTail() *Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.checked.popTail(); c != nil {
+		return c
+	}
+	return p.idle.popTail()
+}
+
+// coldest returns since when the connection that takeTail returns is idle.
+func (p *Pool) coldest() (since int64, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.checked.tail != nil:
+		return p.checked.tail.idleSince, true
+	case p.idle.tail != nil:
+		return p.idle.tail.idleSince, true
+	}
+	return 0, false
+}
+
+func (p *Pool) hasIdle() bool {
+	_, ok := p.coldest()
+	return ok
+}
+
+// usable looks whether c can take a request and closes it if not; its place
+// then still has to be released.
+func (p *Pool) usable(c *Conn, s *Settings, now int64, careful bool) bool {
+	idle := now - c.idleSince
+	switch {
+	case c.epoch != p.group.epoch.Load():
+		p.close(c, closedByUs)
+		return false
+	case p.retire(c, s, now):
+		return false
+	case careful && p.learned.expired(idle):
+		p.close(c, closedByUs)
+		return false
+	case idle < surelyOpen && !careful:
+		return true
+	case !c.H1.Alive():
+		p.learned.closed(idle)
+		p.close(c, closedByHost)
+		return false
+	}
+	p.learned.open(idle)
+	return true
+}
+
+// retire closes an idle connection whose time is up.
+func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
+	switch {
+	case s.IdleTimeout > 0 && now-c.idleSince >= int64(s.IdleTimeout):
+		p.group.stats.CxIdleTimeout.Inc()
+	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
+		p.group.stats.CxMaxDuration.Inc()
+	default:
+		return false
+	}
+	p.close(c, closedByUs)
+	return true
+}
+
+// acquireSlowly makes a connection, or waits for one where no more may be
+// made.
+func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}, careful bool) (*Conn, *http.Error) {
+	if s.Socket.HTTP2 {
+		return nil, errHTTP2
+	}
+	g := p.group
+	if !addBelow(&g.pending, s.MaxPending) {
+		g.stats.RqPendingOverflow.Inc()
+		return nil, errOverflow
+	}
+	defer g.pending.Add(-1)
+	g.stats.RqPendingTotal.Inc()
+	if g.waiting.Load() > 0 || !g.reserve() {
+		g.stats.CxOverflow.Inc()
+		w, err := g.wait(p, deadline, cancel)
+		switch {
+		case err != nil:
+			return nil, err
+		case w.victim != nil:
+			w.victim.pool.close(w.victim, closedByUs)
+		case w.conn != nil && p.usable(w.conn, s, http.Now(), careful):
+			w.conn.requests++
+			return w.conn, nil
+		}
+	}
+	return p.connect(s, deadline, cancel)
+}
+
+// connect makes a connection in a place that the caller holds.
+func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Conn, *http.Error) {
+	g := p.group
+	p.open.Add(1)
+	p.Stats.CxActive.Inc()
+	p.Stats.CxTotal.Inc()
+	g.stats.CxTotal.Inc()
+	g.stats.CxHTTP1Total.Inc()
+	g.list(p)
+	epoch := g.epoch.Load()
+	start := http.Now()
+	nc, err := p.dial(s, start, deadline, cancel)
+	if err != nil {
+		p.countFailure(err)
+		g.release()
+		return nil, err
+	}
+	now := http.Now()
+	g.stats.connectTime.get().Record(now - start)
+	return &Conn{H1: h1.NewClientConn(nc), pool: p, epoch: epoch, created: now, requests: 1}, nil
+}
+
+func (p *Pool) countFailure(err *http.Error) {
+	st := p.group.stats
+	p.open.Add(-1)
+	p.Stats.CxActive.Dec()
+	st.CxDestroy.Inc()
+	if err.Kind == http.KindConnectFailure {
+		st.CxDestroyRemote.Inc()
+	} else {
+		st.CxDestroyLocal.Inc()
+	}
+	switch err.Kind {
+	case http.KindConnectTimeout:
+		st.CxConnectTimeout.Inc()
+	case http.KindConnectFailure, http.KindResolve:
+	default:
+		return // the request ended, not the attempt to connect
+	}
+	st.CxConnectFail.Inc()
+	p.Stats.CxConnectFail.Inc()
+	st.RqPendingFailure.Inc()
+}
+
+// Put gives a connection back after its request. It is closed unless it is
+// reusable and its limits allow another request.
+func (p *Pool) Put(c *Conn, reusable bool) {
+	g := p.group
+	s := g.settings.Load()
+	switch {
+	case !reusable:
+		how := closedByUs
+		if !c.H1.Alive() {
+			how = closedByHost
+		}
+		if !c.H1.BodyEnded() {
+			how |= withRequest
+		}
+		p.drop(c, how)
+	case s.MaxRequestsPerConnection != 0 && c.requests >= s.MaxRequestsPerConnection:
+		g.stats.CxMaxRequests.Inc()
+		p.drop(c, closedByUs)
+	case g.open.Load() > int64(s.MaxConnections) && s.MaxConnections != NoLimit: // the limit was lowered
+		p.drop(c, closedByUs)
+	default:
+		c.idleSince = http.Now()
+		if s.MaxConnectionAge == 0 || !p.retire(c, s, c.idleSince) {
+			p.giveBack(c)
+			return
+		}
+		g.release()
+	}
+}
+
+// giveBack makes c idle and offers it to those who wait.
+func (p *Pool) giveBack(c *Conn) {
+	g := p.group
+	p.mu.Lock()
+	// Under mu, because whoever sets one of these then closes what is idle.
+	if p.gone.Load() || g.closed.Load() || c.epoch != g.epoch.Load() {
+		p.mu.Unlock()
+		p.drop(c, closedByUs)
+		return
+	}
+	p.idle.pushHead(c)
+	p.mu.Unlock()
+	if g.waiting.Load() > 0 {
+		g.dispatch(p)
+	}
+}
+
+// drop closes c and releases its place.
+func (p *Pool) drop(c *Conn, how closing) {
+	p.close(c, how)
+	p.group.release()
+}
+
+// closing says who closed a connection, and whether a request was on it.
+type closing uint8
+
+const (
+	closedByUs   closing = 0
+	closedByHost closing = 1
+	withRequest  closing = 2
+)
+
+// close closes c. Its place still has to be released or used.
+func (p *Pool) close(c *Conn, how closing) {
+	_ = c.H1.Close() // what an upstream says to a close helps nobody
+	st := p.group.stats
+	p.open.Add(-1)
+	p.Stats.CxActive.Dec()
+	st.CxDestroy.Inc()
+	bySide, active := &st.CxDestroyLocal, &st.CxDestroyLocalActive
+	if how&closedByHost != 0 {
+		bySide, active = &st.CxDestroyRemote, &st.CxDestroyRemoteActive
+	}
+	bySide.Inc()
+	if how&withRequest != 0 {
+		st.CxDestroyActive.Inc()
+		active.Inc()
+	}
+	st.length.get().Record(http.Now() - c.created)
+	st.requestsPerConn.get().Record(int64(c.requests))
+}
+
+// drainIdle closes what is idle.
+func (p *Pool) drainIdle() {
+	p.mu.Lock()
+	all := p.idle
+	p.idle = list{}
+	all.appendList(&p.checked)
+	p.mu.Unlock()
+	for c := all.popHead(); c != nil; c = all.popHead() {
+		p.drop(c, closedByUs)
+	}
+}
