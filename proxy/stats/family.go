@@ -139,6 +139,10 @@ func (s *Series[T]) Touch() bool {
 	}
 }
 
+// Alive reports whether the series was not yet forgotten, and doesn't keep it
+// from being so.
+func (s *Series[T]) Alive() bool { return s.used.Load() != gone }
+
 // Run forgets unused series until ctx ends.
 func (f *Family[T]) Run(ctx context.Context) {
 	if f.cfg.TTL < 0 {

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istiostats
+
+import (
+	"strconv"
+	"strings"
+
+	"pillion/proxy/http"
+	"pillion/proxy/stats"
+)
+
+// unknown is the value of a label that nothing is known for.
+const unknown = "unknown"
+
+// labelNames returns the labels in the order in which Istio adds them.
+func labelNames() []string {
+	return []string{
+		"reporter",
+		"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
+		"source_principal", "source_app", "source_version", "source_cluster",
+		"destination_workload", "destination_workload_namespace", "destination_principal", "destination_app",
+		"destination_version", "destination_service", "destination_canonical_service",
+		"destination_canonical_revision", "destination_service_name", "destination_service_namespace",
+		"destination_cluster",
+		"request_protocol", "response_code", "grpc_response_status", "response_flags", "connection_security_policy",
+	}
+}
+
+// special is a route of istiod's that stands for no service.
+type special uint8
+
+const (
+	specialNone special = iota
+	specialBlackHole
+	specialPassthrough
+)
+
+// The names that stand for traffic which no service is configured for.
+const (
+	blackHole   = "BlackHoleCluster"
+	passthrough = "PassthroughCluster"
+)
+
+func specialRoute(route string) special {
+	switch route {
+	case "block_all":
+		return specialBlackHole
+	case "allow_any":
+		return specialPassthrough
+	}
+	return specialNone
+}
+
+// reporterID is what makes two filters report the same way.
+type reporterID struct {
+	own     http.Peer
+	inbound bool
+}
+
+// reporter finds the series of an exchange. Its labels are immutable.
+type reporter struct {
+	reporterID
+	families *Families
+	noHost   clusters
+}
+
+func newReporter(id reporterID, f *Families) *reporter { return &reporter{reporterID: id, families: f} }
+
+// find returns the series of the exchange.
+func (r *reporter) find(ex *http.Exchange) *stats.Series[cells] {
+	k := r.key(ex)
+	h := r.handles(ex)
+	if s := h.find(&k); s != nil {
+		return s
+	}
+	s := r.families.series.With(r.values(ex, &k)...)
+	h.put(k, s)
+	return s
+}
+
+// handles returns the cache that an exchange's series are in.
+func (r *reporter) handles(ex *http.Exchange) *handles {
+	if ex.Upstream == nil {
+		return r.noHost.get(ex.ClusterName)
+	}
+	h, ok := ex.Upstream.Attached(r).(*handles)
+	if !ok {
+		h = ex.Upstream.Attach(r, &handles{}).(*handles)
+	}
+	return h
+}
+
+// values returns the label values, in the order of labelNames.
+func (r *reporter) values(ex *http.Exchange, k *key) []string {
+	var upstream http.Peer
+	cluster := ex.ClusterName
+	if ex.Upstream != nil {
+		upstream = ex.Upstream.Peer
+		if cluster == "" {
+			cluster = ex.Upstream.ClusterName
+		}
+	}
+	service := r.service(cluster, upstream, k.special())
+	v := make([]string, 0, len(labelNames()))
+	if r.inbound {
+		v = r.appendInbound(append(v, "destination"), service, k)
+	} else {
+		v = r.appendOutbound(append(v, "source"), service, upstream)
+	}
+	protocol, status := "http", ""
+	if g, ok := k.grpc(); ok {
+		protocol, status = "grpc", g.String()
+	}
+	return append(v, protocol, strconv.Itoa(k.status()), status, k.flags().String(), r.security(k))
+}
+
+// appendOutbound appends the labels of both ends as a client knows them.
+func (r *reporter) appendOutbound(v []string, s Service, peer http.Peer) []string {
+	own := r.own
+	if peer.Principal == "" {
+		own.Principal = "" // without mTLS our certificate isn't shown
+	}
+	namespace := firstOf(namespaceOf(peer.Principal), peer.Namespace)
+	peer.Namespace = namespace
+	v = appendSource(v, own)
+	return appendDestination(v, peer, Service{
+		Host:      s.Host,
+		Name:      s.Name,
+		Namespace: firstOf(s.Namespace, namespace),
+	})
+}
+
+// appendInbound appends the labels of both ends as a server knows them.
+func (r *reporter) appendInbound(v []string, s Service, k *key) []string {
+	var peer http.Peer
+	if k.peer != nil {
+		peer = *k.peer
+	}
+	peer.Principal = k.principal
+	peer.Namespace = firstOf(namespaceOf(k.principal), peer.Namespace)
+	own := r.own
+	own.Principal = k.own
+	v = appendSource(v, peer)
+	return appendDestination(v, own, Service{
+		Host:      firstOf(s.Host, own.CanonicalService),
+		Name:      firstOf(s.Name, own.CanonicalService),
+		Namespace: own.Namespace,
+	})
+}
+
+func appendSource(v []string, p http.Peer) []string {
+	return append(v, known(p.Workload), known(p.CanonicalService), firstOf(p.CanonicalRevision, "latest"),
+		known(p.Namespace), known(p.Principal), known(p.App), known(p.Version), known(p.ClusterID))
+}
+
+func appendDestination(v []string, p http.Peer, s Service) []string {
+	return append(v, known(p.Workload), known(p.Namespace), known(p.Principal), known(p.App), known(p.Version),
+		known(s.Host), known(p.CanonicalService), firstOf(p.CanonicalRevision, "latest"),
+		known(s.Name), known(s.Namespace), known(p.ClusterID))
+}
+
+// security returns whether both ends proved who they are, which a client
+// leaves for the server to say.
+func (r *reporter) security(k *key) string {
+	switch {
+	case !r.inbound:
+		return unknown
+	case k.principal != "" && k.own != "":
+		return "mutual_tls"
+	}
+	return "none"
+}
+
+// service returns the destination service of a cluster.
+func (r *reporter) service(cluster string, upstream http.Peer, sp special) Service {
+	switch sp {
+	case specialBlackHole:
+		return Service{Name: blackHole}
+	case specialPassthrough:
+		return Service{Name: passthrough}
+	}
+	switch cluster {
+	case blackHole, passthrough, "InboundPassthroughCluster", "InboundPassthroughClusterIpv4", "InboundPassthroughClusterIpv6":
+		return Service{Name: cluster}
+	}
+	s := Service{Host: upstream.ServiceHost, Name: upstream.ServiceName, Namespace: upstream.ServiceNS}
+	if s.Host == "" && r.families.services != nil {
+		s, _ = r.families.services(cluster)
+	}
+	if s.Host == "" {
+		return serviceOfName(cluster)
+	}
+	if s.Name == "" {
+		s.Name, _, _ = strings.Cut(s.Host, ".")
+	}
+	return s
+}
+
+// serviceOfName reads the service out of a cluster's name of the form
+// direction|port|subset|host, as istiod makes them. The host of a Kubernetes
+// service holds its name and namespace: name.namespace.svc.domain.
+func serviceOfName(cluster string) Service {
+	parts := strings.Split(cluster, "|")
+	if len(parts) != 4 || parts[3] == "" {
+		return Service{}
+	}
+	s := Service{Host: parts[3], Name: parts[3]}
+	if labels := strings.SplitN(s.Host, ".", 4); len(labels) == 4 && labels[2] == "svc" {
+		s.Name, s.Namespace = labels[0], labels[1]
+	}
+	return s
+}
+
+// namespaceOf returns the namespace in a SPIFFE identity of Istio's form:
+// spiffe://trust-domain/ns/namespace/sa/account.
+func namespaceOf(principal string) string {
+	_, rest, ok := strings.Cut(principal, "/ns/")
+	if !ok {
+		return ""
+	}
+	namespace, _, _ := strings.Cut(rest, "/")
+	return namespace
+}
+
+func known(s string) string { return firstOf(s, unknown) }
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
