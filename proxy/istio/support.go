@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"fmt"
+	"strings"
+
+	networking "istio.io/api/networking/v1alpha3"
+
+	"pillion/proxy/istio/source"
+)
+
+// checkSupport reports what of a resource this build doesn't act on, wherever that can
+// be seen from the resource by itself. Whether the resource is valid was decided when
+// it was read.
+func checkSupport(obj *source.Object, rep *report) {
+	switch spec := obj.Spec.(type) {
+	case *networking.VirtualService:
+		checkVirtualService(obj, spec, rep)
+	case *networking.ServiceEntry:
+		for i, p := range spec.Ports {
+			checkPort(obj, fmt.Sprintf("spec.ports[%d].protocol", i), p.Number, parseProtocol(p.Protocol), rep)
+		}
+	case *source.Service:
+		for i, p := range spec.Ports {
+			checkPort(obj, fmt.Sprintf("spec.ports[%d]", i), p.Port,
+				kubernetesProtocol(p.Port, p.Name, p.Protocol, p.AppProtocol), rep)
+		}
+	case *networking.Sidecar:
+		checkSidecar(obj, spec, rep)
+	}
+}
+
+// checkPort tells of a port that takes no part in HTTP routing. UDP never does in a
+// mesh, so nobody will miss it.
+func checkPort(obj *source.Object, field string, number uint32, p protocol, rep *report) {
+	if !p.routable() && p != protoUDP {
+		rep.unsupportedf(obj, field, "port %d carries no plain HTTP; only its cluster is made, nothing listens for it", number)
+	}
+}
+
+func checkVirtualService(obj *source.Object, v *networking.VirtualService, rep *report) {
+	if len(v.Tcp) > 0 {
+		rep.unsupportedf(obj, "spec.tcp", "TCP connections are not routed")
+	}
+	if len(v.Tls) > 0 {
+		rep.unsupportedf(obj, "spec.tls", "TLS connections are not routed")
+	}
+	for i, r := range v.Http {
+		for j, m := range r.Match {
+			for _, set := range [...]struct {
+				name    string
+				headers map[string]*networking.StringMatch
+			}{{"headers", m.Headers}, {"withoutHeaders", m.WithoutHeaders}} {
+				for _, name := range sortedKeys(set.headers) {
+					if strings.HasPrefix(strings.ToLower(name), "@request.auth.claims") {
+						// As a header it would match nothing, or everything.
+						rep.errorf(obj, joinField(fmt.Sprintf("spec.http[%d].match[%d].%s", i, j, set.name), name),
+							"matching claims of a JWT is not supported yet by this build; remove the match")
+					}
+				}
+			}
+		}
+	}
+}
+
+// checkSidecar tells of inbound settings, and of addresses for egress: clients come to
+// the http listener, so no other has to be bound.
+func checkSidecar(obj *source.Object, s *networking.Sidecar, rep *report) {
+	if len(s.Ingress) > 0 {
+		rep.unsupportedf(obj, "spec.ingress", "there is no inbound listener")
+	}
+	if s.InboundConnectionPool != nil {
+		rep.unsupportedf(obj, "spec.inboundConnectionPool", "there is no inbound listener")
+	}
+	for i, e := range s.Egress {
+		if e.Bind != "" {
+			rep.unsupportedf(obj, fmt.Sprintf("spec.egress[%d].bind", i), "its hosts are served by the http listener")
+		}
+	}
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package istio turns Istio's and Kubernetes' resources into the xDS resources that a
+// real istiod would send for them, under the same names, so that one compiler serves
+// configuration from files and from a control plane.
+//
+// It does what istiod does for a sidecar with an HTTP proxy port and, at once, for a
+// gateway. Facts are those of istio.io/istio of August 2026,
+// pilot/pkg/networking/core. Where a standalone proxy needs something else, the
+// function that differs says so. Translation is a pure function of its arguments.
+package istio
+
+import (
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"pillion/proxy/istio/source"
+)
+
+// OutboundPolicy says what becomes of requests to hosts that the mesh doesn't know.
+type OutboundPolicy uint8
+
+const (
+	// AllowAny sends them to the address that they name. It is a mesh's default.
+	AllowAny OutboundPolicy = iota
+	// RegistryOnly answers them with 502.
+	RegistryOnly
+)
+
+// Options says who the proxy is, how it listens, and what the mesh's defaults are. The
+// zero value of a field is its default.
+type Options struct {
+	// Namespace is the proxy's own, "default" by default. Short host names resolve in
+	// it, and exportTo, Sidecar, DestinationRule and Telemetry go by it.
+	Namespace string
+	// Labels are the proxy's, for selectors and for sourceLabels.
+	Labels map[string]string
+	// ServiceAccount and WorkloadName are how metrics name the proxy. Translation
+	// doesn't use them; they are here because they belong to who the proxy is.
+	ServiceAccount, WorkloadName string
+	// ClusterID is how endpoints name the cluster they are in: "Kubernetes" by default.
+	ClusterID string
+	// TrustDomain is that of workload identities: "cluster.local" by default.
+	TrustDomain string
+	// DomainSuffix is that of services' names: "cluster.local" by default.
+	DomainSuffix string
+	// RootNamespace holds the resources that are for all namespaces: "istio-system" by
+	// default.
+	RootNamespace string
+	// Locality is where the proxy is, as region/zone/subzone. Without one no endpoint is
+	// nearer than another.
+	Locality string
+
+	// HTTPAddr is where the http listener binds, "127.0.0.1:15080"; empty is no such
+	// listener.
+	HTTPAddr string
+	// OutboundPolicy is what holds when no Sidecar has an outboundTrafficPolicy.
+	OutboundPolicy OutboundPolicy
+
+	// ConnectTimeout is that of upstream connections without one of their own: 10 s by
+	// default.
+	ConnectTimeout time.Duration
+	// DNSRefreshRate is how often DNS services are resolved when the answers name no
+	// shorter time: 60 s by default.
+	DNSRefreshRate time.Duration
+	// AccessLogFile is where access logs go when no Telemetry resource says; empty is
+	// no log.
+	AccessLogFile string
+}
+
+// withDefaults fills in a mesh's defaults (pkg/config/mesh of Istio).
+func (o Options) withDefaults() Options {
+	set := func(field *string, value string) {
+		if *field == "" {
+			*field = value
+		}
+	}
+	set(&o.Namespace, "default")
+	set(&o.ClusterID, "Kubernetes")
+	set(&o.TrustDomain, "cluster.local")
+	set(&o.DomainSuffix, "cluster.local")
+	set(&o.RootNamespace, "istio-system")
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = 10 * time.Second
+	}
+	if o.DNSRefreshRate <= 0 {
+		o.DNSRefreshRate = time.Minute
+	}
+	return o
+}
+
+// Resources is a whole configuration. Messages in it share parts with each other and
+// with the objects they were made of; they are to be read only.
+type Resources struct {
+	Listeners []*listenerv3.Listener
+	Routes    []*routev3.RouteConfiguration
+	Clusters  []*clusterv3.Cluster
+	Endpoints []*endpointv3.ClusterLoadAssignment // of the clusters of type EDS
+}
+
+// translator is one translation.
+type translator struct {
+	o               *Options
+	rep             *report
+	out             *Resources
+	scope           *scope
+	virtualServices []*virtualService
+	routeBuilder    *routeBuilder
+	logs            *accessLogs
+}
+
+// Translate makes the resources for one proxy. The objects are those of a source.Set:
+// valid, each ID once. Problems that aren't warnings refuse
+// the configuration: the result is nil then. Objects count in their order: of several
+// that claim one thing the first has it, as in a cluster the oldest.
+func Translate(objs []*source.Object, o Options) (*Resources, []source.Problem) {
+	o = o.withDefaults()
+	t := &translator{o: &o, rep: &report{}, out: &Resources{}}
+	for _, obj := range objs {
+		checkSupport(obj, t.rep)
+	}
+	if t.rep.failed {
+		return nil, t.rep.problems
+	}
+	t.translate(objs)
+	if t.rep.failed {
+		return nil, t.rep.problems
+	}
+	return t.out, t.rep.problems
+}
+
+func (t *translator) translate(objs []*source.Object) {
+	reg := newRegistry(objs, t.o, t.rep)
+	rules := newDestinationRules(objs, t.o)
+	t.virtualServices = newVirtualServices(objs, t.o, t.rep)
+	t.scope = newScope(objs, reg, t.virtualServices, t.o, t.rep)
+	t.routeBuilder = &routeBuilder{
+		o: t.o, rep: t.rep, rules: rules, find: t.scope.find,
+		retries:   newRetryPolicies(),
+		ruleOf:    make(map[*service]*destinationRule),
+		noTimeout: durationpb.New(0),
+	}
+	t.logs = newAccessLogs(objs, t.o, t.rep)
+
+	// A gateway's routes may lead to services that the Sidecar doesn't name.
+	for _, v := range t.virtualServices {
+		for _, g := range v.gateways {
+			if g != meshGateway && exported(v.exportTo, v.obj.Namespace, t.o.Namespace) {
+				t.scope.addDestinations(v, t.o)
+			}
+		}
+	}
+	if t.o.HTTPAddr != "" {
+		address, err := parseListenAddress(t.o.HTTPAddr)
+		if err != nil {
+			t.rep.add(source.Problem{Field: "http", Reason: err.Error()})
+		} else {
+			t.out.Listeners = append(t.out.Listeners, t.httpListener(address))
+			t.out.Routes = append(t.out.Routes, t.httpProxyRoutes())
+		}
+	}
+	t.gateways(objs)
+
+	clusters := newClusterBuilder(t.o, rules, t.rep, t.out)
+	for _, s := range t.scope.services {
+		clusters.service(s)
+	}
+	clusters.common()
+}
