@@ -24,7 +24,10 @@ func TestDrain(t *testing.T) {
 	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
 		if r.Target == "/slow" {
 			close(arrived)
-			<-release
+			select {
+			case <-release:
+			case <-t.Context().Done():
+			}
 		}
 		return wire.Text(w, r, "whole")
 	})

@@ -43,7 +43,15 @@ func TestMain(m *testing.M) {
 // into dir under the same name. Values are given as name, value, name, value.
 func fill(t testing.TB, dir, name string, values ...string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name))
+	path := filepath.Join(dir, name)
+	write(t, path, fillText(t, filepath.Join("testdata", name), values...))
+	return path
+}
+
+// fillText is fill for a file whose text goes elsewhere.
+func fillText(t testing.TB, path string, values ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,11 +61,9 @@ func fill(t testing.TB, dir, name string, values ...string) string {
 	}
 	filled := strings.NewReplacer(pairs...).Replace(string(text))
 	if _, rest, open := strings.Cut(filled, "{{"); open {
-		t.Fatalf("testdata/%s: nothing given for {{%.20s", name, rest)
+		t.Fatalf("%s: nothing given for {{%.20s", path, rest)
 	}
-	path := filepath.Join(dir, name)
-	write(t, path, filled)
-	return path
+	return filled
 }
 
 // write replaces a file the way editors do that don't rename: truncate, then

@@ -124,12 +124,12 @@ kind: VirtualService`, `20-route-by-header\.yaml:\d+.*20-route-by-header\.yaml:\
 			return nil
 		})
 		rig.Until(t, c.what+" is counted", func() error {
-			if now := p.Scrape(t).Sum("pillion_config_rejected_total"); now <= refused {
-				return fmt.Errorf("pillion_config_rejected_total is %v", now)
+			if now := p.Scrape(t).Sum("pillion_config_updates_rejected_total"); now <= refused {
+				return fmt.Errorf("pillion_config_updates_rejected_total is %v", now)
 			}
 			return nil
 		})
-		refused = p.Scrape(t).Sum("pillion_config_rejected_total")
+		refused = p.Scrape(t).Sum("pillion_config_updates_rejected_total")
 		for _, who := range []struct{ field, version string }{{"end-user: jason", "v2"}, {"x-none: 1", "v1"}} {
 			resp := do(t, p.HTTP, get("reviews:9080", "/reviews/1", who.field))
 			if origin := resp.Fields.Get("x-origin"); resp.Status != 200 || !strings.HasPrefix(origin, who.version) {

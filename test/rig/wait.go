@@ -21,16 +21,22 @@ func Until(t testing.TB, what string, try func() error) {
 // UntilWithin is Until with another patience.
 func UntilWithin(t testing.TB, patience time.Duration, what string, try func() error) {
 	t.Helper()
+	if err := await(patience, try); err != nil {
+		t.Fatalf("after %v it isn't so that %s: %v", patience, what, err)
+	}
+}
+
+// Await is Until for code that isn't a test: it returns the last error.
+func Await(try func() error) error { return await(Patience, try) }
+
+func await(patience time.Duration, try func() error) error {
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("after %v it isn't so that %s: %v", patience, what, err)
+		if err == nil || time.Now().After(deadline) {
+			return err
 		}
 		<-tick.C
 	}

@@ -56,8 +56,8 @@ func (c *Client) Extend(patience time.Duration) error {
 	return c.conn.SetDeadline(time.Now().Add(patience))
 }
 
-// LocalAddr returns the client's own address.
-func (c *Client) LocalAddr() string { return c.conn.LocalAddr().String() }
+// RemoteAddr returns the server's address.
+func (c *Client) RemoteAddr() string { return c.conn.RemoteAddr().String() }
 
 // Send writes raw bytes.
 func (c *Client) Send(raw string) error {
@@ -148,4 +148,9 @@ func Do(addr, raw string, patience time.Duration) (*Response, error) {
 	}
 	method, _, _ := strings.Cut(raw, " ")
 	return c.Read(method)
+}
+
+// IsReset tells whether the peer reset the connection.
+func IsReset(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

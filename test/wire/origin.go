@@ -40,7 +40,7 @@ type Origin struct {
 	// Addr is host:port. Immutable.
 	Addr string
 
-	handler Handler
+	serveConn func(c *Conn) // immutable
 
 	ln    net.Listener
 	serve sync.WaitGroup
@@ -51,6 +51,20 @@ type Origin struct {
 	bytes  bytes.Buffer      // guarded by mu; all that was received, while tee is set
 	tee    bool              // guarded by mu
 	closed bool              // guarded by mu
+}
+
+// Conn is an origin's side of one connection.
+type Conn struct {
+	net.Conn
+	Reader *bufio.Reader // reads what the peer sent, and records it
+	ID     int64         // number of the connection, counted from 1
+}
+
+// ReadHead reads the head of one request and leaves its body, if it has one,
+// unread. io.EOF means that the peer is done.
+func (c *Conn) ReadHead() (*Request, error) {
+	r := &Request{Conn: c.ID}
+	return r, r.readHead(c.Reader)
 }
 
 // NewOrigin serves addr (port 0 for any) until the test ends.
@@ -64,14 +78,30 @@ func NewOrigin(t testing.TB, name, addr string, handler Handler) *Origin {
 	return o
 }
 
+// NewRawOrigin is an origin whose connections are all handed to serve, which
+// may do with them what it likes. They are closed when it returns.
+func NewRawOrigin(t testing.TB, serve func(c *Conn)) *Origin {
+	t.Helper()
+	o, err := listen("raw", "127.0.0.1:0", serve)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(o.Close)
+	return o
+}
+
 // Serve is NewOrigin for an origin that outlives one test; the caller closes
 // it.
 func Serve(name, addr string, handler Handler) (*Origin, error) {
+	return listen(name, addr, func(c *Conn) { answerAll(c, name, handler) })
+}
+
+func listen(name, addr string, serve func(c *Conn)) (*Origin, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
 	}
-	o := &Origin{Name: name, Addr: ln.Addr().String(), handler: handler, ln: ln, conns: map[net.Conn]bool{}}
+	o := &Origin{Name: name, Addr: ln.Addr().String(), serveConn: serve, ln: ln, conns: map[net.Conn]bool{}}
 	o.serve.Go(o.accept)
 	return o, nil
 }
@@ -145,7 +175,8 @@ func (o *Origin) accept() {
 		id := o.count
 		o.mu.Unlock()
 		o.serve.Go(func() {
-			o.serveConn(conn, id)
+			o.serveConn(&Conn{Conn: conn, Reader: bufio.NewReaderSize(recorder{conn, o}, 16<<10), ID: id})
+			conn.Close()
 			o.mu.Lock()
 			delete(o.conns, conn)
 			o.mu.Unlock()
@@ -169,22 +200,21 @@ func (r recorder) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (o *Origin) serveConn(conn net.Conn, id int64) {
-	defer conn.Close()
-	br := bufio.NewReaderSize(recorder{conn, o}, 16<<10)
+// answerAll reads requests and has them answered until one side has enough.
+func answerAll(c *Conn, name string, handler Handler) {
 	for {
-		r := &Request{Origin: o.Name, Conn: id}
-		if err := r.read(br, conn); err != nil {
+		r := &Request{Origin: name, Conn: c.ID}
+		if err := r.read(c); err != nil {
 			if err != io.EOF {
 				// The answer of a strict origin; the test sees it as a 400
 				// that the proxy didn't make.
-				fmt.Fprintf(conn, "HTTP/1.1 400 Bad Request\r\nx-origin-says: %q\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", err)
+				fmt.Fprintf(c, "HTTP/1.1 400 Bad Request\r\nx-origin-says: %q\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", err)
 			}
 			return
 		}
-		if err := o.handler(conn, r); err != nil {
+		if err := handler(c, r); err != nil {
 			if errors.Is(err, ErrReset) {
-				conn.(*net.TCPConn).SetLinger(0)
+				_ = c.Conn.(*net.TCPConn).SetLinger(0) // fails only on a closed connection
 			}
 			return
 		}
@@ -195,7 +225,19 @@ func (o *Origin) serveConn(conn net.Conn, id int64) {
 }
 
 // read reads one request. An expectation is met at once, as most servers do.
-func (r *Request) read(br *bufio.Reader, w io.Writer) error {
+func (r *Request) read(c *Conn) error {
+	if err := r.readHead(c.Reader); err != nil {
+		return err
+	}
+	if strings.EqualFold(r.Fields.Get("expect"), "100-continue") {
+		if _, err := io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+			return err
+		}
+	}
+	return r.readBody(c.Reader, false)
+}
+
+func (r *Request) readHead(br *bufio.Reader) error {
 	if err := readHead(br, &r.Message); err != nil {
 		return err
 	}
@@ -205,12 +247,7 @@ func (r *Request) read(br *bufio.Reader, w io.Writer) error {
 		return fmt.Errorf("request line %q", r.Start)
 	}
 	r.Method, r.Target = method, target
-	if strings.EqualFold(r.Fields.Get("expect"), "100-continue") {
-		if _, err := io.WriteString(w, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
-			return err
-		}
-	}
-	return r.readBody(br, false)
+	return nil
 }
 
 // Text answers with status 200, the given fields and body.
