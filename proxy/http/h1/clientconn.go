@@ -34,6 +34,10 @@ type ClientConn struct {
 	gotBytes  bool // a byte of the current response came
 	keepAlive bool // of the current response
 	wroteAll  bool // the request is completely written, or held back whole
+
+	// written counts the bytes sent on the connection, and sentBefore those
+	// of earlier requests. Owned by the goroutine that writes.
+	written, sentBefore uint64
 }
 
 // NewClientConn takes ownership of nc.
@@ -68,6 +72,7 @@ func (c *ClientConn) SetReadDeadline(t time.Time) { _ = c.io.SetReadDeadline(t) 
 // Begin starts a request. It must precede WriteHead.
 func (c *ClientConn) Begin() {
 	c.out = buf.GetBytes()
+	c.sentBefore = c.written
 	c.split, c.gotBytes, c.keepAlive, c.wroteAll = false, false, false, false
 }
 
@@ -105,9 +110,13 @@ func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
 
 // WriteBody sends a piece of the body. Small pieces are held back.
 func (c *ClientConn) WriteBody(p []byte, end bool) error {
+	held := len(*c.out)
 	var err error
 	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
 		return c.writeError(err)
+	}
+	if len(*c.out) < held+len(p) { // sent: at least these, the framing not counted
+		c.written += uint64(held + len(p))
 	}
 	c.wroteAll = end
 	return nil
@@ -127,7 +136,8 @@ func (c *ClientConn) Flush() error {
 	if len(*c.out) == 0 {
 		return nil
 	}
-	_, err := c.io.Write(*c.out)
+	n, err := c.io.Write(*c.out)
+	c.written += uint64(n)
 	*c.out = (*c.out)[:0]
 	if err != nil {
 		return c.writeError(err)
@@ -203,6 +213,7 @@ func (c *ClientConn) fillHead() error {
 	if !c.split && len(*c.out) > 0 {
 		var wrote int
 		wrote, err = c.rd.moreAfter(*c.out)
+		c.written += uint64(wrote)
 		if err != nil && wrote < len(*c.out) {
 			// The write failed; what the host said before it closed is lost with it.
 			return c.writeError(err)

@@ -31,6 +31,7 @@ type ServerConn struct {
 	out *[]byte // what is held back; nil between exchanges
 	lim *Limits // immutable
 
+	headLen  int // of the current request
 	method   http.Method
 	proto    http.Protocol
 	expect   bool // the client waits for 100 Continue
@@ -39,6 +40,7 @@ type ServerConn struct {
 	chunked  bool // the response's body goes out in chunks
 	noBody   bool // the response has no body, whatever is written (HEAD)
 	closing  bool // the connection ends with this exchange
+	last     bool // ... and so does every other one
 }
 
 // NewServerConn takes ownership of nc. lim is shared and immutable.
@@ -72,7 +74,8 @@ func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Erro
 		if n > 0 {
 			c.method, c.proto = h.Method, h.Protocol
 			c.expect = h.Expect100 && h.Framing.Kind != http.BodyNone
-			c.closing = !h.KeepAlive
+			c.closing = c.last || !h.KeepAlive
+			c.headLen = n
 			c.rd.begin(n, h.Framing, http.SideDownstream, c.lim)
 			return nil
 		}
@@ -90,7 +93,7 @@ func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Erro
 func (c *ServerConn) begin() {
 	c.out = buf.GetBytes()
 	c.method, c.proto = http.MethodOther, http.HTTP11
-	c.expect, c.headSent, c.ended, c.chunked, c.noBody, c.closing = false, false, false, false, false, false
+	c.expect, c.headSent, c.ended, c.chunked, c.noBody, c.closing = false, false, false, false, false, c.last
 }
 
 func (c *ServerConn) headError(err error) *http.Error {
@@ -103,13 +106,15 @@ func (c *ServerConn) headError(err error) *http.Error {
 	return errClientGone
 }
 
-// HeadBytes returns how many bytes wait to be read, the request's head among
-// them before ReadHead.
-func (c *ServerConn) HeadBytes() int { return c.rd.in.Len() }
+// HeadLen is the size of the request's head on the wire, in bytes.
+func (c *ServerConn) HeadLen() int { return c.headLen }
 
 // SetClosing makes this exchange the connection's last one. It must come
 // before WriteHead to be announced to the client.
 func (c *ServerConn) SetClosing() { c.closing = true }
+
+// SetLast makes the next exchange the connection's last one.
+func (c *ServerConn) SetLast() { c.last = true }
 
 // Closing reports whether this exchange is the connection's last one.
 func (c *ServerConn) Closing() bool { return c.closing }
@@ -119,6 +124,9 @@ func (c *ServerConn) Started() bool { return c.headSent }
 
 // RequestEnded reports whether the request is completely read.
 func (c *ServerConn) RequestEnded() bool { return c.rd.ended }
+
+// BufferedLen is how many bytes have arrived and are not read yet.
+func (c *ServerConn) BufferedLen() int64 { return int64(c.rd.in.Len() - c.rd.adv) }
 
 // Buffered reports whether ReadBody would return without waiting.
 func (c *ServerConn) Buffered() bool { return c.rd.buffered() }
