@@ -63,6 +63,12 @@ func (r *rig) out() string {
 	return b.String()
 }
 
+// pass lets virtual time go by, and all that is due then happen.
+func pass(d time.Duration) {
+	<-time.NewTimer(d).C
+	synctest.Wait()
+}
+
 func mesh() Settings {
 	s := Defaults()
 	s.MaxEjectionPercent = 50
@@ -93,13 +99,11 @@ func TestEjectionStory(t *testing.T) {
 		if got := r.Stats.Overflow.Value(); got != 10 {
 			t.Errorf("overflow = %d, want 10", got)
 		}
-		time.Sleep(30*time.Second - time.Nanosecond)
-		synctest.Wait()
+		pass(30*time.Second - time.Nanosecond)
 		if st := r.State(r.hosts[0]); !st.Ejected || st.Remaining != time.Nanosecond {
 			t.Fatalf("just before the end: %+v", st)
 		}
-		time.Sleep(time.Nanosecond)
-		synctest.Wait()
+		pass(time.Nanosecond)
 		if r.out() != ".." || r.changes.Load() != 2 {
 			t.Fatalf("after 30 s: %s, %d changes", r.out(), r.changes.Load())
 		}
@@ -111,14 +115,12 @@ func TestEjectionStory(t *testing.T) {
 		if st := r.State(r.hosts[0]); st.Remaining != time.Minute || st.Ejections != 2 {
 			t.Fatalf("second ejection: %+v", st)
 		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
+		pass(time.Minute)
 		if r.out() != ".." {
 			t.Fatal("not back after 60 s")
 		}
 		// Two healthy intervals forget both.
-		time.Sleep(20 * time.Second)
-		synctest.Wait()
+		pass(20 * time.Second)
 		r.fail(0, 5, 500)
 		if st := r.State(r.hosts[0]); st.Remaining != 30*time.Second {
 			t.Fatalf("after two healthy intervals: %+v", st)
@@ -154,8 +156,7 @@ func TestEjectionTimeIsCapped(t *testing.T) {
 			r.fail(0, 5, 500)
 			st := r.State(r.hosts[0])
 			times = append(times, st.Remaining)
-			time.Sleep(st.Remaining)
-			synctest.Wait()
+			pass(st.Remaining)
 		}
 		want := []time.Duration{30, 60, 90, 100, 100, 100, 100, 100}
 		for i := range want {
@@ -294,7 +295,7 @@ func TestMembersChange(t *testing.T) {
 		r := newRig(4, mesh(), 0)
 		all := r.hosts
 		r.fail(0, 5, 500)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		r.fail(1, 5, 500)
 		if r.out() != "xx.." {
 			t.Fatal(r.out())
@@ -338,7 +339,7 @@ func TestSettingsChange(t *testing.T) {
 		r := newRig(4, s, 0)
 		for i := range 4 {
 			r.fail(i, 5, 500)
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if r.out() != "xxxx" {
 			t.Fatal(r.out())
@@ -390,8 +391,7 @@ func TestNoTimerWhenIdle(t *testing.T) {
 		r := newRig(2, mesh(), 0)
 		r.fail(0, 5, 500)
 		start := time.Now()
-		time.Sleep(41 * time.Second)
-		synctest.Wait()
+		pass(41 * time.Second)
 		r.mu.Lock()
 		stopped := !r.timer.Stop()
 		r.mu.Unlock()

@@ -20,7 +20,7 @@ type keepalive struct{ ns atomic.Int64 }
 const (
 	// A host that closes this soon after an answer does so for another
 	// reason, such as a limit on requests per connection.
-	minKeepalive = int64(2 * time.Millisecond)
+	minKeepalive = int64(5 * time.Millisecond)
 	// The margin that is kept from the learned time is a fifth of it, for the
 	// clocks and the FIN's way, within these bounds.
 	minMargin = int64(time.Millisecond)

@@ -33,7 +33,10 @@ type Pool struct {
 	learned keepalive
 	open    atomic.Int32 // connections that exist or are being made
 	gone    atomic.Bool  // the host has left the cluster
-	listed  bool         // in group.pools; guarded by group.mu
+	// wary is set when the host has closed a connection right after an answer:
+	// for a while, none is reused without a look.
+	wary   atomic.Bool
+	listed bool // in group.pools; guarded by group.mu
 
 	mu   sync.Mutex
 	idle list // guarded by mu
@@ -66,10 +69,25 @@ func (p *Pool) Close() {
 // a look. The forwarder repeats what fails on it.
 const surelyOpen = int64(time.Millisecond)
 
-// repeatable reports whether the forwarder may send a request with that
-// method again when it got no octet of an answer: the idempotent methods of
-// RFC 9110 section 9.2.2 but for PUT, whose body it may not have any more.
-func repeatable(m http.Method) bool { return m.Idempotent() && m != http.MethodPut }
+// care says which idle connections a request may get.
+type care uint8
+
+const (
+	anyOpen  care = iota // one that was open a moment ago
+	sureOpen             // one that is seen to be open, and that stays so for a while
+	fresh                // none
+)
+
+// careFor returns the care that a method needs: the forwarder may send a
+// request again when it got no octet of an answer, if the method is
+// idempotent (RFC 9110 section 9.2.2), but for PUT, whose body it may not
+// have any more.
+func careFor(m http.Method) care {
+	if m.Idempotent() && m != http.MethodPut {
+		return anyOpen
+	}
+	return sureOpen
+}
 
 // Acquire returns a connection for one request, to be given back with Put.
 // It waits until deadline (http.Now; 0 for no bound) or until cancel is
@@ -77,35 +95,42 @@ func repeatable(m http.Method) bool { return m.Idempotent() && m != http.MethodP
 func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*Conn, *http.Error) {
 	g := p.group
 	s := g.settings.Load()
-	careful := !repeatable(m)
+	with := careFor(m)
 	// Whoever comes while others wait goes behind them.
 	if g.waiting.Load() == 0 {
 		now := http.Now()
 		for {
-			c := p.take(now, careful)
+			c := p.take(now, with)
 			if c == nil {
 				break
 			}
-			if p.usable(c, s, now, careful) {
+			if p.usable(c, s, now, with) {
 				c.requests++
 				return c, nil
 			}
 			g.release()
 		}
 	}
-	return p.acquireSlowly(s, deadline, cancel, careful)
+	return p.acquireSlowly(s, deadline, cancel, with)
 }
 
-// take removes the idle connection that was used last. A careful caller gets
+// AcquireFresh is Acquire for a request that is sent again because a reused
+// connection turned out to be closed: it always makes a connection, so that
+// there can't be another such surprise.
+func (p *Pool) AcquireFresh(deadline int64, cancel <-chan struct{}) (*Conn, *http.Error) {
+	return p.acquireSlowly(p.group.settings.Load(), deadline, cancel, fresh)
+}
+
+// take removes the idle connection that was used last. With sureOpen it gives
 // none that the host may be about to close; as that is the youngest one, all
 // others are too old as well.
-func (p *Pool) take(now int64, careful bool) *Conn {
+func (p *Pool) take(now int64, with care) *Conn {
 	p.mu.Lock()
 	l := &p.idle
 	if l.head == nil {
 		l = &p.checked
 	}
-	if l.head == nil || careful && p.learned.expired(now-l.head.idleSince) {
+	if l.head == nil || with != anyOpen && p.learned.expired(now-l.head.idleSince) {
 		p.mu.Unlock()
 		return nil
 	}
@@ -115,7 +140,7 @@ func (p *Pool) take(now int64, careful bool) *Conn {
 }
 
 // takeHead is take for a waiter.
-func (p *Pool) takeHead() *Conn { return p.take(0, false) }
+func (p *Pool) takeHead() *Conn { return p.take(0, anyOpen) }
 
 // takeTail removes the idle connection that was used least recently.
 func (p *Pool) takeTail() *Conn {
@@ -147,31 +172,40 @@ func (p *Pool) hasIdle() bool {
 
 // usable looks whether c can take a request and closes it if not; its place
 // then still has to be released.
-func (p *Pool) usable(c *Conn, s *Settings, now int64, careful bool) bool {
+func (p *Pool) usable(c *Conn, s *Settings, now int64, with care) bool {
 	idle := now - c.idleSince
 	switch {
-	case c.epoch != p.group.epoch.Load():
-		p.close(c, closedByUs)
-		return false
 	case p.retire(c, s, now):
 		return false
-	case careful && p.learned.expired(idle):
+	case with == fresh, with == sureOpen && p.learned.expired(idle):
 		p.close(c, closedByUs)
 		return false
-	case idle < surelyOpen && !careful:
+	case with == anyOpen && idle < surelyOpen && !p.wary.Load():
 		return true
-	case !c.H1.Alive():
-		p.learned.closed(idle)
-		p.close(c, closedByHost)
-		return false
 	}
-	p.learned.open(idle)
-	return true
+	return p.alive(c, idle)
 }
 
-// retire closes an idle connection whose time is up.
+// alive looks whether the host has closed an idle connection, and closes it
+// then.
+func (p *Pool) alive(c *Conn, idle int64) bool {
+	if c.H1.Alive() {
+		p.learned.open(idle)
+		return true
+	}
+	if idle < surelyOpen {
+		p.wary.Store(true)
+	}
+	p.learned.closed(idle)
+	p.close(c, closedByHost)
+	return false
+}
+
+// retire closes an idle connection whose time is up, or that has other socket
+// options than a new one would get.
 func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
 	switch {
+	case c.epoch != p.group.epoch.Load():
 	case s.IdleTimeout > 0 && now-c.idleSince >= int64(s.IdleTimeout):
 		p.group.stats.CxIdleTimeout.Inc()
 	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
@@ -185,7 +219,7 @@ func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
 
 // acquireSlowly makes a connection, or waits for one where no more may be
 // made.
-func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}, careful bool) (*Conn, *http.Error) {
+func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}, with care) (*Conn, *http.Error) {
 	if s.Socket.HTTP2 {
 		return nil, errHTTP2
 	}
@@ -204,7 +238,7 @@ func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}
 			return nil, err
 		case w.victim != nil:
 			w.victim.pool.close(w.victim, closedByUs)
-		case w.conn != nil && p.usable(w.conn, s, http.Now(), careful):
+		case w.conn != nil && p.usable(w.conn, s, http.Now(), with):
 			w.conn.requests++
 			return w.conn, nil
 		}
@@ -266,6 +300,9 @@ func (p *Pool) Put(c *Conn, reusable bool) {
 		how := closedByUs
 		if !c.H1.Alive() {
 			how = closedByHost
+			if c.Reused() {
+				p.wary.Store(true)
+			}
 		}
 		if !c.H1.BodyEnded() {
 			how |= withRequest

@@ -130,6 +130,7 @@ const sweepBatch = 16
 // It takes them out in small batches, the coldest first, so that no lock is
 // held while the kernel is asked.
 func (p *Pool) sweep(s *Settings, older int64) {
+	p.wary.Store(false)
 	var batch [sweepBatch]*Conn
 	for {
 		now := http.Now()
@@ -145,7 +146,7 @@ func (p *Pool) sweep(s *Settings, older int64) {
 		}
 		kept := batch[:0]
 		for _, c := range batch[:n] {
-			if p.look(c, s, now) {
+			if !p.retire(c, s, now) && p.alive(c, now-c.idleSince) {
 				kept = append(kept, c)
 			} else {
 				p.group.release()
@@ -163,22 +164,4 @@ func (p *Pool) sweep(s *Settings, older int64) {
 	if p.gone.Load() || p.group.closed.Load() {
 		p.drainIdle() // what was out while others were closed
 	}
-}
-
-// look is usable for a connection that stays idle.
-func (p *Pool) look(c *Conn, s *Settings, now int64) bool {
-	idle := now - c.idleSince
-	switch {
-	case c.epoch != p.group.epoch.Load():
-		p.close(c, closedByUs)
-		return false
-	case p.retire(c, s, now):
-		return false
-	case !c.H1.Alive():
-		p.learned.closed(idle)
-		p.close(c, closedByHost)
-		return false
-	}
-	p.learned.open(idle)
-	return true
 }
