@@ -15,53 +15,61 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// document is the text of one YAML document, cut out of its file. It is immutable.
-type document struct {
-	file  string
-	text  []byte // part of the file's bytes; keeps all of them alive
-	above int    // lines of the file before text
+// file is the content of one file. It is immutable.
+type file struct {
+	name string // as named to people
+	data []byte
 }
+
+// document is one YAML document of a file. It is immutable.
+type document struct {
+	*file
+	from, to int // its text is data[from:to]
+	above    int // lines of the file before it
+	lines    int // lines of its own
+}
+
+func (d *document) text() []byte { return d.data[d.from:d.to] }
 
 // split cuts a file into its documents. A marker at the start of a line ends a document
 // whatever surrounds it (YAML 1.2.2 §9.1.2: document markers can't occur inside a
 // scalar), so this needs no parser, and an error in one document leaves the others
 // readable.
-func split(file string, data []byte) []document {
+func split(f *file) []document {
 	var docs []document
-	var (
-		start, startLine int  // of the document being gathered
-		marked           bool // it began with "---"
-		content          bool // it holds more than comments and directives
-	)
-	flush := func(end int) {
-		if (marked || content) && end > start {
-			docs = append(docs, document{file: file, text: data[start:end], above: startLine})
+	next := document{file: f} // the document being gathered
+	marked := false           // it began with "---"
+	content := false          // it holds more than comments and directives
+	flush := func(to, line int) {
+		next.to, next.lines = to, line-next.above
+		if marked || content {
+			docs = append(docs, next)
 		}
 		marked, content = false, false
+		next.from, next.above = to, line
 	}
-	for line, at := 0, 0; at < len(data); line++ {
-		next := len(data)
-		if i := bytes.IndexByte(data[at:], '\n'); i >= 0 {
-			next = at + i + 1
+	line := 0
+	for at := 0; at < len(f.data); line++ {
+		end := len(f.data)
+		if i := bytes.IndexByte(f.data[at:], '\n'); i >= 0 {
+			end = at + i + 1
 		}
-		text := data[at:next]
+		text := f.data[at:end]
 		switch {
 		case isMarker(text, "---"):
 			if marked || content {
-				flush(at)
-				start, startLine = at, line
+				flush(at, line)
 			}
 			marked = true
 		case isMarker(text, "..."):
-			flush(next)
-			start, startLine = next, line+1
+			flush(end, line+1)
 		case !content:
 			t := bytes.TrimSpace(text)
 			content = len(t) > 0 && t[0] != '#' && text[0] != '%'
 		}
-		at = next
+		at = end
 	}
-	flush(len(data))
+	flush(len(f.data), line)
 	return docs
 }
 
@@ -82,9 +90,9 @@ type syntaxError struct {
 // parse reads the document's tree, with the lines of nodes as in the file. A document
 // with nothing in it gives nil, nil.
 func (d *document) parse() (*yaml.Node, *syntaxError) {
-	root, err := parseYAML(d.text)
+	root, err := parseYAML(d.text())
 	if err != nil {
-		line, reason := locate(d.text, err)
+		line, reason := locate(d.text(), err)
 		return nil, &syntaxError{line: d.above + line, reason: reason}
 	}
 	if root == nil || root.Kind != yaml.DocumentNode || len(root.Content) == 0 {
@@ -101,7 +109,25 @@ func (d *document) parse() (*yaml.Node, *syntaxError) {
 var errSecondDocument = errors.New("a document marker follows a line end other than LF or CRLF; use LF")
 
 // parseYAML reads exactly one document.
-func parseYAML(text []byte) (root *yaml.Node, err error) {
+func parseYAML(text []byte) (*yaml.Node, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	root, err := decodeNext(dec)
+	if errors.Is(err, io.EOF) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if _, err := decodeNext(dec); err == nil {
+		return nil, errSecondDocument
+	} else if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return root, nil
+}
+
+// decodeNext reads the next document; io.EOF says that there is none.
+func decodeNext(dec *yaml.Decoder) (root *yaml.Node, err error) {
 	// The library reports what it expects to fail by panics that it recovers itself;
 	// the rest are its own "internal error: please report" on input it didn't foresee.
 	// Configuration from a file must not be able to end the process.
@@ -110,20 +136,45 @@ func parseYAML(text []byte) (root *yaml.Node, err error) {
 			root, err = nil, fmt.Errorf("can't be parsed (%v)", p)
 		}
 	}()
-	dec := yaml.NewDecoder(bytes.NewReader(text))
-	var n, second yaml.Node
-	if err := dec.Decode(&n); err != nil {
-		if errors.Is(err, io.EOF) {
-			return nil, nil
+	root = &yaml.Node{}
+	err = dec.Decode(root)
+	return root, err
+}
+
+// stream reads documents that follow one another in a file with one parser, because to
+// make a parser costs as much as to read a small document with it. It gives up on
+// anything unusual, which is then read document by document.
+type stream struct {
+	dec   *yaml.Decoder // nil when it has given up
+	above int           // lines of the file before the first document
+}
+
+func newStream(docs []document) *stream {
+	first, last := &docs[0], &docs[len(docs)-1]
+	text := first.data[first.from:last.to]
+	// The library carries anchors over to the next document, where they must be unknown.
+	if len(docs) == 1 || bytes.IndexByte(text, '&') >= 0 {
+		return &stream{}
+	}
+	return &stream{dec: yaml.NewDecoder(bytes.NewReader(text)), above: first.above}
+}
+
+// next returns the tree of d, which must be the next document; nil when d is to be
+// parsed by itself.
+func (s *stream) next(d *document) *yaml.Node {
+	if s.dec == nil {
+		return nil
+	}
+	root, err := decodeNext(s.dec)
+	if err == nil && len(root.Content) == 1 {
+		root = root.Content[0]
+		shiftLines(root, s.above)
+		if d.above < root.Line && root.Line <= d.above+d.lines {
+			return root
 		}
-		return nil, err
 	}
-	if err := dec.Decode(&second); err == nil {
-		return nil, errSecondDocument
-	} else if !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	return &n, nil
+	s.dec = nil
+	return nil
 }
 
 // shiftLines makes lines of a document lines of its file.

@@ -25,7 +25,8 @@ const stdinPath = "-"
 type lister struct {
 	files []string        // in the order of reading, as named to people
 	seen  map[string]bool // real paths of files and directories that were visited
-	dirs  []string        // directories that were visited, for the watcher
+	dirs  []string        // directories that were visited
+	links []string        // symbolic links that were found in directories
 	out   *report
 }
 
@@ -105,6 +106,7 @@ func (l *lister) walk(dir string) {
 		path := filepath.Join(dir, e.Name())
 		mode := e.Type()
 		if mode&fs.ModeSymlink != 0 {
+			l.links = append(l.links, path)
 			info, err := os.Stat(path)
 			if err != nil {
 				if isConfigName(path) {

@@ -129,14 +129,14 @@ func (s *subject) readSpec() {
 		s.Spec = s.readEndpointSlice()
 		return
 	}
-	s.eachEntry(s.root, nil, []string{"apiVersion", "kind", "metadata", "spec", "status"}, func(string, *yaml.Node, *place) {})
+	s.eachEntry(s.root, s.top, []string{"apiVersion", "kind", "metadata", "spec", "status"}, func(string, *yaml.Node, *place) {})
 	if s.Kind == "Service" {
 		s.Spec = s.readService()
 		return
 	}
 	errors := len(s.out.errors)
 	spec := newSpec(s.Kind)
-	at := (*place)(nil).key("spec")
+	at := s.top.key("spec")
 	if _, body := lookup(s.root, "spec"); body != nil && !isUnset(target(body)) {
 		s.message(body, at, spec.ProtoReflect())
 	}
@@ -196,7 +196,7 @@ func metadataKeys() []string {
 
 // readMetadata reads name, namespace, labels and annotations.
 func (s *subject) readMetadata(defaultNamespace string) {
-	at := (*place)(nil).key("metadata")
+	at := s.top.key("metadata")
 	meta := &yaml.Node{}
 	if _, n := lookup(s.root, "metadata"); n != nil {
 		meta = target(n)

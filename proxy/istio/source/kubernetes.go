@@ -96,7 +96,7 @@ func targetRefKeys() []string {
 // readService reads and validates a v1 Service.
 func (s *subject) readService() *Service {
 	svc := &Service{Type: "ClusterIP"}
-	at := (*place)(nil).key("spec")
+	at := s.top.key("spec")
 	_, spec := lookup(s.root, "spec")
 	if spec == nil || isNull(target(spec)) {
 		s.failAt(at, "", "is required")
@@ -200,10 +200,10 @@ func (s *subject) servicePort(n *yaml.Node, at *place) ServicePort {
 func (s *subject) readEndpointSlice() *EndpointSlice {
 	slice := &EndpointSlice{ServiceName: s.Labels["kubernetes.io/service-name"]}
 	if slice.ServiceName == "" {
-		s.warnAt((*place)(nil).key("metadata"), "labels", `no label "kubernetes.io/service-name", so the slice belongs to no service`)
+		s.warnAt(s.top.key("metadata"), "labels", `no label "kubernetes.io/service-name", so the slice belongs to no service`)
 	}
 	var typeAt *place
-	s.eachEntry(s.root, nil, endpointSliceKeys(), func(key string, val *yaml.Node, at *place) {
+	s.eachEntry(s.root, s.top, endpointSliceKeys(), func(key string, val *yaml.Node, at *place) {
 		switch key {
 		case "addressType":
 			typeAt = at
@@ -219,12 +219,12 @@ func (s *subject) readEndpointSlice() *EndpointSlice {
 		}
 	})
 	if typeAt == nil {
-		s.failAt(nil, "addressType", "is required: IPv4, IPv6 or FQDN")
+		s.failAt(s.top, "addressType", "is required: IPv4, IPv6 or FQDN")
 	}
 	for i, e := range slice.Endpoints {
 		for j, a := range e.Addresses {
 			if reason := badAddress(slice.AddressType, a); reason != "" {
-				s.failAt((*place)(nil).key("endpoints").item(i).key("addresses").item(j), "", "%q %s", clip(a), reason)
+				s.failAt(s.top.key("endpoints").item(i).key("addresses").item(j), "", "%q %s", clip(a), reason)
 			}
 		}
 	}

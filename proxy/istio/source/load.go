@@ -93,7 +93,7 @@ func readDocuments(files []string, o *Options, out *report) []document {
 			out.addError(Problem{File: name, Line: line, Reason: "not UTF-8 text"})
 			continue
 		}
-		docs = append(docs, split(name, data)...)
+		docs = append(docs, split(&file{name: name, data: data})...)
 		if len(docs) > maxDocuments {
 			out.addError(Problem{File: name, Reason: fmt.Sprintf("with this file the configuration has more than %d documents", maxDocuments)})
 			return nil
@@ -102,25 +102,42 @@ func readDocuments(files []string, o *Options, out *report) []document {
 	return docs
 }
 
-// readObjects reads each document by itself, on as many processors as there are: YAML is
-// the slow part of a load. Results are in the order of documents.
+// readObjects reads the documents on as many processors as there are: YAML is the slow
+// part of a load. Results are in the order of documents.
 func readObjects(docs []document, o *Options) []result {
-	const share = 32 // documents that are worth a goroutine
 	results := make([]result, len(docs))
 	trees := &treeCache{}
+	batches := batch(docs)
 	var next atomic.Int64
 	work := func() {
-		for i := next.Add(1) - 1; i < int64(len(docs)); i = next.Add(1) - 1 {
-			r := reader{doc: &docs[i], options: o, trees: trees, result: &results[i]}
-			r.document()
+		r := reader{options: o, trees: trees}
+		for i := next.Add(1) - 1; i < int64(len(batches)); i = next.Add(1) - 1 {
+			from, to := batches[i], len(docs)
+			if i+1 < int64(len(batches)) {
+				to = batches[i+1]
+			}
+			r.batch(docs[from:to], results[from:to])
 		}
 	}
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(docs)/share+1) {
+	for range min(runtime.GOMAXPROCS(0), len(batches)) {
 		wg.Go(work)
 	}
 	wg.Wait()
 	return results
+}
+
+// batch returns where each batch of documents begins: neighbours in one file, enough of
+// them to be worth a parser and few enough to share among processors.
+func batch(docs []document) []int {
+	const most = 32
+	var starts []int
+	for i := range docs {
+		if i == 0 || docs[i].file != docs[i-1].file || i-starts[len(starts)-1] == most {
+			starts = append(starts, i)
+		}
+	}
+	return starts
 }
 
 // result is what came of one document.
@@ -130,27 +147,40 @@ type result struct {
 	useless uselessKinds
 }
 
-// reader reads one document. One goroutine owns it.
+// reader reads documents one after another. One goroutine owns it.
 type reader struct {
-	doc     *document
 	options *Options
 	trees   *treeCache
-	*result
+	arena   arena
+	doc     *document // being read
+	*result           // of doc
 }
 
-func (r *reader) document() {
-	root, syntax := r.doc.parse()
-	if syntax != nil {
-		r.addError(Problem{File: r.doc.file, Line: syntax.line, Reason: syntax.reason})
-		return
+func (r *reader) batch(docs []document, results []result) {
+	s := newStream(docs)
+	for i := range docs {
+		r.doc, r.result = &docs[i], &results[i]
+		r.arena.reset()
+		r.document(s.next(r.doc))
+	}
+}
+
+// document reads one document; root is its tree when it was parsed already.
+func (r *reader) document(root *yaml.Node) {
+	if root == nil {
+		var syntax *syntaxError
+		if root, syntax = r.doc.parse(); syntax != nil {
+			r.addError(Problem{File: r.doc.name, Line: syntax.line, Reason: syntax.reason})
+			return
+		}
 	}
 	if root == nil || isNull(root) {
 		return
 	}
-	if bad := checkTree(root); len(bad) > 0 {
+	if bad := checkTree(root, r.arena.root()); len(bad) > 0 {
 		label := r.guessLabel(root)
 		for _, e := range bad {
-			r.addError(Problem{File: r.doc.file, Line: e.line, Object: label, Field: e.path, Reason: e.reason})
+			r.addError(Problem{File: r.doc.name, Line: e.line, Object: label, Field: e.path, Reason: e.reason})
 		}
 		return
 	}
@@ -183,13 +213,14 @@ func (r *reader) guessLabel(root *yaml.Node) string {
 func (r *reader) object(n *yaml.Node, items []int, apiVersion, kind string) {
 	n = target(n)
 	s := &subject{
-		Object: &Object{File: r.doc.file, Line: n.Line},
+		Object: &Object{File: r.doc.name, Line: n.Line},
 		root:   n,
+		top:    r.arena.root(),
 		strict: r.options.Strict,
 		out:    &r.report,
 	}
 	if n.Kind != yaml.MappingNode {
-		s.fail(n, nil, "wants a resource (apiVersion, kind, metadata, spec), not %s", describe(n))
+		s.fail(n, s.top, "wants a resource (apiVersion, kind, metadata, spec), not %s", describe(n))
 		return
 	}
 	var ok bool
@@ -215,14 +246,14 @@ func (r *reader) object(n *yaml.Node, items []int, apiVersion, kind string) {
 	s.readMetadata(r.options.DefaultNamespace)
 	switch what {
 	case refused:
-		s.failAt(nil, "kind", "%s", whyRefused(s.Kind))
+		s.failAt(s.top, "kind", "%s", whyRefused(s.Kind))
 	case unsupported:
-		s.ignored(n, nil, "%s", whyUnsupported(s.Kind))
+		s.ignored(n, s.top, "%s", whyUnsupported(s.Kind))
 	case unknown:
 		s.unknownKind(group)
 	case supported:
 		if versions := versionsOf(group); !slices.Contains(versions, version) {
-			s.failAt(nil, "apiVersion", "version %q of %s isn't known; use %s", clip(version), s.Kind, strings.Join(versions, ", "))
+			s.failAt(s.top, "apiVersion", "version %q of %s isn't known; use %s", clip(version), s.Kind, strings.Join(versions, ", "))
 			return
 		}
 		s.readSpec()
@@ -238,13 +269,13 @@ func (s *subject) header(key, inherited string) (string, bool) {
 	_, n := lookup(s.root, key)
 	if n == nil || isNull(target(n)) {
 		if inherited == "" {
-			s.failAt(nil, key, "is required")
+			s.failAt(s.top, key, "is required")
 		}
 		return inherited, inherited != ""
 	}
-	v, ok := s.text(n, (*place)(nil).key(key))
+	v, ok := s.text(n, s.top.key(key))
 	if ok && v == "" {
-		s.failAt(nil, key, "is required")
+		s.failAt(s.top, key, "is required")
 	}
 	return v, ok && v != ""
 }
@@ -257,8 +288,8 @@ func (r *reader) list(s *subject, way []int) {
 		apiVersion = "" // a plain List is of v1 whatever it holds
 	}
 	_, items := lookup(s.root, "items")
-	s.eachItem(items, (*place)(nil).key("items"), func(item *yaml.Node, at *place) {
-		r.object(item, append(slices.Clone(way), at.step.index), apiVersion, kind)
+	s.eachItem(items, s.top.key("items"), func(item *yaml.Node, at *place) {
+		r.object(item, append(slices.Clone(way), at.index), apiVersion, kind)
 	})
 }
 
@@ -267,7 +298,7 @@ func (r *reader) list(s *subject, way []int) {
 func (s *subject) unknownKind(group string) {
 	home, ok := groupOf(s.Kind)
 	if ok && versionsOf(group) != nil {
-		s.failAt(nil, "apiVersion", "%s belongs to %s, not to %s", s.Kind, groupName(home), groupName(group))
+		s.failAt(s.top, "apiVersion", "%s belongs to %s, not to %s", s.Kind, groupName(home), groupName(group))
 		return
 	}
 	_, n := lookup(s.root, "kind")
@@ -279,7 +310,7 @@ func (s *subject) unknownKind(group string) {
 	if n == nil {
 		n = s.root // the kind comes from a typed list
 	}
-	at := (*place)(nil).key("kind")
+	at := s.top.key("kind")
 	if group == securityGroup {
 		s.fail(n, at, "unknown kind %s of %s; to leave it out could let in what it should keep out%s", s.Kind, s.APIVersion, hint)
 		return

@@ -3,7 +3,6 @@
 package source
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
@@ -11,62 +10,68 @@ import (
 )
 
 // place is the position of a value in a document, as a chain from the value up to the
-// document's root. Places are made while descending, mostly on the stack; they become
-// text only when there is a problem to report. The root is a nil *place.
+// document's root. Places are made while descending and become text only when there is
+// a problem to report.
 type place struct {
-	up   *place
-	step step
+	up    *place // nil at the root
+	name  string // a mapping's key
+	index int    // a list's index; inMapping or atRoot otherwise
+	arena *arena // where places below this one are made
 }
 
-// step is one key or one index of a path.
-type step struct {
-	key   string
-	index int // position in a list; notIndex when the step is a key
-}
-
-const notIndex = -1
+const (
+	inMapping = -1
+	atRoot    = -2
+)
 
 // key returns the place of a mapping's value.
 func (p *place) key(name string) *place {
-	return &place{up: p, step: step{key: name, index: notIndex}}
+	return p.arena.add(place{up: p, name: name, index: inMapping, arena: p.arena})
 }
 
 // item returns the place of a list's element.
 func (p *place) item(i int) *place {
-	return &place{up: p, step: step{index: i}}
+	return p.arena.add(place{up: p, index: i, arena: p.arena})
 }
 
-// steps returns the path from the root.
-func (p *place) steps() []step {
-	var s []step
-	for ; p != nil; p = p.up {
-		s = append(s, p.step)
-	}
-	slices.Reverse(s)
-	return s
+// arena makes places without garbage: a descent makes one for every value of a document
+// and hardly ever needs one again. Places are valid until reset. (When the slice grows,
+// those made before stay valid where they are.)
+type arena struct {
+	places []place
+}
+
+func (a *arena) reset() { a.places = a.places[:0] }
+
+// root returns the place of the root of a resource.
+func (a *arena) root() *place { return a.add(place{index: atRoot, arena: a}) }
+
+func (a *arena) add(p place) *place {
+	a.places = append(a.places, p)
+	return &a.places[len(a.places)-1]
 }
 
 // String returns the path in the form of Object.Problem: spec.http[0].route[1].weight.
-func (p *place) String() string {
-	var b strings.Builder
-	for _, s := range p.steps() {
-		switch {
-		case s.index != notIndex:
-			b.WriteByte('[')
-			b.WriteString(strconv.Itoa(s.index))
-			b.WriteByte(']')
-		case !plainKey(s.key):
-			b.WriteByte('[')
-			b.WriteString(strconv.Quote(s.key))
-			b.WriteByte(']')
-		default:
-			if b.Len() > 0 {
-				b.WriteByte('.')
-			}
-			b.WriteString(s.key)
-		}
+func (p *place) String() string { return string(p.appendTo(nil)) }
+
+func (p *place) appendTo(b []byte) []byte {
+	if p.index == atRoot {
+		return b
 	}
-	return b.String()
+	b = p.up.appendTo(b)
+	switch {
+	case p.index >= 0:
+		b = append(b, '[')
+		b = strconv.AppendInt(b, int64(p.index), 10)
+		return append(b, ']')
+	case !plainKey(p.name):
+		b = append(b, '[')
+		b = strconv.AppendQuote(b, p.name)
+		return append(b, ']')
+	case len(b) > 0:
+		b = append(b, '.')
+	}
+	return append(b, p.name...)
 }
 
 // plainKey reports whether a key can stand in a path without quotes.
@@ -81,8 +86,8 @@ func plainKey(key string) bool {
 
 // parsePath reads what String writes. What can't be read ends the path: a problem whose
 // path is wrong is still worth reporting, at the nearest parent.
-func parsePath(path string) []step {
-	var steps []step
+func parsePath(path string) *place {
+	p := new(arena).root()
 	for path != "" {
 		if path[0] != '[' {
 			path = strings.TrimPrefix(path, ".")
@@ -91,54 +96,58 @@ func parsePath(path string) []step {
 				end = len(path)
 			}
 			if end == 0 {
-				return steps
+				return p
 			}
-			steps = append(steps, step{key: path[:end], index: notIndex})
-			path = path[end:]
+			p, path = p.key(path[:end]), path[end:]
 			continue
 		}
 		rest := path[1:]
 		if quoted, err := strconv.QuotedPrefix(rest); err == nil {
 			key, err := strconv.Unquote(quoted)
 			if err != nil {
-				return steps
+				return p
 			}
-			steps = append(steps, step{key: key, index: notIndex})
-			path = strings.TrimPrefix(rest[len(quoted):], "]")
+			p, path = p.key(key), strings.TrimPrefix(rest[len(quoted):], "]")
 			continue
 		}
 		digits, after, ok := strings.Cut(rest, "]")
 		index, err := strconv.Atoi(digits)
 		if !ok || err != nil || index < 0 {
-			return steps
+			return p
 		}
-		steps = append(steps, step{index: index})
-		path = after
+		p, path = p.item(index), after
 	}
-	return steps
+	return p
 }
 
-// lineAt follows a path through a document as far as it goes and returns the line of
-// the last thing found: of a key, the line on which the key stands.
-func lineAt(n *yaml.Node, steps []step) int {
-	line := n.Line
-	for _, s := range steps {
-		n = target(n)
-		if s.index != notIndex {
-			if n.Kind != yaml.SequenceNode || s.index >= len(n.Content) {
-				return line
-			}
-			n = n.Content[s.index]
-			line = n.Line
-			continue
-		}
-		key, val := lookup(n, s.key)
-		if val == nil {
-			return line
-		}
-		line, n = key.Line, val
-	}
+// lineAt returns the line of a place in a tree: of a key, the line on which the key
+// stands. When the tree doesn't go as far, it is the line of the last thing on the way.
+func lineAt(root *yaml.Node, p *place) int {
+	line, _ := p.find(root)
 	return line
+}
+
+// find also returns the node at the place, nil when there is none.
+func (p *place) find(root *yaml.Node) (line int, n *yaml.Node) {
+	if p.index == atRoot {
+		return root.Line, root
+	}
+	line, n = p.up.find(root)
+	if n == nil {
+		return line, nil
+	}
+	n = target(n)
+	if p.index == inMapping {
+		key, val := lookup(n, p.name)
+		if val == nil {
+			return line, nil
+		}
+		return key.Line, val
+	}
+	if n.Kind != yaml.SequenceNode || p.index >= len(n.Content) {
+		return line, nil
+	}
+	return n.Content[p.index].Line, n.Content[p.index]
 }
 
 // lookup finds a key of a mapping, written in JSON or in protobuf form.

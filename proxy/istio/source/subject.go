@@ -13,6 +13,7 @@ import (
 type subject struct {
 	*Object
 	root   *yaml.Node // the object's mapping
+	top    *place     // of root
 	strict bool       // Options.Strict
 	out    *report
 }
@@ -25,14 +26,14 @@ func (s *subject) fail(n *yaml.Node, at *place, format string, args ...any) {
 // failAt reports an error at a field below a place; field may be empty for the place itself.
 func (s *subject) failAt(at *place, field, format string, args ...any) {
 	at = below(at, field)
-	s.out.addError(s.problem(lineAt(s.root, at.steps()), at, fmt.Sprintf(format, args...)))
+	s.out.addError(s.problem(lineAt(s.root, at), at, fmt.Sprintf(format, args...)))
 }
 
 // warnAt reports a warning at a field below a place. Strict doesn't touch it: what
 // passes here is understood and taken.
 func (s *subject) warnAt(at *place, field, format string, args ...any) {
 	at = below(at, field)
-	s.out.addWarning(s.problem(lineAt(s.root, at.steps()), at, fmt.Sprintf(format, args...)))
+	s.out.addWarning(s.problem(lineAt(s.root, at), at, fmt.Sprintf(format, args...)))
 }
 
 // ignored reports something that is in the configuration and has no effect: a warning,

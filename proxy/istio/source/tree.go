@@ -92,11 +92,11 @@ type treeError struct {
 // checkTree looks at all of a document once, so that what reads it later can follow
 // aliases without fear: no cycles, no bombs, bounded depth, no key twice, no key that
 // isn't a scalar, no tags but YAML's own.
-func checkTree(root *yaml.Node) []treeError {
+func checkTree(root *yaml.Node, top *place) []treeError {
 	c := treeChecker{}
-	total := c.check(root, nil, 1)
+	total := c.check(root, top, 1)
 	if len(c.sizes) > 0 && total.nodes > maxExpanded && len(c.errors) == 0 {
-		c.fail(root, nil, "aliases make the document stand for more than %d values; write less of it as aliases", maxExpanded)
+		c.fail(root, top, "aliases make the document stand for more than %d values; write less of it as aliases", maxExpanded)
 	}
 	return c.errors
 }

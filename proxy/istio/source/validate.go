@@ -18,7 +18,14 @@ import (
 // alike; where this package is stricter or more lenient a comment says why.
 
 // keysOf returns a map's keys in order, so that problems come in the same order each time.
-func keysOf[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+func keysOf[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
+	keys := slices.AppendSeq(make([]string, 0, len(m)), maps.Keys(m))
+	slices.Sort(keys)
+	return keys
+}
 
 // maxPort is the highest port number.
 const maxPort = 65535

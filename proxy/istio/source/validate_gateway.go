@@ -10,7 +10,7 @@ import (
 
 func (s *subject) gateway(at *place, g *networking.Gateway) {
 	if reason := badLabel(s.Name); s.Name != "" && reason != "" {
-		s.failAt((*place)(nil).key("metadata"), "name", "%q %s, as the name of a Gateway must be", clip(s.Name), reason)
+		s.failAt(s.top.key("metadata"), "name", "%q %s, as the name of a Gateway must be", clip(s.Name), reason)
 	}
 	if len(g.Servers) == 0 {
 		s.failAt(at, "servers", "at least one server is required")

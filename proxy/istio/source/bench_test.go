@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// generatedMesh returns YAML for n services: a ServiceEntry, a VirtualService and a
+// DestinationRule each, in one file.
+func generatedMesh(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: svc-%[1]d
+  namespace: default
+spec:
+  hosts: [svc-%[1]d.default.svc.cluster.local]
+  ports:
+  - {number: 9080, name: http, protocol: HTTP}
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: 127.0.0.1, ports: {http: 19081}, labels: {app: svc-%[1]d, version: v1}}
+  - {address: 127.0.0.1, ports: {http: 19083}, labels: {app: svc-%[1]d, version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata:
+  name: svc-%[1]d
+  namespace: default
+spec:
+  hosts: [svc-%[1]d]
+  http:
+  - match:
+    - headers: {end-user: {exact: jason}}
+    route:
+    - destination: {host: svc-%[1]d, subset: v2}
+  - timeout: 10s
+    retries: {attempts: 2, perTryTimeout: 2s}
+    route:
+    - destination: {host: svc-%[1]d, subset: v1}
+      weight: 99
+    - destination: {host: svc-%[1]d, subset: v2}
+      weight: 1
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata:
+  name: svc-%[1]d
+  namespace: default
+spec:
+  host: svc-%[1]d
+  trafficPolicy:
+    connectionPool:
+      tcp: {maxConnections: 100}
+      http: {http1MaxPendingRequests: 100, maxRequestsPerConnection: 10}
+    outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+---
+`, i)
+	}
+	return b.String()
+}
+
+func writeGenerated(tb testing.TB, n int) string {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), "mesh.yaml")
+	if err := os.WriteFile(path, []byte(generatedMesh(n)), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	return path
+}
+
+// BenchmarkLoad loads 3,000 documents. The time of one processor is what the name says;
+// Load uses more when there are more.
+func BenchmarkLoad(b *testing.B) {
+	path := writeGenerated(b, 1000)
+	for _, procs := range []int{1, 2} {
+		b.Run(fmt.Sprintf("docs=3000/procs=%d", procs), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			info, err := os.Stat(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(info.Size())
+			b.ReportAllocs()
+			for b.Loop() {
+				set, errs := Load([]string{path}, Options{})
+				if len(errs) > 0 || len(set.Objects) != 3000 {
+					b.Fatalf("errors %v", errs)
+				}
+				set.Release()
+			}
+		})
+	}
+}
+
+var _ = time.Now
