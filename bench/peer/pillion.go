@@ -35,7 +35,7 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return Tool{}, &MissingError{Name: p.Name(), Remedy: fmt.Sprintf(
-				"run this inside the repository, or set PILLION_BIN to a built binary; the build said: %v: %s", err, strings.TrimSpace(string(out)))}
+				"run this inside the repository, or set PILLION_BIN to a built binary; the build said: %v: %s", err, oneLine(out))}
 		}
 	}
 	v, err := firstLine(ctx, path, "--version")
@@ -56,6 +56,16 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		Args: []string{"run", "--http", addrs[0], "--admin", addrs[1], "--metrics", addrs[2], yaml},
 		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
 	}}, nil
+}
+
+// oneLine is the start of a program's output as one line.
+func oneLine(out []byte) string {
+	const most = 200
+	s := strings.Join(strings.Fields(string(out)), " ")
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return s
 }
 
 // countedRequests returns the sum of istio_requests_total at a metrics address.

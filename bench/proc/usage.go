@@ -180,6 +180,16 @@ func gone(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
+// Members returns the process numbers of a group.
+func Members(pgid int) ([]int, error) {
+	var pids []int
+	err := eachMember(pgid, func(pid int, _ stat) error {
+		pids = append(pids, pid)
+		return nil
+	})
+	return pids, err
+}
+
 // HostBusy returns the time for which the machine's processors, added up,
 // weren't idle since it started.
 func HostBusy() (time.Duration, error) {

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"pillion/bench/load"
+	"pillion/bench/mesh"
+	"pillion/bench/origin"
+	"pillion/bench/peer"
+	"pillion/bench/proc"
+	"pillion/bench/report"
+)
+
+// Settings are the choices of a run that hold for all scenarios.
+type Settings struct {
+	// Turns is how often each peer is measured under load, MemoryTurns how
+	// often where memory or the start is measured.
+	Turns, MemoryTurns int
+	// Duration is the length of one measurement under load.
+	Duration time.Duration
+	// Settle is the wait before memory is read.
+	Settle time.Duration
+	// Workers is the number of threads for traffic that each peer gets.
+	Workers int
+	// Open says whether open-loop loads are run; OpenHalf reduces them to the
+	// one at half of the peak.
+	Open, OpenHalf bool
+	// Syscalls counts system calls with strace, after the turns.
+	Syscalls bool
+	// Pin gives the peer CPUs of its own.
+	Pin bool
+}
+
+// Located is a peer with its program.
+type Located struct {
+	Peer peer.Peer
+	Tool peer.Tool
+}
+
+// Bench is what a run works with. The fields are set by its maker and don't
+// change during a run.
+type Bench struct {
+	Settings
+	// Group starts and ends all programs.
+	Group *proc.Group
+	// Self is the benchmark's executable, Dir a directory for files that the
+	// caller removes.
+	Self, Dir string
+	// Wrk and Strace are the paths of these programs; "" if they aren't here.
+	Wrk, Strace string
+	Peers       []Located
+	// Progress prints a line for the person who waits.
+	Progress func(format string, args ...any)
+
+	origin *origin.Origin
+}
+
+// WrkRemedy says how to get the closed-loop load generator.
+const WrkRemedy = "wrk isn't here, and the load comes from it: make tools installs it (Debian's package wrk)"
+
+// reservedFiles is what the benchmark and the peers have open beside the
+// connections of a scenario.
+const reservedFiles = 256
+
+// Run measures one scenario on all peers.
+func (b *Bench) Run(ctx context.Context, sc Scenario) ([]report.Group, error) {
+	// A peer has a descriptor for each client and as many for origins.
+	if err := proc.RaiseOpenFiles(uint64(2*sc.Connections + reservedFiles)); err != nil {
+		return nil, fmt.Errorf("%s: %w", sc.Name, err)
+	}
+	if b.origin == nil {
+		var err error
+		if b.origin, err = origin.Start(b.Group, b.Self, b.otherCPUs()); err != nil {
+			return nil, err
+		}
+	}
+	return sc.Measure.Run(ctx, b, sc)
+}
+
+// job is what the peers are configured for in a scenario.
+func (b *Bench) job(sc Scenario) peer.Job {
+	return peer.Job{
+		Mesh:    mesh.New(sc.Services, sc.Subsets),
+		Origins: b.origin.Addrs, Workers: b.Workers, Connections: sc.Connections,
+	}
+}
+
+// request is the request of a scenario for a peer at addr: for the last
+// service, with the field that the first route of a mesh with subsets matches.
+func (b *Bench) request(sc Scenario, addr string) load.Request {
+	return load.Request{
+		Addr: addr, Host: mesh.New(sc.Services, sc.Subsets).Last().Authority(), Path: "/bench",
+		Fields: [][2]string{{mesh.MatchField, mesh.MatchValue}},
+	}
+}
+
+// start starts a peer for a scenario.
+func (b *Bench) start(ctx context.Context, l Located, sc Scenario) (*peer.Running, error) {
+	return peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
+}
+
+// peerCPUs and otherCPUs divide the machine if that is asked for and can be:
+// the first CPUs are the peer's, the rest for load and origin.
+func (b *Bench) peerCPUs() []int {
+	if !b.Pin || runtime.NumCPU() <= b.Workers {
+		return nil
+	}
+	return cpuRange(0, b.Workers)
+}
+
+func (b *Bench) otherCPUs() []int {
+	if b.peerCPUs() == nil {
+		return nil
+	}
+	return cpuRange(b.Workers, runtime.NumCPU())
+}
+
+func cpuRange(from, to int) []int {
+	var out []int
+	for i := from; i < to; i++ {
+		out = append(out, i)
+	}
+	return out
+}
+
+// programs are the peers that have a program to look at.
+func (b *Bench) programs() []Located {
+	var out []Located
+	for _, l := range b.Peers {
+		if l.Peer.Name() != peer.Direct {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// turns calls measure for each peer in turns A B C A B C. A peer that fails is
+// reported, left out of later turns, and in the returned error.
+func (b *Bench) turns(ctx context.Context, name string, turns int, peers []Located, measure func(l Located, turn int) error) error {
+	failed := map[string]bool{}
+	var errs []error
+	for turn := range turns {
+		for _, l := range peers {
+			if failed[l.Peer.Name()] {
+				continue
+			}
+			if ctx.Err() != nil {
+				return errors.Join(append(errs, context.Cause(ctx))...)
+			}
+			err := measure(l, turn)
+			if ctx.Err() != nil {
+				return errors.Join(append(errs, context.Cause(ctx))...)
+			}
+			if err != nil {
+				b.Progress("%s: %s fails and is left out: %v", name, l.Peer.Name(), err)
+				failed[l.Peer.Name()] = true
+				errs = append(errs, fmt.Errorf("%s: %s: %w", name, l.Peer.Name(), err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

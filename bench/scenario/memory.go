@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"pillion/bench/load"
+	"pillion/bench/peer"
+	"pillion/bench/proc"
+	"pillion/bench/report"
+)
+
+// Startup starts each peer afresh in each turn and measures the time to its
+// first right answer, and its memory once it has settled.
+type Startup struct {
+	// Headline is the metric of the ratios: report.Ready or report.RSS.
+	Headline report.Metric
+}
+
+// Estimate implements Measurer.
+func (Startup) Estimate(s Settings, peers int) time.Duration {
+	return time.Duration(s.MemoryTurns*peers) * (startEstimate + s.Settle)
+}
+
+// Run implements Measurer.
+func (m Startup) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	g := report.Group{
+		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline,
+		Columns: []report.Metric{report.Ready, report.RSS, report.Anon},
+	}
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+		r, err := b.start(ctx, l, sc)
+		if err != nil {
+			return err
+		}
+		defer r.Stop(b.Group)
+		if err := pause(ctx, b.Settle); err != nil {
+			return err
+		}
+		s := report.Sample{Peer: l.Peer.Name(), Turn: turn, Values: map[report.Metric]float64{
+			report.Ready: float64(r.Ready) / float64(time.Millisecond),
+		}}
+		if err := addMemory(&s, r); err != nil {
+			return err
+		}
+		g.Samples = append(g.Samples, s)
+		b.Progress("%s: turn %d/%d: %s ready after %.0f ms, RSS %.1f MiB, %.1f of it anonymous", sc.Name, turn+1, b.MemoryTurns,
+			s.Peer, s.Values[report.Ready], s.Values[report.RSS], s.Values[report.Anon])
+		return nil
+	})
+	return []report.Group{g}, err
+}
+
+// IdleConnections starts each peer afresh, opens the scenario's connections
+// with one request on each, and measures what an open connection costs in
+// memory, and how much of it comes back when they close.
+type IdleConnections struct{}
+
+const (
+	// primer is how many connections open and close first, so that what the
+	// first few cost isn't counted.
+	primer = 64
+	// holdEstimate is about the time to open, use and close all connections.
+	holdEstimate = 2 * time.Second
+)
+
+// Estimate implements Measurer.
+func (IdleConnections) Estimate(s Settings, peers int) time.Duration {
+	return time.Duration(s.MemoryTurns*peers) * (startEstimate + holdEstimate + 3*s.Settle)
+}
+
+// Run implements Measurer.
+func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	g := report.Group{
+		Scenario: sc.Name, Headline: report.PerConnection,
+		Title:   fmt.Sprintf("%s; after: %v after they closed", sc.Summary, b.Settle),
+		Columns: []report.Metric{report.PerConnection, report.RSSBefore, report.RSSHeld, report.RSSAfter},
+	}
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+		r, err := b.start(ctx, l, sc)
+		if err != nil {
+			return err
+		}
+		defer r.Stop(b.Group)
+		s, err := b.hold(ctx, r, sc)
+		if err != nil {
+			return err
+		}
+		s.Turn = turn
+		g.Samples = append(g.Samples, s)
+		b.Progress("%s: turn %d/%d: %s %.0f bytes per connection, RSS %.1f → %.1f → %.1f MiB", sc.Name, turn+1, b.MemoryTurns,
+			s.Peer, s.Values[report.PerConnection], s.Values[report.RSSBefore], s.Values[report.RSSHeld], s.Values[report.RSSAfter])
+		return nil
+	})
+	return []report.Group{g}, err
+}
+
+// hold measures one peer.
+func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.Sample, error) {
+	s := report.Sample{Peer: r.Peer.Name(), Values: map[report.Metric]float64{}}
+	req := b.request(sc, r.Addr)
+	warm, err := load.Hold(ctx, req, primer)
+	if err != nil {
+		return s, err
+	}
+	warm.Close()
+	before, err := b.settled(ctx, r)
+	if err != nil {
+		return s, err
+	}
+	held, err := load.Hold(ctx, req, sc.Connections)
+	if err != nil {
+		return s, err
+	}
+	defer held.Close()
+	during, err := b.settled(ctx, r)
+	if err != nil {
+		return s, err
+	}
+	failed, err := held.Check(ctx)
+	if err != nil {
+		return s, err
+	}
+	if failed > 0 {
+		s.Errors = int64(failed)
+		s.ErrorKinds = fmt.Sprintf("%d connections were closed by the peer meanwhile", failed)
+	}
+	held.Close()
+	after, err := b.settled(ctx, r)
+	s.Values[report.PerConnection] = float64(during.RSS-before.RSS) / float64(held.Len())
+	s.Values[report.RSSBefore] = mib(before.RSS)
+	s.Values[report.RSSHeld] = mib(during.RSS)
+	s.Values[report.RSSAfter] = mib(after.RSS)
+	return s, err
+}
+
+// settled returns a peer's memory after a pause.
+func (b *Bench) settled(ctx context.Context, r *peer.Running) (proc.Memory, error) {
+	if err := pause(ctx, b.Settle); err != nil {
+		return proc.Memory{}, err
+	}
+	return proc.ReadMemory(r.Process.PID())
+}

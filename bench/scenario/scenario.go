@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package scenario holds the table of scenarios and the ways to measure them.
+//
+// A scenario is a struct literal in All: how many services of which shape the
+// peers are configured for, how many clients connect, and one of the Measurers.
+// A new protocol adds a Measurer, and to each peer that speaks it a
+// configuration.
+package scenario
+
+import (
+	"context"
+	"time"
+
+	"pillion/bench/report"
+)
+
+// Scenario is one thing to measure on every peer.
+type Scenario struct {
+	// Name is the word for it on the command line and in result files.
+	Name string
+	// Summary says in a line what is done.
+	Summary string
+	// Services is the number of services configured; with Subsets each has two
+	// subsets chosen by a header match.
+	Services int
+	Subsets  bool
+	// Connections is how many clients connect at once.
+	Connections int
+	// Measure is how it is measured.
+	Measure Measurer
+}
+
+// Measurer is a way to measure a scenario.
+type Measurer interface {
+	// Estimate returns about how long Run takes with so many peers.
+	Estimate(s Settings, peers int) time.Duration
+	// Run measures all peers of b in turns. It returns what it has measured
+	// even beside an error.
+	Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error)
+}
+
+// All returns the table of scenarios in the order in which they run.
+func All() []Scenario {
+	return []Scenario{
+		{
+			Name:     "h1",
+			Summary:  "HTTP/1.1: answers of 1 KiB over 64 keep-alive connections, routed by host and header",
+			Services: 1, Subsets: true, Connections: 64,
+			Measure: Throughput{OpenAt: []float64{0.2, 0.5, 0.8}},
+		},
+		{
+			Name:     "h1-1000-connections",
+			Summary:  "as h1, over 1,000 keep-alive connections",
+			Services: 1, Subsets: true, Connections: 1000,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-post-64k",
+			Summary:  "HTTP/1.1: uploads of 64 KiB over 64 keep-alive connections, routed by host and header",
+			Services: 1, Subsets: true, Connections: 64,
+			Measure: Throughput{Body: 64 << 10},
+		},
+		{
+			Name:     "churn",
+			Summary:  "HTTP/1.1: 64 clients, a new connection for each request",
+			Services: 1, Subsets: true, Connections: 64,
+			Measure: Throughput{Close: true},
+		},
+		{
+			Name:     "idle",
+			Summary:  "memory of a peer with one service and no traffic",
+			Services: 1, Subsets: true, Connections: 64,
+			Measure: Startup{Headline: report.RSS},
+		},
+		{
+			Name:     "idle-connections",
+			Summary:  "memory of 5,000 idle keep-alive connections, each of which has served a request",
+			Services: 1, Subsets: true, Connections: 5000,
+			Measure: IdleConnections{},
+		},
+		{
+			Name:     "services-1000",
+			Summary:  "time until 1,000 services serve, and their memory; one endpoint and one route each",
+			Services: 1000, Connections: 64,
+			Measure: Startup{Headline: report.Ready},
+		},
+		{
+			Name:     "services-1000-subsets",
+			Summary:  "as services-1000, with two subsets and a header match each",
+			Services: 1000, Subsets: true, Connections: 64,
+			Measure: Startup{Headline: report.Ready},
+		},
+	}
+}

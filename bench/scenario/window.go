@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"time"
+
+	"pillion/bench/load"
+	"pillion/bench/peer"
+	"pillion/bench/proc"
+	"pillion/bench/report"
+)
+
+// window is the accounting around one load on one peer.
+type window struct {
+	r      *peer.Running
+	origin int // process
+	before readings
+}
+
+// readings are the clocks at one end of a window.
+type readings struct {
+	at                       time.Time
+	peer                     proc.Usage
+	origin, self, everything time.Duration
+}
+
+// open starts a window.
+func (b *Bench) open(r *peer.Running) (window, error) {
+	w := window{r: r, origin: b.origin.Process.PID()}
+	var err error
+	w.before, err = w.read()
+	return w, err
+}
+
+// read reads all clocks, the peer's closest to the load.
+func (w window) read() (readings, error) {
+	var v readings
+	var err error
+	if v.everything, err = proc.HostBusy(); err != nil {
+		return v, err
+	}
+	o, err := proc.ReadUsage(w.origin)
+	if err != nil {
+		return v, err
+	}
+	v.origin = o.CPU
+	if v.self, err = proc.SelfCPU(); err != nil {
+		return v, err
+	}
+	if w.r.Process != nil {
+		if v.peer, err = proc.ReadUsage(w.r.Process.PID()); err != nil {
+			return v, err
+		}
+	}
+	v.at = time.Now()
+	return v, nil
+}
+
+// close ends the window and returns the sample of what the load did in it.
+func (w window) close(res load.Result) (report.Sample, error) {
+	after, err := w.read()
+	if err != nil {
+		return report.Sample{}, err
+	}
+	s := report.Sample{
+		Peer:   w.r.Peer.Name(),
+		Errors: res.Errors.Total(),
+		Values: map[report.Metric]float64{
+			report.Rate: res.Rate(),
+			report.P50:  micros(res.Latency.P50),
+			report.P90:  micros(res.Latency.P90),
+			report.P99:  micros(res.Latency.P99),
+			report.P999: micros(res.Latency.P999),
+		},
+	}
+	if s.Errors > 0 {
+		s.ErrorKinds = res.Errors.String()
+	}
+	used := after.peer.Sub(w.before.peer)
+	ours := used.CPU + after.origin - w.before.origin + after.self - w.before.self + res.DriverCPU
+	s.Elsewhere = max(0, (after.everything-w.before.everything-ours).Seconds()/after.at.Sub(w.before.at).Seconds())
+	if w.r.Process == nil {
+		return s, nil
+	}
+	if n := float64(res.Requests); n > 0 {
+		s.Values[report.CPU] = micros(used.CPU) / n
+		s.Values[report.CPUSystem] = micros(used.System) / n
+		s.Values[report.Switches] = float64(used.Voluntary+used.Involuntary) / n
+	}
+	return s, addMemory(&s, w.r)
+}
+
+// addMemory adds the peer's memory as it is now.
+func addMemory(s *report.Sample, r *peer.Running) error {
+	m, err := proc.ReadMemory(r.Process.PID())
+	s.Values[report.RSS] = mib(m.RSS)
+	s.Values[report.Anon] = mib(m.Anon)
+	return err
+}
+
+func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+
+func mib(bytes int64) float64 { return float64(bytes) / (1 << 20) }
