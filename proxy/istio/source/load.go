@@ -43,8 +43,9 @@ const maxDocuments = 100_000
 // .yaml, .yml and .json files in them, sorted) or "-" for standard input. A file may
 // hold many documents, and Lists of resources are taken apart.
 //
-// The second result holds errors; when there are any the set is nil: configuration is
-// taken as a whole or not at all. Both results are in the order of the paths.
+// The second result is empty when all went well. Otherwise it holds the errors, and
+// behind them the warnings (Problem.Warning), and the set is nil: configuration is taken
+// as a whole or not at all. Problems come in the order of paths, documents and lines.
 func Load(paths []string, o Options) (*Set, []Problem) {
 	var out report
 	docs := readDocuments(list(paths, &out).files, &o, &out)
@@ -68,7 +69,7 @@ func Load(paths []string, o Options) (*Set, []Problem) {
 	idle.report(&out)
 	out.close()
 	if len(out.errors) > 0 {
-		return nil, out.errors
+		return nil, append(out.errors, out.warnings...)
 	}
 	set.Warnings = out.warnings
 	return set, nil
@@ -162,6 +163,7 @@ func (r *reader) batch(docs []document, results []result) {
 		r.doc, r.result = &docs[i], &results[i]
 		r.arena.reset()
 		r.document(s.next(r.doc))
+		r.sort()
 	}
 }
 

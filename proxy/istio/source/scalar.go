@@ -165,7 +165,7 @@ func (s *subject) number(n *yaml.Node, at *place) (float64, bool) {
 			}
 		}
 	}
-	s.failNumber(n, at, "a number")
+	s.failNumber(n, at, "a finite number")
 	return 0, false
 }
 

@@ -3,7 +3,9 @@
 package source
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -116,6 +118,13 @@ func (r *report) merge(from *report) {
 	}
 	r.droppedErrors += from.droppedErrors
 	r.droppedWarnings += from.droppedWarnings
+}
+
+// sort brings the problems of one document into the order of lines.
+func (r *report) sort() {
+	byLine := func(a, b Problem) int { return cmp.Compare(a.Line, b.Line) }
+	slices.SortStableFunc(r.errors, byLine)
+	slices.SortStableFunc(r.warnings, byLine)
 }
 
 // close adds a last line for the problems that were dropped.
