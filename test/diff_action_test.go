@@ -81,13 +81,18 @@ func timed(c diffCase, least time.Duration) diffCase {
 			return nil, err
 		}
 		resp, err := client.Read("GET")
-		if took := time.Since(start); err == nil && took < least {
+		// Envoy's clock is that of its event loop, which lags a little.
+		if took := time.Since(start); err == nil && took < least-10*time.Millisecond {
 			err = fmt.Errorf("answered after %v, want at least %v", took, least)
 		}
 		return resp, err
 	}
 	return c
 }
+
+// private is what made older Envoys take a client for one of the mesh's own,
+// whose x-envoy-… fields they obeyed.
+const private = "x-forwarded-for: 10.0.0.1"
 
 // retryCases count how often an origin is asked.
 func retryCases() []diffCase {
@@ -119,15 +124,16 @@ func retryCases() []diffCase {
 		try("retry never", "/retry/none", "close", 503, 1),
 		try("retry by default not a status", "/", "503", 503, 1),
 		try("retry by default not a reset", "/", "close", 503, 1),
-		try("retry asked for by the client", "/retry/none", "503+ok", 503, 1, "x-none: 1"),
-		try("retry asked for by the client's fields", "/", "503+500+ok", 200, 3, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
+		try("retry asked for by a client outside", "/", "503+500+ok", 503, 1, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
+		try("retry asked for by a client with a private address", "/", "503+500+ok", 503, 1, private, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
 
 		within(try("timeout", "/timeout/short", "hold", 504, 1), 250*time.Millisecond),
 		within(post("timeout of a POST", "/timeout/short", "body", "hold", 504, 1), 250*time.Millisecond),
 		try("timeout in time", "/timeout/short", "ok", 200, 1),
 		within(try("timeout of each try", "/timeout/try", "hold", 504, 3), 600*time.Millisecond),
 		within(try("timeout of the first try", "/timeout/try", "hold+ok", 200, 2), 200*time.Millisecond),
-		within(try("timeout given by the client", "/timeout/none", "hold", 504, 1, "x-envoy-upstream-rq-timeout-ms: 200"), 200*time.Millisecond),
+		try("timeout given by a client with a private address", "/timeout/none", "ok", 200, 1, private, "x-envoy-upstream-rq-timeout-ms: 1"),
+		try("timeout given by a client outside", "/timeout/none", "ok", 200, 1, "x-envoy-upstream-rq-timeout-ms: 1"),
 	}
 }
 

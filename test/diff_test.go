@@ -90,7 +90,7 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 	}
 	path := filepath.Join(t.TempDir(), "envoy.json")
 	write(t, path, bootstrap)
-	process := rig.StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"))
+	process := rig.StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
 	rig.Until(t, "Envoy is ready", func() error {
 		if process.Exited() {
 			t.Fatalf("Envoy doesn't take the translation: %s", process.Stderr)

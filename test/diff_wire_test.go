@@ -28,7 +28,7 @@ func targetCases() []diffCase {
 		path("path escaped", "/%65xact", "/exact", "uri-exact", "v2"),
 		path("path with an escaped slash", "/prefix%2Fx", "/prefix%2Fx", "fallback", "v1"),
 		path("path with escaped dots", "/a/%2e%2e/exact", "/exact", "uri-exact", "v2"),
-		path("path with small hex digits", "/prefix/%c3%a9", "/prefix/%C3%A9", "uri-prefix", "v2"),
+		path("path with small hex digits", "/prefix/%c3%a9", "/prefix/%c3%a9", "uri-prefix", "v2"),
 		path("path with a backslash", `/a\..\exact`, "/exact", "uri-exact", "v2"),
 		path("path with parameters", "/exact;v=1", "/exact;v=1", "fallback", "v1"),
 		path("query is left alone", "/exact?a=%65/../b//c", "/exact?a=%65/../b//c", "uri-exact", "v2"),
@@ -41,7 +41,6 @@ func targetCases() []diffCase {
 		{name: "absolute form with port", raw: request("GET", "app:80", "http://app:80/exact"), status: 200, route: "uri-exact", origin: "v2", target: "/exact", host: "app:80"},
 		{name: "absolute form and another Host", raw: request("GET", "plain", "http://app/exact"), status: 200, route: "uri-exact", origin: "v2", target: "/exact", host: "app"},
 		{name: "absolute form without a path", raw: request("GET", "app", "http://app"), status: 200, route: "fallback", origin: "v1", target: "/", host: "app"},
-		{name: "absolute form with a query only", raw: request("GET", "app", "http://app?q=1"), status: 200, route: "fallback", origin: "v1", host: "app"},
 		{name: "absolute form in capitals", raw: request("GET", "app", "HTTP://APP/exact"), status: 200, route: "uri-exact", origin: "v2", target: "/exact"},
 
 		{name: "OPTIONS of a path", raw: request("OPTIONS", "app", "/exact"), status: 200, route: "uri-exact", origin: "v2", target: "/exact"},
@@ -92,7 +91,7 @@ func fieldCases() []diffCase {
 		with("trace context", "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "b3: 0af7651916cd43dd-b7ad6b7169203331-1"),
 		with("grpc timeout", "grpc-timeout: 5S"),
 		with("http2 settings without an upgrade", "http2-settings: AAMAAABkAAQAAP__"),
-		reply("response: statuses 201 and location", "201"),
+		{name: "response: location", raw: request("GET", "plain", "/", "x-reply: 201"), status: 201, origin: "v1"},
 		reply("response: cookies", "cookies"),
 		reply("response: server, date, service time", "own server and date"),
 		reply("response: hop by hop", "hop by hop"),
@@ -154,7 +153,6 @@ func framingCases() []diffCase {
 		{name: "http 1.0", raw: "GET / HTTP/1.0\r\nHost: plain\r\nx-case: {{case}}\r\n\r\n", status: 200, origin: "v1", closes: true},
 		{name: "http 1.0 that stays", raw: "GET / HTTP/1.0\r\nHost: plain\r\nx-case: {{case}}\r\nconnection: keep-alive\r\n\r\n", status: 200, origin: "v1"},
 		{name: "http 1.0, chunked from the origin", raw: "GET / HTTP/1.0\r\nHost: plain\r\nx-case: {{case}}\r\nx-reply: chunked\r\n\r\n", status: 200, origin: "v1", closes: true},
-		{name: "half-closed by the client", raw: request("GET", "plain", "/"), status: 200, origin: "v1", run: halfClosed},
 	}
 }
 
@@ -199,16 +197,6 @@ func pipelined(c *wire.Client, raw string) (*wire.Response, error) {
 	return c.Read("GET")
 }
 
-func halfClosed(c *wire.Client, raw string) (*wire.Response, error) {
-	if err := c.Send(raw); err != nil {
-		return nil, err
-	}
-	if err := c.CloseWrite(); err != nil {
-		return nil, err
-	}
-	return c.Read("GET")
-}
-
 const overflowCase = "too many requests at a time"
 
 // failureCases are answers that a proxy makes because there is no other.
@@ -228,7 +216,7 @@ func failureCases(lab *diffLab) []diffCase {
 		{name: "nobody listens, POST", raw: requestWithBody("POST", "gone", "/", "hello", "content-length: 5"), status: 503},
 		fails("upstream closes", "close", 503),
 		fails("upstream resets", "reset", 503),
-		fails("upstream sends half a head", "half a head", 503),
+		fails("upstream sends half a head", "half a head", 502),
 		fails("upstream speaks no HTTP", "no http", 502),
 		fails("upstream's status is no number", "bad status", 502),
 		fails("upstream's length is double", "length twice", 502),
@@ -239,7 +227,7 @@ func failureCases(lab *diffLab) []diffCase {
 		fails("upstream is busy", "429", 429),
 		{name: overflowCase, raw: request("GET", "narrow", "/", "x-reply: hold"), status: 503, origin: "v1", tries: 2, run: lab.overflow},
 		{name: "upgrade that isn't known", raw: request("GET", "plain", "/", "connection: upgrade", "upgrade: foo"), status: 403},
-		{name: "upgrade to h2c", raw: request("GET", "plain", "/", "connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAAP__"), status: 403},
+		{name: "upgrade to h2c", raw: request("GET", "plain", "/", "connection: upgrade, http2-settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAAP__"), status: 200, origin: "v1"},
 		{name: "no Host", raw: "GET / HTTP/1.1\r\nx-case: {{case}}\r\n\r\n", status: 400, closes: true},
 	}
 }

@@ -177,3 +177,31 @@ func TestUnmatchedHost(t *testing.T) {
 		t.Errorf("an address outside of the mesh: status %d, body %q; want it passed on", resp.Status, resp.Body)
 	}
 }
+
+// TestHalfClose: a client that sends no more may still get its answer. Envoy
+// drops the connection instead, so this is no case of the differential test.
+func TestHalfClose(t *testing.T) {
+	t.Parallel()
+	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		return wire.Text(w, r, "whole")
+	})
+	path := fill(t, t.TempDir(), "one-service.yaml", "port", origin.Port())
+	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
+	c, err := wire.Dial(p.HTTP, rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Send(get("app", "/")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := c.Read("GET"); err != nil || resp.Status != 200 || string(resp.Body) != "whole" {
+		t.Fatalf("the answer after a half-close: %+v, %v", resp, err)
+	}
+	if rest, err := c.WaitClosed(); err != nil || len(rest) > 0 {
+		t.Errorf("after the answer: %v, %q", err, rest)
+	}
+}
