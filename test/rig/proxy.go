@@ -33,18 +33,23 @@ type Proxy struct {
 
 // Options changes how a proxy is started.
 type Options struct {
-	// Args are further flags of `proxy run`.
+	// Command is the sub-command; "run" where it is empty.
+	Command string
+	// Args are further flags of the command.
 	Args []string
 	// Wrap changes the command before it starts.
 	Wrap func(*exec.Cmd)
 }
 
-// Start runs `binary run` on the given paths and returns when it is ready.
-// It is stopped when the test ends.
+// Start runs the binary on the given paths and returns when it is ready. It is
+// stopped when the test ends.
 func Start(t testing.TB, binary string, o Options, paths ...string) *Proxy {
 	t.Helper()
 	p := &Proxy{HTTP: FreeAddr(t), Admin: FreeAddr(t), Metrics: FreeAddr(t)}
-	args := append([]string{"run", "--http", p.HTTP, "--admin", p.Admin, "--metrics", p.Metrics}, o.Args...)
+	if o.Command == "" {
+		o.Command = "run"
+	}
+	args := append([]string{o.Command, "--http", p.HTTP, "--admin", p.Admin, "--metrics", p.Metrics}, o.Args...)
 	cmd := exec.Command(binary, append(args, paths...)...)
 	if o.Wrap != nil {
 		o.Wrap(cmd)

@@ -65,6 +65,13 @@ func (c *Client) Send(raw string) error {
 	return err
 }
 
+// Write writes raw bytes, as Send does.
+func (c *Client) Write(p []byte) (int, error) { return c.conn.Write(p) }
+
+// Raw reads the bytes that no other method has taken, such as those of a body
+// after ReadInterim.
+func (c *Client) Raw() io.Reader { return c.br }
+
 // Read reads the response to a request with the given method, interim ones
 // included. io.EOF means that the server closed the connection instead of
 // answering. Along with an error comes what was parsed before it.
