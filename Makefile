@@ -5,15 +5,15 @@ FUZZTIME ?= 10m
 IMAGE    ?= pillion
 VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
-# Packages whose tests run in this process's machine only; test/ drives the
-# built binary and real parts, so it has a run of its own.
+# Packages whose tests need no part of the machine. test/ drives the built
+# binary and real parts, so it has a run of its own.
 UNIT := ./cmd/... ./proxy/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit blackbox tools check bench fuzz image
+.PHONY: help run build test unit blackbox tools check bench bench-quick microbench fuzz image
 
 help: ## print this list
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## run the demo mesh
 	$(GO) run ./cmd/proxy demo
@@ -42,9 +42,14 @@ check: ## formatting, vet, staticcheck and the house law
 	$(GO) tool staticcheck ./...
 	$(GO) test -count=1 ./proxy ./test/law
 
-bench: ## run the benchmarks beside the code, then the side-by-side load
+bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./bench -help)
+	$(GO) run ./bench $(BENCH)
+
+bench-quick: ## a first impression of it, in two minutes
+	$(GO) run ./bench -quick -scenario h1,idle
+
+microbench: ## run the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./proxy/...
-	$(GO) run ./bench/http1
 
 fuzz: ## run each fuzz target for FUZZTIME
 	$(GO) run ./scripts/fuzz -time $(FUZZTIME)

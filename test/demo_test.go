@@ -42,7 +42,7 @@ func TestDemo(t *testing.T) {
 		{"Host: reviews:9080", `"version":"v[13]"`},
 		{"uniq -c", `\d`},
 		{"health_flags", `/failed_outlier_check`},
-		{"time_total", `(?m)^2\.\d`},
+		{"time_total", `(?m)^\d\.\d{6}$`},
 		{"http://productpage:9080", `"version":"v2"`},
 		{"istio_requests_total", `istio_requests_total\{.*destination_version="v2"`},
 		{"config_dump", `type.googleapis.com/envoy.admin.v3`},
