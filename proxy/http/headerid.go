@@ -134,40 +134,5 @@ var headerNameBytes = func() (all [numHeaderIDs][]byte) {
 	return all
 }()
 
-// maxKnownName is the length of the longest well-known name.
-const maxKnownName = 40
-
-// headerBuckets finds the candidates for a name by its length and its first
-// and last letter; buckets hold at most a few numbers each.
-var headerBuckets = func() (buckets [1024][]HeaderID) {
-	for id := HeaderOther + 1; id < numHeaderIDs; id++ {
-		name := headerNameBytes[id]
-		if len(name) > maxKnownName {
-			panic("http: maxKnownName is too small for " + headerNames[id])
-		}
-		k := bucketOf(name)
-		buckets[k] = append(buckets[k], id)
-	}
-	return buckets
-}()
-
-func bucketOf(name []byte) uint {
-	n := len(name)
-	return (uint(n)*37 + uint(name[0]|0x20)*7 + uint(name[n-1]|0x20)*131 + uint(name[n/2]|0x20)*17) & 1023
-}
-
-// LookupHeader returns the number of a field name, compared without case.
-func LookupHeader(name []byte) HeaderID {
-	if len(name) == 0 || len(name) > maxKnownName {
-		return HeaderOther
-	}
-	for _, id := range headerBuckets[bucketOf(name)] {
-		if EqualFold(headerNameBytes[id], name) {
-			return id
-		}
-	}
-	return HeaderOther
-}
-
 // String returns the canonical lower-case name, empty for HeaderOther.
 func (id HeaderID) String() string { return headerNames[id] }

@@ -28,8 +28,9 @@ func makeClasses() (t [256]uint8) {
 	const alnum = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 	set(isToken, alnum+"!#$%&'*+-.^_`|~")
 	// reg-name of RFC 3986 section 3.2.2 without the comma, which would make
-	// the value look like a list of hosts.
-	set(isRegName, alnum+"-._~%!$&'()*+;=")
+	// the value look like a list of hosts, and without escapes, which would be
+	// a second spelling of the same host.
+	set(isRegName, alnum+"-._~!$&'()*+;=")
 	set(isHex, "0123456789abcdefABCDEF")
 	set(isDigit, "0123456789")
 	// RFC 3986 is narrower: clients do send quotes, braces and the like
@@ -49,9 +50,10 @@ const (
 	highs = 0x8080808080808080
 )
 
-// The two functions below look at eight octets at a time. (w - n*ones) &^ w &
-// highs marks octets smaller than n, for n <= 128; a borrow can mark octets
-// above a true hit falsely, so only the lowest mark counts.
+// The two functions below look at eight octets at a time. Of an octet c in a
+// word, c-0x20 has its high bit set and c hasn't if c is a control, and c+1
+// likewise if c is DEL. A borrow or a carry can mark a neighbour falsely, but
+// never hides a mark, so marked words are looked at octet by octet.
 
 // valueEnd returns the index of the first octet from i on that can't stand in
 // a field value (RFC 9110 section 5.5): a control other than HTAB. It is
@@ -59,36 +61,42 @@ const (
 func valueEnd(b []byte, i int) int {
 	for i+8 <= len(b) {
 		w := binary.LittleEndian.Uint64(b[i:])
-		del := w ^ 0x7f*ones
-		m := ((w-0x20*ones)&^w | (del-ones)&^del) & highs
+		m := ((w - 0x20*ones) | (w + ones)) &^ w & highs
 		if m == 0 {
 			i += 8
 			continue
 		}
+		// The octets below the lowest mark are good.
 		i += bits.TrailingZeros64(m) / 8
-		if b[i] != '\t' {
+		if !inValue(b[i]) {
 			return i
 		}
 		i++
 	}
-	for i < len(b) && (b[i] >= 0x20 && b[i] != 0x7f || b[i] == '\t') {
+	for i < len(b) && inValue(b[i]) {
 		i++
 	}
 	return i
 }
+
+func inValue(c byte) bool { return c >= 0x20 && c != 0x7f || c == '\t' }
 
 // targetEnd returns the index of the first octet from i on that can't stand
 // in a request target, len(b) when there is none.
 func targetEnd(b []byte, i int) int {
 	for i+8 <= len(b) {
 		w := binary.LittleEndian.Uint64(b[i:])
-		del := w ^ 0x7f*ones
 		hash := w ^ '#'*ones
-		m := ((w-0x21*ones)&^w | (del-ones)&^del | (hash-ones)&^hash | w) & highs
-		if m != 0 {
-			return i + bits.TrailingZeros64(m)/8
+		m := ((w - 0x21*ones) | (w + ones) | w | (hash-ones)&^hash) & highs
+		if m == 0 {
+			i += 8
+			continue
 		}
-		i += 8
+		i += bits.TrailingZeros64(m) / 8
+		if class[b[i]]&isTarget == 0 {
+			return i
+		}
+		i++
 	}
 	for i < len(b) && class[b[i]]&isTarget != 0 {
 		i++
@@ -117,6 +125,17 @@ func all(b []byte, c uint8) bool {
 
 // trimOWS cuts spaces and tabs off both ends.
 func trimOWS(b []byte) []byte {
+	// One space in front and none behind is what nearly everybody sends.
+	if len(b) > 1 && b[0] == ' ' {
+		b = b[1:]
+	}
+	if len(b) > 0 && b[0] > ' ' && b[len(b)-1] > ' ' {
+		return b
+	}
+	return trimAll(b)
+}
+
+func trimAll(b []byte) []byte {
 	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
 		b = b[1:]
 	}

@@ -89,10 +89,10 @@ func namesFields(fields []http.Field) bool {
 	return false
 }
 
-// isNamed reports whether a Connection line lists the name of fl. TE must be
-// listed there, and is treated apart.
+// isNamed reports whether a Connection line lists the name of fl. The two
+// fields that have to be listed there are left to belongsToHop.
 func isNamed(fields []http.Field, fl *http.Field) bool {
-	if fl.ID == http.HeaderTE {
+	if fl.ID == http.HeaderTE || fl.ID == http.HeaderUpgrade {
 		return false
 	}
 	for i := range fields {

@@ -12,9 +12,12 @@ import (
 // zero value is ready; it makes itself ready for the next message when it
 // returns a head or an error. Not safe for concurrent use.
 type Parser struct {
-	// scanned is how many bytes were looked at in vain: a parse of them ran
-	// out of bytes, and no line that ends in them is empty or wrongly ended.
+	// scanned is how many bytes were looked at in vain: there is no end of the
+	// head in them.
 	scanned int
+	// begun is set once the first line, which tells most of what is no HTTP,
+	// was parsed.
+	begun bool
 }
 
 // Request parses one request head at the start of buf.
@@ -41,34 +44,40 @@ func (p *Parser) Request(buf []byte, h *http.RequestHead, lim *Limits) (n int, e
 	if n == more && err == nil {
 		h.Reset()
 		if whole {
+			p.wait(buf)
 			return 0, nil
 		}
 		err = errHeadSize
 	}
-	p.scanned = 0
+	*p = Parser{}
 	if err != nil {
 		return 0, err
 	}
 	return n, nil
 }
 
-// decisive reports whether it is worth to parse buf: always when it is seen
-// first, as it mostly is a whole head; after that once its end has come. It
-// remembers how far it looked.
-func (p *Parser) decisive(buf []byte) bool {
-	from := p.scanned
+// wait notes that a parse of buf ran out of bytes.
+func (p *Parser) wait(buf []byte) {
 	p.scanned = len(buf)
-	if from == 0 {
+	p.begun = bytes.LastIndexByte(buf, '\n') > 1
+}
+
+// decisive reports whether it is worth to parse buf: always when it is seen
+// first, as it mostly is a whole head; then when the first line has ended; and
+// after that once a line has come that is empty, as the last one is, or ended
+// by anything but one CRLF.
+func (p *Parser) decisive(buf []byte) bool {
+	if p.scanned == 0 {
 		return true
 	}
-	for i := from; ; i++ {
+	for i := p.scanned; ; i++ {
 		lf := bytes.IndexByte(buf[i:], '\n')
 		if lf < 0 {
+			p.scanned = len(buf)
 			return false
 		}
 		i += lf
-		// Either an empty line, or one that is not ended by CRLF.
-		if i < 2 || buf[i-1] != '\r' || buf[i-2] == '\n' {
+		if !p.begun || buf[i-1] != '\r' || buf[i-2] == '\n' || buf[i-2] == '\r' {
 			return true
 		}
 	}

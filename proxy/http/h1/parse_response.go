@@ -27,11 +27,12 @@ func (p *Parser) Response(buf []byte, sent Sent, h *http.ResponseHead, lim *Limi
 	if ok && n == more {
 		h.Reset()
 		if whole {
+			p.wait(buf)
 			return 0, nil
 		}
 		ok = false
 	}
-	p.scanned = 0
+	*p = Parser{}
 	if !ok {
 		return 0, errBadResponse
 	}
