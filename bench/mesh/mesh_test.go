@@ -132,7 +132,7 @@ func TestWriteIsDeterministic(t *testing.T) {
 		}
 		return all
 	}
-	if read() != read() {
+	if first, second := read(), read(); first != second {
 		t.Error("two runs differ")
 	}
 }
