@@ -31,7 +31,6 @@ has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 # the smallest nginx where the release still has it.
 package_of() {
   case $1 in
-    promtool) echo prometheus ;;
     nginx) if apt-cache show nginx-light >/dev/null 2>&1; then echo nginx-light; else echo nginx; fi ;;
     *) echo "$1" ;;
   esac
@@ -64,7 +63,7 @@ install_debian() {
 
 debian_tools() {
   local missing=() program
-  for program in haproxy nginx wrk prometheus promtool curl gcc; do
+  for program in haproxy nginx wrk prometheus curl gcc; do
     has "$program" || missing+=("$program")
   done
   local packages=()
