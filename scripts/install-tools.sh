@@ -85,7 +85,7 @@ debian_tools() {
 }
 
 envoy_is_right() {
-  [ -x "$cache/bin/envoy" ] && "$cache/bin/envoy" --version 2>/dev/null | grep -q "/$envoy_version/"
+  [ -x "$cache/bin/envoy" ] && [[ $("$cache/bin/envoy" --version 2>/dev/null) == */"$envoy_version"/* ]]
 }
 
 envoy_tool() {
