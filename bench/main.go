@@ -135,7 +135,7 @@ func measure(ctx context.Context, o options, self string, progress func(string, 
 
 	res := report.Result{Ours: peer.Ours, Notes: report.Notes{
 		Host: proc.ReadHost(), Commit: commit(ctx), Started: time.Now(),
-		Turns: o.settings.Turns, Duration: o.settings.Duration.String(), Workers: o.settings.Workers, Pinned: o.settings.Pin,
+		Turns: o.settings.Turns, Duration: o.settings.Duration.String(), Workers: o.settings.Workers, Pinned: o.pin,
 	}}
 	b := &scenario.Bench{
 		Settings: o.settings, Group: group, Self: self, Dir: dir, Progress: progress,

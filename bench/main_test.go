@@ -56,6 +56,7 @@ func TestUsageErrors(t *testing.T) {
 		{"-settle -1s", "can't be negative"},
 		{"-workers 0", "-workers is 0"},
 		{"-band 1", "-band is 1"},
+		{"-pin -workers 100000", "-pin needs a CPU beside"},
 		{"-quick -turns 3", "-quick chooses -turns itself"},
 		{"-nonsense", "not defined: -nonsense"},
 		{"h1", `unexpected argument "h1"`},

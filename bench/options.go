@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pillion/bench/peer"
+	"pillion/bench/proc"
 	"pillion/bench/scenario"
 )
 
@@ -28,6 +29,7 @@ type options struct {
 	gate, writeGate string
 	band            float64
 	quick, list     bool
+	pin             bool
 }
 
 const usageHead = `Runs the same load through Pillion and its rivals, side by side on this machine,
@@ -60,7 +62,7 @@ func parseOptions(args []string, all []peer.Peer, stderr io.Writer) (options, er
 	f.DurationVar(&o.settings.Settle, "settle", 3*time.Second, "wait before memory is read")
 	f.IntVar(&o.settings.Workers, "workers", 1, "threads for traffic that each peer gets")
 	f.BoolVar(&o.settings.Open, "open", true, "measure latency at fixed rates too, where a scenario says so")
-	f.BoolVar(&o.settings.Pin, "pin", false, "give the peer CPUs of its own, load and origin the others")
+	f.BoolVar(&o.pin, "pin", false, "give the peer CPUs of its own, load and origin the others")
 	f.BoolVar(&o.settings.Syscalls, "syscalls", false, "count system calls with strace, in a load of its own")
 	f.BoolVar(&o.quick, "quick", false, "few short turns: at most two minutes, for a first impression")
 	f.StringVar(&o.json, "json", "", "write samples and summaries to `FILE`")
@@ -147,6 +149,17 @@ func (o *options) check(set map[string]bool) error {
 	case !(o.band >= 0 && o.band < 1):
 		return usagef("-band is %v; it must be from 0 to below 1", o.band)
 	}
+	if !o.pin {
+		return nil
+	}
+	cpus, err := proc.CPUs()
+	if err != nil {
+		return err
+	}
+	if len(cpus) <= s.Workers {
+		return usagef("-pin needs a CPU beside those of the %d worker(s), and this machine gives %d", s.Workers, len(cpus))
+	}
+	s.Pin = cpus
 	return nil
 }
 

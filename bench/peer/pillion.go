@@ -26,16 +26,24 @@ func (pillion) Summary() string {
 	return "this repository's proxy on Istio YAML: metrics, outlier detection, breakers and retries on"
 }
 
+// pillionBin is the environment variable that names a binary to take instead of
+// building one.
+const pillionBin = "PILLION_BIN"
+
 // Locate builds cmd/proxy into dir, unless PILLION_BIN names a binary.
 func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
-	path := os.Getenv("PILLION_BIN")
-	if path == "" {
-		path = filepath.Join(dir, "proxy")
+	path := filepath.Join(dir, "proxy")
+	if os.Getenv(pillionBin) != "" {
+		var err error
+		if path, err = find(p.Name(), pillionBin, ""); err != nil {
+			return Tool{}, err
+		}
+	} else {
 		cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "pillion/cmd/proxy")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return Tool{}, &MissingError{Name: p.Name(), Remedy: fmt.Sprintf(
-				"run this inside the repository, or set PILLION_BIN to a built binary; the build said: %v: %s", err, oneLine(out))}
+				"run this inside the repository, or set %s to a built binary; the build said: %v: %s", pillionBin, err, oneLine(out))}
 		}
 	}
 	v, err := firstLine(ctx, path, "--version")

@@ -218,7 +218,11 @@ func TestAffinity(t *testing.T) {
 	g := NewGroup()
 	defer g.Close()
 	_, all := startAndRead(t, g, Spec{Name: "free", Path: self(t), Args: []string{"affinity"}})
-	_, one := startAndRead(t, g, Spec{Name: "bound", Path: self(t), Args: []string{"affinity"}, CPUs: []int{0}})
+	cpus, err := CPUs()
+	if err != nil || fmt.Sprint(len(cpus)) != all {
+		t.Fatalf("CPUs %v, %v; a program says there are %s", cpus, err, all)
+	}
+	_, one := startAndRead(t, g, Spec{Name: "bound", Path: self(t), Args: []string{"affinity"}, CPUs: cpus[:1]})
 	_, again := startAndRead(t, g, Spec{Name: "free", Path: self(t), Args: []string{"affinity"}})
 	if one != "1" || again != all {
 		t.Errorf("CPUs: %s free, %s bound to one, %s free again", all, one, again)

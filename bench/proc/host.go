@@ -59,6 +59,21 @@ func cpuModel(b []byte) string {
 	return ""
 }
 
+// CPUs returns the numbers of the processors that this process may run on.
+func CPUs() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("read the CPU affinity: %w", err)
+	}
+	var out []int
+	for i := 0; len(out) < set.Count(); i++ {
+		if set.IsSet(i) {
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}
+
 // FreePort returns a TCP port of the loopback address that was free a moment
 // ago. Another program may take it first; the check that every peer passes
 // before it is measured finds that.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"time"
 
 	"pillion/bench/load"
@@ -33,8 +32,9 @@ type Settings struct {
 	Open, OpenHalf bool
 	// Syscalls counts system calls with strace, after the turns.
 	Syscalls bool
-	// Pin gives the peer CPUs of its own.
-	Pin bool
+	// Pin, if not empty, are the processors to divide: the first Workers of them
+	// for the peer, the others, at least one, for load and origin.
+	Pin []int
 }
 
 // Located is a peer with its program.
@@ -105,28 +105,20 @@ func (b *Bench) start(ctx context.Context, l Located, sc Scenario) (*peer.Runnin
 	return peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
 }
 
-// peerCPUs and otherCPUs divide the machine if that is asked for and can be:
-// the first CPUs are the peer's, the rest for load and origin.
+// peerCPUs are the processors for the peer, otherCPUs those for load and
+// origin; none for no such division.
 func (b *Bench) peerCPUs() []int {
-	if !b.Pin || runtime.NumCPU() <= b.Workers {
+	if len(b.Pin) == 0 {
 		return nil
 	}
-	return cpuRange(0, b.Workers)
+	return b.Pin[:b.Workers]
 }
 
 func (b *Bench) otherCPUs() []int {
-	if b.peerCPUs() == nil {
+	if len(b.Pin) == 0 {
 		return nil
 	}
-	return cpuRange(b.Workers, runtime.NumCPU())
-}
-
-func cpuRange(from, to int) []int {
-	var out []int
-	for i := from; i < to; i++ {
-		out = append(out, i)
-	}
-	return out
+	return b.Pin[b.Workers:]
 }
 
 // programs are the peers that have a program to look at.

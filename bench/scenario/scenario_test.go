@@ -234,6 +234,17 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
+func TestPinDividesTheMachine(t *testing.T) {
+	b := &Bench{Settings: Settings{Workers: 2, Pin: []int{3, 5, 7}}}
+	if got := fmt.Sprint(b.peerCPUs(), b.otherCPUs()); got != "[3 5] [7]" {
+		t.Errorf("peer and others get %s", got)
+	}
+	b.Pin = nil
+	if b.peerCPUs() != nil || b.otherCPUs() != nil {
+		t.Error("CPUs are bound though that wasn't asked for")
+	}
+}
+
 func TestSlowestPeak(t *testing.T) {
 	g := report.Group{Headline: report.CPU}
 	for _, s := range []struct {

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peer
+
+import (
+	"context"
+	"errors"
+	nethttp "net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pillion/bench/mesh"
+)
+
+func TestPillionsCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	job := Job{Mesh: mesh.New(2, true), Origins: [2]string{"127.0.0.1:1", "127.0.0.1:2"}, Workers: 3, Connections: 1}
+	l, err := pillion{}.Prepare(Tool{Path: "/bin/proxy"}, dir, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := l.Spec.Args
+	if len(a) != 8 || a[0] != "run" || a[1] != "--http" || a[2] != l.Addr || a[3] != "--admin" || a[5] != "--metrics" || a[6] != l.Metrics {
+		t.Errorf("arguments %q with address %s and metrics %s", a, l.Addr, l.Metrics)
+	}
+	addrs := []string{a[2], a[4], a[6]}
+	if slices.Sort(addrs); len(slices.Compact(addrs)) != 3 {
+		t.Errorf("addresses %v aren't three", addrs)
+	}
+	if !slices.Contains(l.Spec.Env, "GOMAXPROCS=3") {
+		t.Errorf("environment %q", l.Spec.Env)
+	}
+	if files, err := filepath.Glob(filepath.Join(a[7], "svc-*.yaml")); err != nil || len(files) != 2 {
+		t.Errorf("configuration %v, %v", files, err)
+	}
+}
+
+// TestUncountedRequestsAreRefused: a proxy without metrics does less than what
+// the benchmark claims.
+func TestUncountedRequestsAreRefused(t *testing.T) {
+	srv := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, _ *nethttp.Request) {
+		_, _ = w.Write([]byte("istio_requests_total{} 2\n"))
+	}))
+	defer srv.Close()
+	addr := srv.Listener.Addr().String()
+	if err := countsRequests(t.Context(), addr, 2); err != nil {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := countsRequests(ctx, addr, 3); err == nil || !strings.Contains(err.Error(), "is 2 after 3 requests") {
+		t.Errorf("error %v for two counted of three", err)
+	}
+}
+
+func TestPillionThatCantBeBuilt(t *testing.T) {
+	t.Setenv("PILLION_BIN", "")
+	t.Setenv("PATH", t.TempDir()) // no go
+	_, err := pillion{}.Locate(t.Context(), t.TempDir())
+	if err == nil || !strings.Contains(err.Error(), "PILLION_BIN") {
+		t.Errorf("error %v, want one that names PILLION_BIN", err)
+	}
+	t.Setenv("PILLION_BIN", filepath.Join(t.TempDir(), "absent"))
+	var missing *MissingError
+	if _, err := (pillion{}).Locate(t.Context(), t.TempDir()); !errors.As(err, &missing) || !strings.Contains(err.Error(), "absent") {
+		t.Errorf("error %v for a binary that isn't there", err)
+	}
+}
