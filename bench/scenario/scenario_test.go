@@ -327,7 +327,7 @@ while :; do sleep 0.05; done
 		t.Fatal(err)
 	}
 	defer r.Stop(b.Group)
-	drive := func(*peer.Running, time.Duration) (load.Result, error) { return load.Result{Requests: 2000}, nil }
+	drive := func() (load.Result, error) { return load.Result{Requests: 2000}, nil }
 	if n, err := b.trace(t.Context(), r, drive); err != nil || n != 4.1 {
 		t.Errorf("%v system calls for a request, %v, want 4.1", n, err)
 	}

@@ -29,32 +29,31 @@ const (
 // countSyscalls drives each peer once more under strace and adds the number of
 // system calls for one request to its first sample. It is a load of its own,
 // because tracing slows a peer down several times over.
-func (b *Bench) countSyscalls(ctx context.Context, g *report.Group, peers []Located, running map[string]*peer.Running,
-	drive func(*peer.Running, time.Duration) (load.Result, error)) error {
-	if b.Strace == "" {
+func (s *session) countSyscalls(ctx context.Context, g *report.Group) error {
+	if s.Strace == "" {
 		return errors.New("strace isn't here, and system calls are counted by it: install Debian's package strace")
 	}
-	return b.turns(ctx, g.Name(), 1, peers, func(l Located, _ int) error {
-		r := running[l.Peer.Name()]
+	return s.turns(ctx, g.Name(), 1, s.serving, func(l Located, _ int) error {
+		r := s.running[l.Peer.Name()]
 		if r.Process == nil {
 			return nil
 		}
-		n, err := b.trace(ctx, r, drive)
+		n, err := s.trace(ctx, r, func() (load.Result, error) { return s.closedLoop(ctx, r, traceTime) })
 		if err != nil {
 			return err
 		}
-		b.Progress("%s: %s: %.1f system calls per request", g.Name(), l.Peer.Name(), n)
+		s.Progress("%s: %s: %.1f system calls per request", g.Name(), l.Peer.Name(), n)
 		for i := range g.Samples {
-			if s := &g.Samples[i]; s.Peer == l.Peer.Name() && s.Turn == 0 {
-				s.Values[report.Syscalls] = n
+			if x := &g.Samples[i]; x.Peer == l.Peer.Name() && x.Turn == 0 {
+				x.Values[report.Syscalls] = n
 			}
 		}
 		return nil
 	})
 }
 
-// trace returns a peer's system calls for one request.
-func (b *Bench) trace(ctx context.Context, r *peer.Running, drive func(*peer.Running, time.Duration) (load.Result, error)) (float64, error) {
+// trace returns a peer's system calls for one request of a load.
+func (b *Bench) trace(ctx context.Context, r *peer.Running, drive func() (load.Result, error)) (float64, error) {
 	out := filepath.Join(b.Dir, "strace."+r.Peer.Name())
 	defer os.Remove(out)
 	pids, err := proc.Members(r.Process.PID())
@@ -78,7 +77,7 @@ func (b *Bench) trace(ctx context.Context, r *peer.Running, drive func(*peer.Run
 		return 0, p.Failure()
 	default:
 	}
-	res, err := drive(r, traceTime)
+	res, err := drive()
 	if err != nil {
 		return 0, err
 	}

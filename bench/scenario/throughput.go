@@ -62,86 +62,133 @@ func (t Throughput) Estimate(s Settings, peers int) time.Duration {
 // warmup is the length of the unmeasured load that each peer gets first.
 func warmup(s Settings) time.Duration { return max(time.Second, s.Duration/2) }
 
+// session is one run of a Throughput: its peers serve until it is closed.
+type session struct {
+	*Bench
+	Throughput
+	sc  Scenario
+	wrk load.Wrk
+	// serving are the peers that started, in order; running has what they run.
+	serving []Located
+	running map[string]*peer.Running
+}
+
 // Run implements Measurer.
 func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
 	if b.Wrk == "" {
 		return nil, errors.New(WrkRemedy)
 	}
-	running := map[string]*peer.Running{}
-	defer func() {
-		for _, r := range running {
-			r.Stop(b.Group)
-		}
-	}()
-	var serving []Located
-	errs := []error{b.turns(ctx, sc.Name, 1, b.Peers, func(l Located, _ int) error {
-		r, err := b.start(ctx, l, sc)
-		if err != nil {
-			return err
-		}
-		running[l.Peer.Name()] = r
-		serving = append(serving, l)
-		return nil
-	})}
-	peak, err := t.peak(ctx, b, sc, serving, running)
+	s := &session{
+		Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{},
+		wrk: load.Wrk{Path: b.Wrk, Dir: b.Dir, Threads: wrkThreads, CPUs: b.otherCPUs()},
+	}
+	defer s.close()
+	errs := []error{s.startAll(ctx)}
+	peak, err := s.peak(ctx)
 	groups := []report.Group{peak}
 	errs = append(errs, err)
-	if shares := t.openShares(b.Settings); len(shares) > 0 && ctx.Err() == nil {
-		slowest, rate := slowestPeak(peak)
-		for _, share := range shares {
-			if slowest == "" || ctx.Err() != nil {
-				break
-			}
-			g, err := t.open(ctx, b, sc, serving, running, share, slowest, rate*share)
-			groups, errs = append(groups, g), append(errs, err)
+	slowest, rate := slowestPeak(peak)
+	for _, share := range t.openShares(b.Settings) {
+		if slowest == "" || ctx.Err() != nil {
+			break
 		}
+		g, err := s.open(ctx, share, rate*share, fmt.Sprintf("%.0f %% of the peak of %s", share*100, slowest))
+		groups, errs = append(groups, g), append(errs, err)
 	}
 	return groups, errors.Join(errs...)
 }
 
-// peak is the closed loop.
-func (t Throughput) peak(ctx context.Context, b *Bench, sc Scenario, peers []Located, running map[string]*peer.Running) (report.Group, error) {
+// startAll starts the peers and gives each its unmeasured load; one that fails
+// is left out.
+func (s *session) startAll(ctx context.Context) error {
+	return s.turns(ctx, s.sc.Name, 1, s.Peers, func(l Located, _ int) error {
+		r, err := s.start(ctx, l, s.sc)
+		if err != nil {
+			return err
+		}
+		s.running[l.Peer.Name()] = r
+		if _, err := s.closedLoop(ctx, r, warmup(s.Settings)); err != nil {
+			return err
+		}
+		s.serving = append(s.serving, l)
+		return nil
+	})
+}
+
+// close ends the peers.
+func (s *session) close() {
+	for _, r := range s.running {
+		r.Stop(s.Group)
+	}
+}
+
+// closedLoop drives a peer as fast as it goes.
+func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
+	req := s.request(s.sc, r.Addr)
+	req.Body, req.Close = s.Body, s.Close
+	res, err := s.wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
+	return res, errors.Join(err, r.Alive())
+}
+
+// openLoop drives a peer at a fixed rate.
+func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (load.Result, error) {
+	req := s.request(s.sc, r.Addr)
+	req.Body = s.Body
+	res, err := load.OpenChild(ctx, s.Group, s.Self, s.otherCPUs(), load.OpenSpec{
+		Request: req, Connections: s.sc.Connections, Rate: rate, Warmup: openWarmup, Duration: s.Duration,
+	})
+	return res, errors.Join(err, r.Alive())
+}
+
+// peak is the closed loop on all peers.
+func (s *session) peak(ctx context.Context) (report.Group, error) {
 	g := report.Group{
-		Scenario: sc.Name, Load: "peak", Title: sc.Summary + "; as fast as it goes", Headline: report.CPU,
+		Scenario: s.sc.Name, Load: "peak", Title: s.sc.Summary + "; as fast as it goes", Headline: report.CPU,
 		Columns: []report.Metric{
 			report.CPU, report.CPUSystem, report.Rate, report.P50, report.P99, report.P999, report.RSS, report.Switches,
 		},
 	}
-	if b.Syscalls {
-		g.Columns = append(g.Columns, report.Syscalls)
-	}
-	wrk := load.Wrk{Path: b.Wrk, Dir: b.Dir, Threads: wrkThreads, CPUs: b.otherCPUs()}
-	drive := func(r *peer.Running, d time.Duration) (load.Result, error) {
-		req := b.request(sc, r.Addr)
-		req.Body, req.Close = t.Body, t.Close
-		res, err := wrk.Run(ctx, b.Group, req, sc.Connections, d)
-		return res, errors.Join(err, r.Alive())
-	}
-	err := b.turns(ctx, sc.Name, b.Turns, peers, func(l Located, turn int) error {
-		r := running[l.Peer.Name()]
-		if turn == 0 {
-			if _, err := drive(r, warmup(b.Settings)); err != nil {
-				return err
-			}
-		}
-		s, err := b.measured(r, func() (load.Result, error) { return drive(r, b.Duration) })
-		if err != nil {
-			return err
-		}
-		s.Turn = turn
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s", g.Name(), turn+1, b.Turns, outcome(s))
-		return nil
+	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
+		return s.closedLoop(ctx, r, s.Duration)
 	})
-	if b.Syscalls && ctx.Err() == nil {
-		err = errors.Join(err, b.countSyscalls(ctx, &g, peers, running, drive))
+	if s.Syscalls && ctx.Err() == nil {
+		g.Columns = append(g.Columns, report.Syscalls)
+		err = errors.Join(err, s.countSyscalls(ctx, &g))
 	}
 	return g, err
 }
 
+// open is the open loop on all peers; of says what the rate is a share of.
+func (s *session) open(ctx context.Context, share, rate float64, of string) (report.Group, error) {
+	g := report.Group{
+		Scenario: s.sc.Name, Load: fmt.Sprintf("%.0f%% load", share*100),
+		Title: fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %s", s.sc.Summary, rate, of),
+	}
+	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
+		return s.openLoop(ctx, r, rate)
+	})
+	addAdded(&g)
+	return g, err
+}
+
+// sample drives all peers in turns and adds their samples to a group.
+func (s *session) sample(ctx context.Context, g *report.Group, drive func(*peer.Running) (load.Result, error)) error {
+	return s.turns(ctx, g.Name(), s.Turns, s.serving, func(l Located, turn int) error {
+		r := s.running[l.Peer.Name()]
+		x, err := s.measured(r, func() (load.Result, error) { return drive(r) })
+		if err != nil {
+			return err
+		}
+		x.Turn = turn
+		g.Samples = append(g.Samples, x)
+		s.Progress("%s: turn %d/%d: %s", g.Name(), turn+1, s.Turns, outcome(x))
+		return nil
+	})
+}
+
 // measured runs a load inside a window.
 func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (report.Sample, error) {
-	w, err := b.open(r)
+	w, err := b.openWindow(r)
 	if err != nil {
 		return report.Sample{}, err
 	}
@@ -178,34 +225,6 @@ func slowestPeak(g report.Group) (string, float64) {
 		}
 	}
 	return name, rate
-}
-
-// open is the open loop at one rate.
-func (t Throughput) open(ctx context.Context, b *Bench, sc Scenario, peers []Located, running map[string]*peer.Running,
-	share float64, slowest string, rate float64) (report.Group, error) {
-	g := report.Group{
-		Scenario: sc.Name, Load: fmt.Sprintf("%.0f%% load", share*100),
-		Title: fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %.0f %% of the peak of %s", sc.Summary, rate, share*100, slowest),
-	}
-	err := b.turns(ctx, sc.Name, b.Turns, peers, func(l Located, turn int) error {
-		r := running[l.Peer.Name()]
-		req := b.request(sc, r.Addr)
-		req.Body = t.Body
-		s, err := b.measured(r, func() (load.Result, error) {
-			return load.OpenChild(ctx, b.Group, b.Self, b.otherCPUs(), load.OpenSpec{
-				Request: req, Connections: sc.Connections, Rate: rate, Warmup: openWarmup, Duration: b.Duration,
-			})
-		})
-		if err != nil {
-			return errors.Join(err, r.Alive())
-		}
-		s.Turn = turn
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s", g.Name(), turn+1, b.Turns, outcome(s))
-		return nil
-	})
-	addAdded(&g)
-	return g, err
 }
 
 // addAdded computes the latencies that each proxy adds to the direct way of the

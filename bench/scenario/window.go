@@ -25,8 +25,8 @@ type readings struct {
 	origin, self, everything time.Duration
 }
 
-// open starts a window.
-func (b *Bench) open(r *peer.Running) (window, error) {
+// openWindow starts a window.
+func (b *Bench) openWindow(r *peer.Running) (window, error) {
 	w := window{r: r, origin: b.origin.Process.PID()}
 	var err error
 	w.before, err = w.read()
