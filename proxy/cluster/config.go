@@ -168,7 +168,8 @@ type OriginalLB struct {
 // (envoy.config.core.v3.HealthStatus).
 type Health uint8
 
-// The states. Only the first two get requests.
+// The states. Hosts that are unhealthy, draining or timed out get no requests;
+// degraded ones count as healthy.
 const (
 	HealthUnknown Health = iota
 	HealthHealthy

@@ -15,12 +15,12 @@ import (
 // DialFunc makes a connection to an address of the form of Target.Address.
 type DialFunc func(ctx context.Context, address string, s *Socket) (net.Conn, error)
 
-// Group is what the pools of one cluster share. All methods are safe for
-// concurrent use.
+// Group is what the pools of one cluster share. It must be set up by Init and
+// not be copied. All methods are safe for concurrent use.
 type Group struct {
-	stats   *Stats   // immutable
-	dial    DialFunc // immutable
-	sweeper *Sweeper // immutable
+	stats   *Stats   // immutable after Init
+	dial    DialFunc // immutable after Init
+	sweeper *Sweeper // immutable after Init
 
 	settings atomic.Pointer[Settings]
 	epoch    atomic.Uint32 // counts changes of Settings.Socket
@@ -36,15 +36,13 @@ type Group struct {
 	listed bool       // guarded by mu; in the sweeper's list
 }
 
-// NewGroup returns a group without pools. st may be read by others at any
-// time. dial nil is Dial.
-func NewGroup(s *Settings, st *Stats, sw *Sweeper, dial DialFunc) *Group {
+// Init prepares g. st may be read by others at any time. dial nil is Dial.
+func (g *Group) Init(s *Settings, st *Stats, sw *Sweeper, dial DialFunc) {
 	if dial == nil {
 		dial = Dial
 	}
-	g := &Group{stats: st, dial: dial, sweeper: sw}
+	g.stats, g.dial, g.sweeper = st, dial, sw
 	g.settings.Store(s)
-	return g
 }
 
 // Open returns the number of connections that exist or are being made

@@ -96,6 +96,7 @@ func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*
 	g := p.group
 	s := g.settings.Load()
 	with := careFor(m)
+	p.Stats.RqActive.Inc()
 	// Whoever comes while others wait goes behind them.
 	if g.waiting.Load() == 0 {
 		now := http.Now()
@@ -105,8 +106,7 @@ func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*
 				break
 			}
 			if p.usable(c, s, now, with) {
-				c.requests++
-				return c, nil
+				return c.begin(), nil
 			}
 			g.release()
 		}
@@ -114,10 +114,18 @@ func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*
 	return p.acquireSlowly(s, deadline, cancel, with)
 }
 
+// begin starts the next request on c.
+func (c *Conn) begin() *Conn {
+	c.requests++
+	c.pool.Stats.RqTotal.Inc()
+	return c
+}
+
 // AcquireFresh is Acquire for a request that is sent again because a reused
 // connection turned out to be closed: it always makes a connection, so that
 // there can't be another such surprise.
 func (p *Pool) AcquireFresh(deadline int64, cancel <-chan struct{}) (*Conn, *http.Error) {
+	p.Stats.RqActive.Inc()
 	return p.acquireSlowly(p.group.settings.Load(), deadline, cancel, fresh)
 }
 
@@ -220,6 +228,16 @@ func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
 // acquireSlowly makes a connection, or waits for one where no more may be
 // made.
 func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}, with care) (*Conn, *http.Error) {
+	c, err := p.pend(s, deadline, cancel, with)
+	if err != nil {
+		p.Stats.RqActive.Dec()
+		return nil, err
+	}
+	return c.begin(), nil
+}
+
+// pend counts the request as pending until it has a connection.
+func (p *Pool) pend(s *Settings, deadline int64, cancel <-chan struct{}, with care) (*Conn, *http.Error) {
 	if s.Socket.HTTP2 {
 		return nil, errHTTP2
 	}
@@ -239,7 +257,6 @@ func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}
 		case w.victim != nil:
 			w.victim.pool.close(w.victim, closedByUs)
 		case w.conn != nil && p.usable(w.conn, s, http.Now(), with):
-			w.conn.requests++
 			return w.conn, nil
 		}
 	}
@@ -265,7 +282,7 @@ func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Co
 	}
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
-	return &Conn{H1: h1.NewClientConn(nc), pool: p, epoch: epoch, created: now, requests: 1}, nil
+	return &Conn{H1: h1.NewClientConn(nc), pool: p, epoch: epoch, created: now}, nil
 }
 
 func (p *Pool) countFailure(err *http.Error) {
@@ -295,6 +312,7 @@ func (p *Pool) countFailure(err *http.Error) {
 func (p *Pool) Put(c *Conn, reusable bool) {
 	g := p.group
 	s := g.settings.Load()
+	p.Stats.RqActive.Dec()
 	switch {
 	case !reusable:
 		how := closedByUs
@@ -386,3 +404,7 @@ func (p *Pool) drainIdle() {
 		p.drop(c, closedByUs)
 	}
 }
+
+// LearnedIdle returns the time after which the host was seen to close idle
+// connections, 0 if it wasn't.
+func (p *Pool) LearnedIdle() time.Duration { return time.Duration(p.learned.ns.Load()) }

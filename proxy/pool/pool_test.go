@@ -443,7 +443,7 @@ func TestResolvingTarget(t *testing.T) {
 		{"error", func(context.Context) ([]netip.AddrPort, error) { return nil, &ResolveError{Reason: "SERVFAIL"} }, http.KindResolve},
 	} {
 		p := &Pool{}
-		p.Init(r.Group, Target{Address: "name:80", Resolve: tc.resolve})
+		p.Init(&r.Group, Target{Address: "name:80", Resolve: tc.resolve})
 		c, err := p.Acquire(0, nil, http.MethodGet)
 		kind := http.KindNone
 		if err != nil {

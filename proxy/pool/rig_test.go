@@ -57,7 +57,7 @@ func (p *pipes) count() int {
 
 // rig is a group with pools to hosts a, b, c… over a dial function.
 type rig struct {
-	*Group
+	Group
 	st    *Stats
 	sw    *Sweeper
 	hosts []*Pool
@@ -66,10 +66,10 @@ type rig struct {
 // every is the sweep's interval; long enough to never come in most tests.
 func newRig(t testing.TB, s Settings, dial DialFunc, every time.Duration, hosts ...string) *rig {
 	r := &rig{st: &Stats{}, sw: NewSweeper(every)}
-	r.Group = NewGroup(&s, r.st, r.sw, dial)
+	r.Init(&s, r.st, r.sw, dial)
 	for _, h := range hosts {
 		p := &Pool{}
-		p.Init(r.Group, Target{Address: h})
+		p.Init(&r.Group, Target{Address: h})
 		r.hosts = append(r.hosts, p)
 	}
 	t.Cleanup(r.close)

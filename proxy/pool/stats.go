@@ -44,8 +44,11 @@ func (l *lazy[T]) get() *T {
 	return l.p.Load()
 }
 
-// HostStats are the counters of one host's connections.
+// HostStats are the counters of one host's connections and of the requests
+// on them, under the names that Envoy's admin endpoint gives them.
 type HostStats struct {
-	CxTotal, CxConnectFail stats.Counter
-	CxActive               stats.Gauge
+	CxTotal, CxConnectFail, RqTotal stats.Counter
+	CxActive                        stats.Gauge
+	// RqActive counts requests from the call of Acquire to that of Put.
+	RqActive stats.Gauge
 }

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Resolver finds the addresses of names. *net.Resolver is one.
+type Resolver interface {
+	// LookupNetIP is net.Resolver's: network is "ip", "ip4" or "ip6".
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+const (
+	// lookupTimeout bounds one look-up in the background.
+	lookupTimeout = 10 * time.Second
+	// maxLookups bounds look-ups at a time: a mesh may have thousands of
+	// names, all to be resolved at the start.
+	maxLookups = 32
+	// maxNotFound is how often in a row a name has to be unknown until its
+	// last good addresses are given up. Servers that restart say "no such
+	// name" of names that they will know again.
+	maxNotFound = 3
+)
+
+// dnsTable resolves names for all clusters, each name once. The last good
+// answer is kept while look-ups fail.
+type dnsTable struct {
+	resolver Resolver      // immutable
+	logger   *slog.Logger  // immutable
+	slots    chan struct{} // one for each look-up in progress
+	ctx      context.Context
+	stop     context.CancelFunc
+
+	mu    sync.Mutex
+	names map[dnsKey]*dnsName // guarded by mu; those with subscribers
+}
+
+type dnsKey struct {
+	host   string
+	family Family
+}
+
+// dnsName is one name with those who want to know its addresses.
+type dnsName struct {
+	table *dnsTable     // immutable
+	key   dnsKey        // immutable
+	first chan struct{} // closed when the first look-up has ended
+
+	// Guarded by table.mu.
+	addrs    []netip.Addr // sorted, replaced as a whole
+	answered bool         // first is closed
+	failures int          // in a row
+	unknown  int          // answers "no such name" in a row
+	subs     []*dnsSub
+	timer    *time.Timer // nil before the first look-up has ended
+}
+
+// dnsSub is a cluster's interest in a name.
+type dnsSub struct {
+	name    *dnsName
+	dns     *DNS
+	stats   *Stats
+	changed func() // called without a lock held
+}
+
+func newDNSTable(r Resolver, logger *slog.Logger) *dnsTable {
+	t := &dnsTable{resolver: r, logger: logger, slots: make(chan struct{}, maxLookups), names: map[dnsKey]*dnsName{}}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	return t
+}
+
+// close ends all look-ups.
+func (t *dnsTable) close() {
+	t.stop()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.names {
+		if n.timer != nil {
+			n.timer.Stop()
+		}
+	}
+	clear(t.names)
+}
+
+// subscribe has a name resolved from now on. changed is called after each
+// change of the addresses, not for those that are known already.
+func (t *dnsTable) subscribe(host string, dns *DNS, stats *Stats, changed func()) *dnsSub {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := dnsKey{host, dns.Family}
+	n := t.names[key]
+	if n == nil {
+		n = &dnsName{table: t, key: key, first: make(chan struct{})}
+		t.names[key] = n
+		go n.lookup()
+	}
+	s := &dnsSub{name: n, dns: dns, stats: stats, changed: changed}
+	n.subs = append(n.subs, s)
+	return s
+}
+
+// unsubscribe ends a subscription; a name without any is forgotten.
+func (s *dnsSub) unsubscribe() {
+	n, t := s.name, s.name.table
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n.subs = slices.DeleteFunc(n.subs, func(o *dnsSub) bool { return o == s })
+	if len(n.subs) == 0 && t.names[n.key] == n {
+		delete(t.names, n.key)
+		if n.timer != nil {
+			n.timer.Stop()
+		}
+	}
+}
+
+// addresses returns what the name resolves to, sorted. The slice must not be
+// changed.
+func (s *dnsSub) addresses() []netip.Addr {
+	s.name.table.mu.Lock()
+	defer s.name.table.mu.Unlock()
+	return s.name.addrs
+}
+
+// lookup resolves the name once and sets the time of the next look-up.
+func (n *dnsName) lookup() {
+	t := n.table
+	select {
+	case t.slots <- struct{}{}:
+	case <-t.ctx.Done():
+		return
+	}
+	ctx, stop := context.WithTimeout(t.ctx, lookupTimeout)
+	addrs, err := resolve(ctx, t.resolver, n.key.host, n.key.family)
+	stop()
+	<-t.slots
+	if t.ctx.Err() != nil {
+		return
+	}
+	t.mu.Lock()
+	subs := slices.Clone(n.subs)
+	changed := n.accept(addrs, err)
+	if len(subs) > 0 {
+		n.again()
+	}
+	t.mu.Unlock()
+	for _, s := range subs {
+		s.count(changed, len(addrs), err)
+		if changed {
+			s.changed()
+		}
+	}
+}
+
+func (s *dnsSub) count(changed bool, addrs int, err error) {
+	s.stats.UpdateAttempt.Inc()
+	switch {
+	case err != nil && !notFound(err):
+		s.stats.UpdateFailure.Inc()
+		return
+	case addrs == 0:
+		s.stats.UpdateEmpty.Inc()
+	}
+	s.stats.UpdateSuccess.Inc()
+	if !changed {
+		s.stats.UpdateNoRebuild.Inc()
+	}
+}
+
+// accept takes the result of a look-up and reports whether the addresses
+// have changed. table.mu is held.
+func (n *dnsName) accept(addrs []netip.Addr, err error) (changed bool) {
+	if !n.answered {
+		n.answered = true
+		close(n.first)
+	}
+	if err == nil && len(addrs) > 0 {
+		if n.failures > 0 {
+			n.table.logger.Info("dns: name resolves again", "name", n.key.host, "failed", n.failures)
+		}
+		n.failures, n.unknown = 0, 0
+		changed = !slices.Equal(n.addrs, addrs)
+		n.addrs = addrs
+		return changed
+	}
+	n.failures++
+	if n.failures == 1 {
+		n.table.logger.Warn("dns: name does not resolve, the last good answer is kept", "name", n.key.host,
+			"addresses", len(n.addrs), "error", reason(err))
+	}
+	if err != nil && !notFound(err) {
+		n.unknown = 0
+		return false
+	}
+	n.unknown++
+	if n.unknown < maxNotFound || n.addrs == nil {
+		return false
+	}
+	n.table.logger.Warn("dns: name is gone, its addresses are given up", "name", n.key.host, "answers", n.unknown)
+	n.addrs = nil
+	return true
+}
+
+// again sets the timer for the next look-up by the most demanding of the
+// subscribers. table.mu is held.
+func (n *dnsName) again() {
+	wait, jitter := time.Duration(0), time.Duration(0)
+	for _, s := range n.subs {
+		w := s.dns.Refresh
+		if n.failures > 0 {
+			w = s.dns.FailureMax
+			// Doubled for each failure; few doublings reach any maximum.
+			if shift := min(n.failures-1, 20); s.dns.FailureBase<<shift < w {
+				w = s.dns.FailureBase << shift
+			}
+		}
+		if wait == 0 || w < wait {
+			wait, jitter = w, s.dns.Jitter
+		}
+	}
+	wait = max(wait, time.Second)
+	// Names that were first resolved together should not stay together.
+	wait += rand.N(max(jitter, wait/20))
+	if n.timer == nil {
+		n.timer = time.AfterFunc(wait, n.lookup)
+		return
+	}
+	n.timer.Reset(wait)
+}
+
+// warm waits until each name was looked up at least once.
+func (t *dnsTable) warm(ctx context.Context) error {
+	t.mu.Lock()
+	names := make([]*dnsName, 0, len(t.names))
+	for _, n := range t.names {
+		names = append(names, n)
+	}
+	t.mu.Unlock()
+	for _, n := range names {
+		select {
+		case <-n.first:
+		case <-ctx.Done():
+			return errors.New("dns: still waiting for the addresses of " + n.key.host)
+		}
+	}
+	return nil
+}
+
+// resolve returns the addresses of a family, sorted.
+func resolve(ctx context.Context, r Resolver, host string, f Family) ([]netip.Addr, error) {
+	network := "ip"
+	switch f {
+	case FamilyV4Only:
+		network = "ip4"
+	case FamilyV6Only:
+		network = "ip6"
+	}
+	addrs, err := r.LookupNetIP(ctx, network, host)
+	if err != nil {
+		return nil, err
+	}
+	var v4, v6 []netip.Addr
+	for _, a := range addrs {
+		if a = a.Unmap(); a.Is4() {
+			v4 = append(v4, a)
+		} else {
+			v6 = append(v6, a)
+		}
+	}
+	addrs = append(v6, v4...)
+	switch {
+	case f == FamilyAuto && len(v6) > 0, f == FamilyV6Only:
+		addrs = v6
+	case f == FamilyV4Preferred && len(v4) > 0, f == FamilyV4Only:
+		addrs = v4
+	}
+	slices.SortFunc(addrs, func(a, b netip.Addr) int { return cmp.Or(cmp.Compare(a.BitLen(), b.BitLen()), a.Compare(b)) })
+	return slices.Compact(addrs), nil
+}
+
+func notFound(err error) bool {
+	var de *net.DNSError
+	return err == nil || errors.As(err, &de) && de.IsNotFound
+}
+
+func reason(err error) string {
+	if err == nil {
+		return "no address of the wanted family"
+	}
+	return err.Error()
+}
