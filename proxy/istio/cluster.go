@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -65,43 +66,68 @@ func adsSource() *corev3.ConfigSource {
 // service adds the clusters of every port: the service's own, then one per subset.
 func (b *clusterBuilder) service(s *service) {
 	rule := b.rules.of(s)
+	if s.resolution == resolveStatic && !slices.ContainsFunc(s.ports, func(p servicePort) bool { return len(p.endpoints) > 0 }) {
+		b.rep.warnf(s.obj, "", "%s has no endpoints: requests to it get 503. They come from WorkloadEntries, EndpointSlices or spec.endpoints", s.host)
+	}
 	for i := range s.ports {
 		p := &s.ports[i]
 		if p.protocol == protoUDP {
 			continue
 		}
-		b.add(s, p, rule, nil, rule.policyOf(p.number))
+		own := rule.policyOf(p.number)
+		base := &clusterv3.Cluster{}
+		b.applyPolicy(base, p, &own)
+		b.add(s, p, rule, nil, &own, base)
 		if rule == nil {
 			continue
 		}
 		for j := range rule.subsets {
 			sub := &rule.subsets[j]
-			b.add(s, p, rule, sub, rule.subsetPolicy(sub, p.number))
+			if sub.TrafficPolicy == nil {
+				b.add(s, p, rule, sub, &own, base)
+				continue
+			}
+			merged := rule.subsetPolicy(sub, p.number)
+			policed := &clusterv3.Cluster{}
+			b.applyPolicy(policed, p, &merged)
+			b.add(s, p, rule, sub, &merged, policed)
 		}
 	}
 }
 
-// add makes one cluster. A cluster of listed or DNS endpoints that has none is left
-// out, as istiod does: Envoy takes no DNS cluster without a name to resolve.
-func (b *clusterBuilder) add(s *service, p *servicePort, rule *destinationRule, sub *subset, pol *policy) {
+// applyPolicy sets all fields of a cluster that its policy is about.
+func (b *clusterBuilder) applyPolicy(c *clusterv3.Cluster, p *servicePort, pol *policy) {
+	b.checkPolicy(pol)
+	c.ConnectTimeout = b.connectTimeout
+	c.CommonLbConfig = b.noPanic
+	b.applyPool(c, p, pol)
+	applyOutlier(c, pol)
+	applyLoadBalancer(c, pol)
+}
+
+// add makes one cluster, with the parts of base, a cluster of the same policy. A
+// cluster of DNS endpoints that has none is left out, as istiod does: Envoy takes no
+// DNS cluster without a name to resolve.
+func (b *clusterBuilder) add(s *service, p *servicePort, rule *destinationRule, sub *subset, pol *policy, base *clusterv3.Cluster) {
 	var subsetName string
 	var labels map[string]string
 	if sub != nil {
 		subsetName, labels = sub.Name, sub.Labels
 	}
-	b.checkPolicy(pol)
 	c := &clusterv3.Cluster{
-		Name:           clusterName(s.host, subsetName, p.number),
-		ConnectTimeout: b.connectTimeout,
-		CommonLbConfig: b.noPanic,
-		Filters:        b.filters,
-		Metadata:       b.metadata(s, rule, sub),
+		Name:                          clusterName(s.host, subsetName, p.number),
+		ConnectTimeout:                base.ConnectTimeout,
+		LbPolicy:                      base.LbPolicy,
+		LbConfig:                      base.LbConfig,
+		CommonLbConfig:                base.CommonLbConfig,
+		CircuitBreakers:               base.CircuitBreakers,
+		OutlierDetection:              base.OutlierDetection,
+		UpstreamConnectionOptions:     base.UpstreamConnectionOptions,
+		TypedExtensionProtocolOptions: base.TypedExtensionProtocolOptions,
+		Filters:                       b.filters,
+		Metadata:                      b.metadata(s, rule, sub),
 	}
 	c.AltStatName = statPrefix(c.Name)
-	b.applyPool(c, p, pol)
-	applyOutlier(c, pol)
-	applyLoadBalancer(c, pol)
-
 	endpoints := selectEndpoints(p.endpoints, labels, pol)
 	if sub != nil && len(labels) > 0 && len(endpoints) == 0 && len(p.endpoints) > 0 {
 		b.rep.warnf(sub.obj, sub.field()+".labels", "no endpoint of %s has these labels: requests to subset %s get 503", s.host, sub.Name)

@@ -282,30 +282,30 @@ func applyHash(c *clusterv3.Cluster, in *networking.LoadBalancerSettings_Consist
 // asked for would be unsafe, so that is refused.
 func (b *clusterBuilder) checkPolicy(pol *policy) {
 	if tls := pol.tls; tls.value.GetMode() != networking.ClientTLSSettings_DISABLE {
-		b.rep.errorf(tls.obj, tls.field+".mode",
+		b.rep.errorf(tls.obj, tls.field(".mode"),
 			"%s is not supported yet by this build; it would have to send plaintext. Set DISABLE to allow that", tls.value.Mode)
 	}
 	if s := pol.proxyProtocol; s.value != nil {
-		b.rep.unsupportedf(s.obj, s.field, "no PROXY header is sent")
+		b.rep.unsupportedf(s.obj, s.field(""), "no PROXY header is sent")
 	}
 	if s := pol.tunnel; s.value != nil {
-		b.rep.unsupportedf(s.obj, s.field, "connections are not tunnelled")
+		b.rep.unsupportedf(s.obj, s.field(""), "connections are not tunnelled")
 	}
 	if s := pol.outlier; s.value != nil {
 		//lint:ignore SA1019 it is reported
 		if s.value.ConsecutiveErrors != 0 {
-			b.rep.warnf(s.obj, s.field+".consecutiveErrors", "has no effect; use consecutive5xxErrors or consecutiveGatewayErrors")
+			b.rep.warnf(s.obj, s.field(".consecutiveErrors"), "has no effect; use consecutive5xxErrors or consecutiveGatewayErrors")
 		}
 		if len(s.value.OutlierDetectionHttpErrorCodes) > 0 {
-			b.rep.unsupportedf(s.obj, s.field+".outlierDetectionHttpErrorCodes", "5xx codes count")
+			b.rep.unsupportedf(s.obj, s.field(".outlierDetectionHttpErrorCodes"), "5xx codes count")
 		}
 	}
 	if s := pol.lb; s.value != nil {
 		if s.value.ZoneAwareLbSetting != nil {
-			b.rep.unsupportedf(s.obj, s.field+".zoneAwareLbSetting", "zones are not preferred")
+			b.rep.unsupportedf(s.obj, s.field(".zoneAwareLbSetting"), "zones are not preferred")
 		}
 		if len(s.value.GetLocalityLbSetting().GetFailoverPriority()) > 0 {
-			b.rep.unsupportedf(s.obj, s.field+".localityLbSetting.failoverPriority", "failover goes by region, zone and sub-zone")
+			b.rep.unsupportedf(s.obj, s.field(".localityLbSetting.failoverPriority"), "failover goes by region, zone and sub-zone")
 		}
 	}
 }

@@ -45,28 +45,27 @@ func localityOf(label string) *corev3.Locality {
 // groupByLocality makes the locality groups of a load assignment, ordered by name;
 // within a group endpoints keep their order. A group weighs what its endpoints weigh.
 func groupByLocality(endpoints []*endpoint) []*endpointv3.LocalityLbEndpoints {
-	if len(endpoints) == 0 {
-		return nil
-	}
-	var labels []string
-	byLabel := make(map[string][]*endpointv3.LbEndpoint, 1)
-	for _, e := range endpoints {
-		label := e.workload.locality
-		group, ok := byLabel[label]
-		if !ok {
-			labels = append(labels, label)
-			group = make([]*endpointv3.LbEndpoint, 0, len(endpoints))
+	sorted := slices.Clone(endpoints)
+	slices.SortStableFunc(sorted, func(a, b *endpoint) int {
+		return strings.Compare(a.workload.locality, b.workload.locality)
+	})
+	var out []*endpointv3.LocalityLbEndpoints
+	for rest := sorted; len(rest) > 0; {
+		locality := rest[0].workload.locality
+		n := slices.IndexFunc(rest, func(e *endpoint) bool { return e.workload.locality != locality })
+		if n < 0 {
+			n = len(rest)
 		}
-		byLabel[label] = append(group, e.lb)
-	}
-	slices.Sort(labels)
-	out := make([]*endpointv3.LocalityLbEndpoints, 0, len(labels))
-	for _, label := range labels {
+		group := make([]*endpointv3.LbEndpoint, n)
+		for i, e := range rest[:n] {
+			group[i] = e.lb
+		}
 		out = append(out, &endpointv3.LocalityLbEndpoints{
-			Locality:            localityOf(label),
-			LbEndpoints:         byLabel[label],
-			LoadBalancingWeight: wrapperspb.UInt32(sumOfWeights(byLabel[label])),
+			Locality:            localityOf(locality),
+			LbEndpoints:         group,
+			LoadBalancingWeight: wrapperspb.UInt32(sumOfWeights(group)),
 		})
+		rest = rest[n:]
 	}
 	return out
 }

@@ -204,13 +204,7 @@ func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
 		IgnorePortInHostMatching:       true,
 		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(maxDirectResponse),
 	}
-	for _, host := range sortedKeys(hosts) {
-		vh := hosts[host]
-		slices.SortStableFunc(vh.Routes, func(a, b *routev3.Route) int {
-			return boolOrder(catchesAll(a), catchesAll(b))
-		})
-		config.VirtualHosts = append(config.VirtualHosts, vh)
-	}
+	config.VirtualHosts = collapse(hosts)
 	if len(hosts) == 0 {
 		// Without routes Envoy answers 404 with flag NR.
 		config.VirtualHosts = []*routev3.VirtualHost{{Name: hostPort("blackhole", p.number), Domains: []string{"*"}}}
@@ -220,7 +214,43 @@ func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
 	return config
 }
 
-// boolOrder puts false before true: routes that catch everything go last.
+// collapse joins virtual hosts that have the very same routes, so that a list of hosts
+// costs no more than one. The most specific host gives the name. Routes that catch
+// everything go last, whichever VirtualService they are of.
+func collapse(hosts map[string]*routev3.VirtualHost) []*routev3.VirtualHost {
+	order := sortedKeys(hosts)
+	slices.SortStableFunc(order, func(a, b string) int {
+		return cmp.Or(boolOrder(isWildcard(a), isWildcard(b)), cmp.Compare(len(b), len(a)))
+	})
+	var out []*routev3.VirtualHost
+	byRoute := make(map[*routev3.Route][]*routev3.VirtualHost) // by the first route
+	for _, host := range order {
+		vh := hosts[host]
+		var first *routev3.Route
+		if len(vh.Routes) > 0 {
+			first = vh.Routes[0]
+		}
+		i := slices.IndexFunc(byRoute[first], func(have *routev3.VirtualHost) bool {
+			return have.RequireTls == vh.RequireTls && slices.Equal(have.Routes, vh.Routes)
+		})
+		if i >= 0 {
+			byRoute[first][i].Domains = append(byRoute[first][i].Domains, vh.Domains...)
+			continue
+		}
+		byRoute[first] = append(byRoute[first], vh)
+		out = append(out, vh)
+	}
+	for _, vh := range out {
+		vh.Routes = slices.Clone(vh.Routes)
+		slices.SortStableFunc(vh.Routes, func(a, b *routev3.Route) int {
+			return boolOrder(catchesAll(a), catchesAll(b))
+		})
+	}
+	slices.SortFunc(out, func(a, b *routev3.VirtualHost) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// boolOrder puts false before true.
 func boolOrder(a, b bool) int {
 	switch {
 	case a == b:

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -107,7 +106,7 @@ func qualify(host, namespace, domainSuffix string) string {
 	if host == "" || host == "*" || strings.Contains(host, ".") {
 		return strings.ToLower(host)
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
+	if strings.Contains(host, ":") { // an IPv6 address
 		return host
 	}
 	return strings.ToLower(host) + "." + namespace + ".svc." + domainSuffix

@@ -56,7 +56,11 @@ func routeMatch(in *networking.HTTPMatchRequest) *routev3.RouteMatch {
 	return out
 }
 
+// sortedKeys makes an order for what a map has none of.
 func sortedKeys[V any](m map[string]V) []string {
+	if len(m) == 0 {
+		return nil
+	}
 	return slices.Sorted(maps.Keys(m))
 }
 

@@ -12,10 +12,13 @@ import (
 
 // setting is one part of a traffic policy and where it was written.
 type setting[T any] struct {
-	value T
-	obj   *source.Object
-	field string // of the part, e.g. "spec.trafficPolicy.outlierDetection"
+	value      T
+	obj        *source.Object
+	base, part string // e.g. "spec.trafficPolicy" and ".outlierDetection"
 }
+
+// field names the part, or a field in it, in messages.
+func (s *setting[T]) field(of string) string { return s.base + s.part + of }
 
 // policy is the traffic policy of one cluster, put together from a DestinationRule's
 // levels. Parts that no level sets are zero.
@@ -30,8 +33,8 @@ type policy struct {
 }
 
 // policyOf returns the policy of a service's port as a whole.
-func (d *destinationRule) policyOf(port uint32) *policy {
-	p := &policy{}
+func (d *destinationRule) policyOf(port uint32) policy {
+	var p policy
 	if d != nil {
 		p.take(d.policy, d.policyObj, "", port)
 	}
@@ -40,7 +43,7 @@ func (d *destinationRule) policyOf(port uint32) *policy {
 
 // subsetPolicy returns the policy of a subset at a port: what the subset says, and the
 // rule's own policy for parts that it doesn't mention.
-func (d *destinationRule) subsetPolicy(s *subset, port uint32) *policy {
+func (d *destinationRule) subsetPolicy(s *subset, port uint32) policy {
 	p := d.policyOf(port)
 	if s.TrafficPolicy != nil {
 		p.take(s.TrafficPolicy, s.obj, s.field(), port)
@@ -94,5 +97,5 @@ func (p *policy) take(from *networking.TrafficPolicy, obj *source.Object, below 
 }
 
 func at[T any](value T, obj *source.Object, base, part string) setting[T] {
-	return setting[T]{value, obj, base + part}
+	return setting[T]{value, obj, base, part}
 }

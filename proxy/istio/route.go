@@ -11,7 +11,6 @@ import (
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -93,9 +92,7 @@ func (b *routeBuilder) route(v *virtualService, r *httpRoute, m *networking.HTTP
 		Name:       r.Name,
 		Match:      routeMatch(m),
 		StatPrefix: m.GetStatPrefix(),
-		Metadata: istioMetadata(map[string]*structpb.Value{
-			"config": structpb.NewStringValue(configPath(groupNetworking, kindVirtualService, v.obj)),
-		}),
+		Metadata:   v.metadata,
 	}
 	if m.GetName() != "" {
 		out.Name += "." + m.Name
@@ -283,14 +280,16 @@ func (b *routeBuilder) destination(d *networking.Destination, r *httpRoute, fiel
 		b.rep.warnf(r.obj, r.field(field+".port"), "%s has no port %d: requests get 503", s.host, port)
 		return name, nil
 	case d.Subset == "":
-		return name, rule.policyOf(port).lb.value.GetConsistentHash()
+		own := rule.policyOf(port)
+		return name, own.lb.value.GetConsistentHash()
 	}
 	sub := rule.subset(d.Subset)
 	if sub == nil {
 		b.rep.warnf(r.obj, r.field(field+".subset"), "no DestinationRule gives %s a subset %s: requests get 503", s.host, d.Subset)
 		return name, nil
 	}
-	return name, rule.subsetPolicy(sub, port).lb.value.GetConsistentHash()
+	own := rule.subsetPolicy(sub, port)
+	return name, own.lb.value.GetConsistentHash()
 }
 
 // defaultRoute is the route of a service that no VirtualService is about.
@@ -302,7 +301,8 @@ func (b *routeBuilder) defaultRoute(s *service, p *servicePort) *routev3.Route {
 		RetryPolicy: b.retries.of(nil, false),
 	}
 	b.setTimeout(action, nil)
-	if h := hashPolicy(b.rule(s).policyOf(p.number).lb.value.GetConsistentHash()); h != nil {
+	own := b.rule(s).policyOf(p.number)
+	if h := hashPolicy(own.lb.value.GetConsistentHash()); h != nil {
 		action.HashPolicy = []*routev3.RouteAction_HashPolicy{h}
 	}
 	return &routev3.Route{

@@ -69,9 +69,14 @@ func newScope(objs []*source.Object, reg *registry, all []*virtualService, o *Op
 	routes := visibleRoutes(all, meshGateway, o.Namespace)
 	for _, e := range egress {
 		f := newHostFilter(e.Hosts, o.Namespace)
-		l := &egressListener{services: f.selectServices(reg, o.Namespace)}
+		l := &egressListener{}
 		if parseProtocol(e.Port.GetProtocol()) != protoHTTPProxy {
 			l.port = e.Port.GetNumber()
+		}
+		for _, s := range f.selectServices(reg, o.Namespace) {
+			if s = s.limitedTo(l.port); s != nil {
+				l.services = append(l.services, s)
+			}
 		}
 		for _, v := range routes {
 			if f.selects(v) {
@@ -94,11 +99,26 @@ func newScope(objs []*source.Object, reg *registry, all []*virtualService, o *Op
 	return sc
 }
 
+// add brings a service into the scope, or ports of it that aren't there yet.
 func (sc *scope) add(s *service) {
-	if _, ok := sc.byHost[s.host]; !ok {
+	have := sc.byHost[s.host]
+	if have == nil {
 		sc.byHost[s.host] = s
 		sc.services = append(sc.services, s)
+		return
 	}
+	if have.obj != s.obj || have.hasPortsOf(s) {
+		return
+	}
+	both := *have
+	both.ports = slices.Clone(have.ports)
+	for _, p := range s.ports {
+		if both.port(p.number) == nil {
+			both.ports = append(both.ports, p)
+		}
+	}
+	sc.byHost[s.host] = &both
+	sc.services[slices.Index(sc.services, have)] = &both
 }
 
 // addDestinations brings the services that a VirtualService leads to into the scope.
@@ -108,10 +128,7 @@ func (sc *scope) addDestinations(v *virtualService, o *Options) {
 			return
 		}
 		host := sc.registry.concrete(qualify(d.Host, r.obj.Namespace, o.DomainSuffix))
-		if _, ok := sc.byHost[host]; ok {
-			return
-		}
-		if s := sc.registry.pick(host, o.Namespace); s != nil {
+		if s := sc.registry.pick(host, o.Namespace); s != nil && s != sc.byHost[host] {
 			sc.add(s)
 		}
 	}

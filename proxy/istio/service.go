@@ -62,6 +62,26 @@ func (s *service) port(number uint32) *servicePort {
 	return nil
 }
 
+// limitedTo returns the service with one of its ports only, nil if it doesn't have
+// that one. Port 0 is all of them.
+func (s *service) limitedTo(number uint32) *service {
+	p := s.port(number)
+	switch {
+	case number == 0 || p != nil && len(s.ports) == 1:
+		return s
+	case p == nil:
+		return nil
+	}
+	one := *s
+	one.ports = []servicePort{*p}
+	return &one
+}
+
+// hasPortsOf reports whether every port of another service is one of this one too.
+func (s *service) hasPortsOf(other *service) bool {
+	return !slices.ContainsFunc(other.ports, func(p servicePort) bool { return s.port(p.number) == nil })
+}
+
 // routablePorts counts the ports that take part in HTTP routing.
 func (s *service) routablePorts() int {
 	n := 0

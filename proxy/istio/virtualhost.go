@@ -4,6 +4,7 @@ package istio
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -43,10 +44,11 @@ type hostGroup struct {
 // multi-port destinations to be of port 0. Here the port counts, and routes are those
 // of the port they are for.
 func (t *translator) httpProxyRoutes() *routev3.RouteConfiguration {
-	h := newVirtualHosts(t)
+	var groups []hostGroup
 	for _, l := range t.scope.listeners {
-		h.groups = append(h.groups, t.hostGroups(l)...)
+		groups = append(groups, t.hostGroups(l)...)
 	}
+	h := newVirtualHosts(t, groups)
 	h.build()
 	slices.SortFunc(h.out, func(a, b *routev3.VirtualHost) int { return cmp.Compare(a.Name, b.Name) })
 	return &routev3.RouteConfiguration{
@@ -119,6 +121,11 @@ func (t *translator) virtualServiceGroups(l *egressListener, v *virtualService, 
 	}
 	if len(services) == 0 && t.scope.listenerFor(80) == l {
 		ports = []uint32{80}
+		for i, h := range v.hosts {
+			if strings.HasSuffix(h, ".svc."+t.o.DomainSuffix) && t.scope.registry.byHost[h] == nil {
+				t.rep.warnf(v.obj, fmt.Sprintf("spec.hosts[%d]", i), "there is no service %s: these routes are for port 80 only", h)
+			}
+		}
 	}
 	slices.Sort(ports)
 	out := make([]hostGroup, 0, len(ports))
@@ -186,36 +193,32 @@ type virtualHosts struct {
 
 	names   map[string]*source.Object // names given, and the VirtualService they are of
 	domains map[string]struct{}       // domains given
-	fqdns   map[string]struct{}       // full names of services, with and without port
-	bareFor map[string]uint32         // names that port 80 has without a port
+	real    map[string]struct{}       // full names of services
 }
 
-func newVirtualHosts(t *translator) *virtualHosts {
+func newVirtualHosts(t *translator, groups []hostGroup) *virtualHosts {
 	return &virtualHosts{
 		t:       t,
-		names:   make(map[string]*source.Object),
-		domains: make(map[string]struct{}),
-		fqdns:   make(map[string]struct{}),
-		bareFor: make(map[string]uint32),
+		groups:  groups,
+		out:     make([]*routev3.VirtualHost, 0, len(groups)+1),
+		names:   make(map[string]*source.Object, len(groups)),
+		domains: make(map[string]struct{}, 12*len(groups)),
+		real:    make(map[string]struct{}, len(groups)),
 	}
 }
 
 func (h *virtualHosts) build() {
-	for _, g := range h.groups {
-		for _, s := range g.services {
-			h.fqdns[s.host] = struct{}{}
-			h.fqdns[hostPort(s.host, g.port)] = struct{}{}
-			if g.port == 80 {
-				for _, d := range h.serviceDomains(s, 80, true) {
-					h.bareFor[d] = 80
-				}
-			}
+	for i := range h.groups {
+		for _, s := range h.groups[i].services {
+			h.real[s.host] = struct{}{}
 		}
 	}
+	// What two ports have in common is names without a port, and those are port 80's.
+	slices.SortStableFunc(h.groups, func(a, b hostGroup) int { return boolOrder(a.port != 80, b.port != 80) })
 	for i := range h.groups {
 		g := &h.groups[i]
 		for _, host := range g.hosts {
-			h.add(g, host, withPort(host, g.port, g.only || g.port == 80))
+			h.add(g, host, appendDomain(nil, host, g.port, g.only || g.port == 80))
 		}
 		for _, s := range g.services {
 			h.add(g, s.host, h.serviceDomains(s, g.port, g.port == 80 || s.routablePorts() == 1))
@@ -227,19 +230,22 @@ func (h *virtualHosts) build() {
 // are other names for it, and its addresses. A short form that is another service's
 // full name is left to that one.
 func (h *virtualHosts) serviceDomains(s *service, port uint32, bare bool) []string {
-	var out []string
-	for _, host := range append([]string{s.host}, s.aliases...) {
-		all, expanded := domains(host, port, bare, h.t.o.Namespace, h.t.o.DomainSuffix)
-		for _, d := range all {
-			_, made := expanded[d]
-			_, real := h.fqdns[d]
-			if !made || !real {
-				out = append(out, d)
-			}
-		}
+	out := make([]string, 0, 10*(1+len(s.aliases))+2*len(s.addresses))
+	out = h.appendHost(out, s.host, port, bare)
+	for _, alias := range s.aliases {
+		out = h.appendHost(out, alias, port, bare)
 	}
 	for _, a := range s.addresses {
-		out = append(out, withPort(a, port, bare)...)
+		out = appendDomain(out, a, port, bare)
+	}
+	return out
+}
+
+func (h *virtualHosts) appendHost(out []string, host string, port uint32, bare bool) []string {
+	for i, form := range domainForms(host, h.t.o.Namespace, h.t.o.DomainSuffix) {
+		if _, taken := h.real[form]; i == 0 || !taken {
+			out = appendDomain(out, form, port, bare)
+		}
 	}
 	return out
 }
@@ -254,17 +260,11 @@ func (h *virtualHosts) add(g *hostGroup, host string, domains []string) {
 		return
 	}
 	h.names[name] = g.obj
-	var free []string
-	for _, d := range domains {
-		key := strings.ToLower(d)
-		if port, ok := h.bareFor[d]; ok && port != g.port {
-			continue
-		}
-		if _, ok := h.domains[key]; !ok {
-			h.domains[key] = struct{}{}
-			free = append(free, d)
-		}
-	}
+	free := slices.DeleteFunc(domains, func(d string) bool {
+		_, taken := h.domains[d]
+		h.domains[d] = struct{}{}
+		return taken
+	})
 	if len(free) == 0 {
 		return
 	}

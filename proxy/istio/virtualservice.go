@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"pillion/proxy/istio/source"
@@ -18,6 +20,7 @@ type virtualService struct {
 	gateways []string // "mesh" or "namespace/name"
 	exportTo []string
 	http     []httpRoute
+	metadata *corev3.Metadata // of all its routes
 }
 
 // httpRoute is one entry of spec.http and where it was written, which for a delegate's
@@ -51,6 +54,9 @@ func newVirtualServices(objs []*source.Object, o *Options, rep *report) []*virtu
 			continue
 		}
 		v := &virtualService{obj: obj, exportTo: spec.ExportTo, gateways: []string{meshGateway}}
+		v.metadata = istioMetadata(map[string]*structpb.Value{
+			"config": structpb.NewStringValue(configPath(groupNetworking, kindVirtualService, obj)),
+		})
 		for _, h := range spec.Hosts {
 			v.hosts = append(v.hosts, qualify(h, obj.Namespace, o.DomainSuffix))
 		}
