@@ -102,7 +102,7 @@ func (e evil) try(t *testing.T, p *rig.Proxy, l lane) {
 		status = resp.Status
 	}
 	if !slices.Contains(e.status, status) {
-		t.Errorf("answered %d (%v), want one of %v: %+v", status, err, e.status, resp)
+		t.Errorf("answered %d (%v), want one of %v", status, err, e.status)
 	}
 	if status == 200 && string(resp.Body) != e.body {
 		t.Errorf("body %.200q, want %q", resp.Body, e.body)
@@ -177,7 +177,7 @@ func evilReplies() []evil {
 		open(evil{name: "body of HEAD", method: "HEAD", reply: "HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison", status: []int{200, 502}}),
 
 		evil{name: "100 without an end", reply: strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 5000), status: []int{502}},
-		open(evil{name: "100 many times", reply: strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100) + poison, status: []int{502}}),
+		open(evil{name: "100 many times", reply: strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 100) + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", status: []int{502}}),
 		evil{name: "103 with a bad line", reply: "HTTP/1.1 103 Early Hints\r\nbad line\r\n\r\n" + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", status: []int{502}},
 		open(evil{name: "101 that nobody asked for", reply: "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n" + poison, status: []int{502}}),
 		evil{name: "199", reply: "HTTP/1.1 199 What\r\n\r\n" + "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", status: []int{200, 502}, body: "ok"},

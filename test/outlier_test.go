@@ -40,15 +40,15 @@ func ejected(t *testing.T, p *rig.Proxy) (a, b bool, ok bool) {
 			health = "/failed_outlier_check"
 		}
 		if line := fmt.Sprintf("%s::127.0.0.1:%d::health_flags::%s\n", reviewsV1, port, health); !strings.Contains(text, line) {
-			t.Errorf("/clusters lacks %q", line)
+			t.Fatalf("/clusters lacks %q", line)
 		}
 	}
 	label := "envoy_cluster_name=" + reviewsV1
 	if active := metrics.Sum("envoy_cluster_outlier_detection_ejections_active", label); int(active) != n {
-		t.Errorf("outlier_detection_ejections_active is %v, and %d hosts are ejected", active, n)
+		t.Fatalf("outlier_detection_ejections_active is %v, and %d hosts are ejected", active, n)
 	}
 	if healthy := metrics.Sum("envoy_cluster_membership_healthy", label); int(healthy) != 2-n {
-		t.Errorf("membership_healthy is %v, and %d of 2 hosts are ejected", healthy, n)
+		t.Fatalf("membership_healthy is %v, and %d of 2 hosts are ejected", healthy, n)
 	}
 	return a, b, true
 }
