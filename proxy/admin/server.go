@@ -32,8 +32,12 @@ type Server struct {
 }
 
 // Listen binds address, such as "127.0.0.1:15000", and serves h there in the
-// background. A path that begins with / is that of a Unix socket.
+// background. An address that begins with / is the path of a Unix socket. A nil
+// log means slog.Default.
 func Listen(address string, h nethttp.Handler, log *slog.Logger) (*Server, error) {
+	if log == nil {
+		log = slog.Default()
+	}
 	network := "tcp"
 	if address != "" && address[0] == '/' {
 		network = "unix"

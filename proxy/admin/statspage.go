@@ -326,8 +326,12 @@ type metricsHandler struct {
 
 // NewMetricsHandler returns the handler of the port that Prometheus scrapes:
 // /stats/prometheus, and /metrics where Prometheus looks by default. That
-// port is open to the network, so it has nothing else.
+// port is open to the network, so it has nothing else. A nil log means
+// slog.Default.
 func NewMetricsHandler(reg *stats.Registry, log *slog.Logger) nethttp.Handler {
+	if log == nil {
+		log = slog.Default()
+	}
 	return &metricsHandler{registry: reg, scrapes: newSlots(), log: log}
 }
 

@@ -19,8 +19,8 @@ type Query struct {
 	UsedOnly bool
 }
 
-// Emitter takes the metrics that a Source reports. It lives as long as one
-// CollectStats call, in one goroutine.
+// Emitter takes the metrics that sources report in one reading. A source uses
+// it within its CollectStats call, in that goroutine, and doesn't keep it.
 //
 // The names of Envoy follow a pattern, so a source gives only the last part:
 //

@@ -17,7 +17,7 @@ import (
 )
 
 // Registry knows all sources of metrics. Sources come and go while traffic
-// runs. It is a prometheus.Gatherer; WriteTo says the same and needs less
+// runs. It is a prometheus.Gatherer; Write says the same and needs less
 // memory.
 type Registry struct {
 	mu      sync.Mutex

@@ -475,8 +475,11 @@ func TestReadDuringWork(t *testing.T) {
 			r.ResetCounters()
 		}
 	})
-	for range 50 {
+	for range 25 {
 		parse(t, write(t, r, Query{}))
+		if _, err := r.Gather(); err != nil {
+			t.Error(err)
+		}
 	}
 	close(stop)
 	wg.Wait()
