@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // generatedMesh returns YAML for n services: a ServiceEntry, a VirtualService and a
@@ -106,4 +105,31 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-var _ = time.Now
+// TestLoadKeepsLittle holds a loaded set to a multiple of its text that rules out that
+// YAML trees, which take some thirty times as much, are kept.
+func TestLoadKeepsLittle(t *testing.T) {
+	const services = 300
+	path := writeGenerated(t, services)
+	load(t, Options{}, path) // makes what protobuf makes once
+	before := heapInUse()
+	set := load(t, Options{}, path)
+	withText := heapInUse() - before
+	set.Release()
+	released := heapInUse() - before
+	size := int64(len(generatedMesh(services)))
+	if withText > 12*size {
+		t.Errorf("%d KiB for %d KiB of text", withText>>10, size>>10)
+	}
+	if released > withText-size {
+		t.Errorf("Release freed %d KiB of %d KiB of text", (withText-released)>>10, size>>10)
+	}
+	runtime.KeepAlive(set)
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

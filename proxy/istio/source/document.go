@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -90,6 +91,10 @@ type syntaxError struct {
 // parse reads the document's tree, with the lines of nodes as in the file. A document
 // with nothing in it gives nil, nil.
 func (d *document) parse() (*yaml.Node, *syntaxError) {
+	if root := parseJSON(d.text()); root != nil {
+		shiftLines(root, d.above)
+		return root, nil
+	}
 	root, err := parseYAML(d.text())
 	if err != nil {
 		line, reason := locate(d.text(), err)
@@ -152,8 +157,9 @@ type stream struct {
 func newStream(docs []document) *stream {
 	first, last := &docs[0], &docs[len(docs)-1]
 	text := first.data[first.from:last.to]
-	// The library carries anchors over to the next document, where they must be unknown.
-	if len(docs) == 1 || bytes.IndexByte(text, '&') >= 0 {
+	// The library carries anchors over to the next document, where they must be unknown;
+	// and JSON has a parser of its own.
+	if len(docs) == 1 || bytes.IndexByte(text, '&') >= 0 || slices.ContainsFunc(docs, func(d document) bool { return looksLikeJSON(d.text()) }) {
 		return &stream{}
 	}
 	return &stream{dec: yaml.NewDecoder(bytes.NewReader(text)), above: first.above}

@@ -102,16 +102,16 @@ func (s *subject) readService() *Service {
 		s.failAt(at, "", "is required")
 		return svc
 	}
-	var clusterIP string
-	var clusterIPs []string
 	s.eachEntry(spec, at, serviceKeys(), func(key string, val *yaml.Node, at *place) {
 		switch key {
 		case "type":
 			svc.Type = s.word(val, at, "ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 		case "clusterIP":
-			clusterIP, _ = s.text(val, at)
+			if !hasKey(spec, "clusterIPs") { // which begins with the same address
+				s.clusterIP(val, at, svc)
+			}
 		case "clusterIPs":
-			clusterIPs = s.texts(val, at)
+			s.eachItem(val, at, func(item *yaml.Node, at *place) { s.clusterIP(item, at, svc) })
 		case "externalName":
 			svc.ExternalName, _ = s.text(val, at)
 		case "selector":
@@ -124,21 +124,21 @@ func (s *subject) readService() *Service {
 			})
 		}
 	})
-	if len(clusterIPs) == 0 && clusterIP != "" {
-		clusterIPs = []string{clusterIP}
-	}
-	for i, ip := range clusterIPs {
-		switch {
-		case ip == "None":
-			svc.Headless = true
-		case !isIP(ip):
-			s.failAt(at.key("clusterIPs").item(i), "", `%q is neither an IP address nor "None"`, clip(ip))
-		default:
-			svc.ClusterIPs = append(svc.ClusterIPs, ip)
-		}
-	}
 	s.checkService(at, svc)
 	return svc
+}
+
+func (s *subject) clusterIP(n *yaml.Node, at *place, svc *Service) {
+	ip, ok := s.text(n, at)
+	switch {
+	case !ok, ip == "": // not assigned yet
+	case ip == "None":
+		svc.Headless = true
+	case !isIP(ip):
+		s.fail(n, at, `%q is neither an IP address nor "None"`, clip(ip))
+	default:
+		svc.ClusterIPs = append(svc.ClusterIPs, ip)
+	}
 }
 
 func (s *subject) checkService(at *place, svc *Service) {
@@ -280,19 +280,20 @@ func (s *subject) endpoint(n *yaml.Node, at *place) Endpoint {
 
 func (s *subject) endpointPort(n *yaml.Node, at *place) EndpointPort {
 	p := EndpointPort{Protocol: "TCP"}
+	given := false
 	s.eachEntry(n, at, endpointPortKeys(), func(key string, val *yaml.Node, at *place) {
 		switch key {
 		case "name":
 			p.Name, _ = s.text(val, at)
 		case "port":
-			p.Port = s.port(val, at)
+			p.Port, given = s.port(val, at), true
 		case "protocol":
 			p.Protocol = s.word(val, at, "TCP", "UDP", "SCTP")
 		case "appProtocol":
 			p.AppProtocol, _ = s.text(val, at)
 		}
 	})
-	if p.Port == 0 {
+	if !given {
 		s.failAt(at, "port", "is required: a proxy can't reach an endpoint on any port")
 	}
 	return p

@@ -236,11 +236,11 @@ func (r *reader) object(n *yaml.Node, items []int, apiVersion, kind string) {
 	if g, v, ok := strings.Cut(s.APIVersion, "/"); ok {
 		group, version = g, v
 	}
-	what := classify(group, s.Kind)
-	if what == unknown && strings.HasSuffix(s.Kind, "List") && hasKey(n, "items") {
+	if strings.HasSuffix(s.Kind, "List") && hasKey(n, "items") {
 		r.list(s, items)
 		return
 	}
+	what := classify(group, s.Kind)
 	if what == useless {
 		r.useless = append(r.useless, uselessKind{kind: s.Kind, file: s.File, line: s.Line})
 		return

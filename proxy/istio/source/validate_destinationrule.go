@@ -257,7 +257,7 @@ func (s *subject) localityLB(at *place, l *networking.LocalityLoadBalancerSettin
 			total += uint64(d.To[to])
 		}
 		if total != 100 {
-			s.failAt(here, "to", "the shares add up to %d; want 100", total)
+			s.failAt(here, "to", "the shares add up to %d; wants 100", total)
 		}
 	}
 	for i, f := range l.Failover {

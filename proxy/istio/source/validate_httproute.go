@@ -212,7 +212,7 @@ func (s *subject) httpRetry(at *place, r *networking.HTTPRetry) {
 	}
 	s.checkCount(at, "attempts", r.Attempts)
 	if r.Attempts == 0 && (r.PerTryTimeout != nil || r.RetryOn != "" || r.RetryRemoteLocalities != nil) {
-		s.failAt(at, "attempts", "0 turns retries off, so nothing else can be given; want at least 1")
+		s.failAt(at, "attempts", "0 turns retries off, so nothing else can be given; wants at least 1")
 	}
 	s.checkDuration(at, "perTryTimeout", r.PerTryTimeout)
 	s.checkDuration(at, "backoff", r.Backoff)
