@@ -26,16 +26,16 @@ func (pillion) Summary() string {
 	return "this repository's proxy on Istio YAML: metrics, outlier detection, breakers and retries on"
 }
 
-// pillionBin is the environment variable that names a binary to take instead of
+// pillionBinary is the environment variable that names a binary to take instead of
 // building one.
-const pillionBin = "PILLION_BIN"
+const pillionBinary = "PILLION_BINARY"
 
-// Locate builds cmd/proxy into dir, unless PILLION_BIN names a binary.
+// Locate builds cmd/proxy into dir, unless PILLION_BINARY names a binary.
 func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 	path := filepath.Join(dir, "proxy")
-	if os.Getenv(pillionBin) != "" {
+	if os.Getenv(pillionBinary) != "" {
 		var err error
-		if path, err = find(p.Name(), pillionBin, ""); err != nil {
+		if path, err = find(p.Name(), pillionBinary, ""); err != nil {
 			return Tool{}, err
 		}
 	} else {
@@ -43,7 +43,7 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return Tool{}, &MissingError{Name: p.Name(), Remedy: fmt.Sprintf(
-				"run this inside the repository, or set %s to a built binary; the build said: %v: %s", pillionBin, err, oneLine(out))}
+				"run this inside the repository, or set %s to a built binary; the build said: %v: %s", pillionBinary, err, oneLine(out))}
 		}
 	}
 	v, err := firstLine(ctx, path, "--version")

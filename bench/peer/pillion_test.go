@@ -58,13 +58,13 @@ func TestUncountedRequestsAreRefused(t *testing.T) {
 }
 
 func TestPillionThatCantBeBuilt(t *testing.T) {
-	t.Setenv("PILLION_BIN", "")
+	t.Setenv("PILLION_BINARY", "")
 	t.Setenv("PATH", t.TempDir()) // no go
 	_, err := pillion{}.Locate(t.Context(), t.TempDir())
-	if err == nil || !strings.Contains(err.Error(), "PILLION_BIN") {
-		t.Errorf("error %v, want one that names PILLION_BIN", err)
+	if err == nil || !strings.Contains(err.Error(), "PILLION_BINARY") {
+		t.Errorf("error %v, want one that names PILLION_BINARY", err)
 	}
-	t.Setenv("PILLION_BIN", filepath.Join(t.TempDir(), "absent"))
+	t.Setenv("PILLION_BINARY", filepath.Join(t.TempDir(), "absent"))
 	var missing *MissingError
 	if _, err := (pillion{}).Locate(t.Context(), t.TempDir()); !errors.As(err, &missing) || !strings.Contains(err.Error(), "absent") {
 		t.Errorf("error %v for a binary that isn't there", err)
