@@ -31,9 +31,16 @@ type Exchange struct {
 
 	// Conn describes the downstream connection. Immutable, shared.
 	Conn *ConnInfo
+	// ClientAddress is the client's IP address as text if the connection
+	// manager took it from X-Forwarded-For, nil if it is that of the connection.
+	ClientAddress []byte
 	// DownstreamPeer is the workload that sent the request, nil when it is not
 	// known. Immutable, shared between requests of one peer.
 	DownstreamPeer *Peer
+
+	// Random is one random number for everything in the exchange that is left
+	// to chance; who uses it mixes it first.
+	Random uint64
 
 	// Start is when the request's head was complete; RequestEnd when its last
 	// byte had been read; UpstreamStart when the attempt that answered began;
