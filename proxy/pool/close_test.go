@@ -13,13 +13,13 @@ import (
 	"pillion/proxy/http"
 )
 
-// closing is a host that ends each connection without a word: after some
+// closingHost is a host that ends each connection without a word: after some
 // requests, or when it was idle for a time, as configured.
 func closingHost(requests int, idle time.Duration) func(net.Conn) {
 	return func(nc net.Conn) {
 		buf := make([]byte, 1024)
 		for n := 0; requests == 0 || n < requests; n++ {
-			if idle > 0 {
+			if idle > 0 && n > 0 {
 				_ = nc.SetReadDeadline(time.Now().Add(idle))
 			}
 			if !readRequest(nc, buf) {
