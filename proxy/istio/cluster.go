@@ -154,6 +154,10 @@ func (b *clusterBuilder) discover(c *clusterv3.Cluster, s *service, p *servicePo
 		}
 		return true
 	}
+	if s.resolution == resolveLogicalDNS && len(endpoints) > 1 {
+		b.rep.warnf(s.obj, "spec.resolution", "DNS_ROUND_ROBIN takes one endpoint; only the first of %d is used", len(endpoints))
+		endpoints = endpoints[:1] // Envoy refuses more
+	}
 	groups := groupByLocality(endpoints)
 	applyLocality(groups, b.own, pol)
 	assignment := &endpointv3.ClusterLoadAssignment{ClusterName: c.Name, Endpoints: groups}

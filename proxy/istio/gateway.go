@@ -119,6 +119,10 @@ func (t *translator) servable(s *gatewayServer) bool {
 		t.rep.unsupportedf(s.obj, s.field(".port.protocol"), "port %d of protocol %s is not opened", s.spec.Port.GetNumber(), s.spec.Port.GetProtocol())
 		return false
 	}
+	if strings.HasPrefix(s.spec.Bind, unixPrefix) {
+		t.rep.unsupportedf(s.obj, s.field(".bind"), "nothing listens on a Unix socket")
+		return false
+	}
 	own, err := parseListenAddress(t.o.HTTPAddr)
 	if t.o.HTTPAddr == "" || err != nil || uint32(own.Port()) != s.spec.Port.Number {
 		return true
@@ -181,6 +185,8 @@ func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
 			key := bound{v, target{port: s.spec.Port.Number, gateway: s.gateway()}}
 			routes, ok := made[key]
 			if !ok {
+				// The routes may lead to services that the Sidecar doesn't name.
+				t.scope.addDestinations(v, t.o)
 				routes = t.routeBuilder.routes(v, key.at)
 				made[key] = routes
 			}

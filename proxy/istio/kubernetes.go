@@ -14,7 +14,9 @@ import (
 
 // kubernetesService turns a Service and its EndpointSlices into a service. Endpoints
 // are those of the slices and, as istiod does, the WorkloadEntries that the Service's
-// selector matches.
+// selector matches. A headless Service is balanced over them like any other: a sidecar
+// sends to the very pod that the client connected to, of which the http listener knows
+// nothing.
 func (b *registryBuilder) kubernetesService(obj *source.Object, spec *source.Service) *service {
 	s := &service{
 		host:       strings.ToLower(obj.Name + "." + obj.Namespace + ".svc." + b.domainSuffix),
@@ -27,14 +29,8 @@ func (b *registryBuilder) kubernetesService(obj *source.Object, spec *source.Ser
 		ports:      make([]servicePort, 0, len(spec.Ports)),
 	}
 	s.metadata = newServiceMetadata(s.host, s.name, s.namespace)
-	switch {
-	case spec.Type == "ExternalName" && spec.ExternalName != "":
-		s.external = true
-		s.resolution = resolveDNS
-	case spec.Headless:
-		// A sidecar sends to the pod that the client connected to. The http listener
-		// has no such address, and istiod's EDS for gateways balances over the pods.
-		s.resolution = resolveStatic
+	if spec.Type == "ExternalName" {
+		s.external, s.resolution = true, resolveDNS
 	}
 	for _, p := range spec.Ports {
 		port := servicePort{

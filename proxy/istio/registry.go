@@ -80,6 +80,7 @@ func (b *registryBuilder) add(s *service) {
 	}
 	have := same[i]
 	switch {
+	case have.obj == s.obj: // a host listed twice
 	case have.kubernetes == s.kubernetes && have.resolution == s.resolution &&
 		have.external == s.external && slices.Equal(have.exportTo, s.exportTo):
 		have.absorb(s)
@@ -105,13 +106,14 @@ func (b *registryBuilder) shadowed(loser, winner *service) {
 // mesh is another name of that service. Any other is a service of its own, resolved
 // by DNS under the name it stands for.
 func (b *registryBuilder) addAliases(objs []*source.Object) {
+	services := make([]*service, len(objs))
 	target := make(map[string]string, len(objs)) // host → host it stands for
-	for _, obj := range objs {
-		s := b.kubernetesService(obj, obj.Spec.(*source.Service))
-		target[s.host] = strings.ToLower(obj.Spec.(*source.Service).ExternalName)
+	for i, obj := range objs {
+		spec := obj.Spec.(*source.Service)
+		services[i] = b.kubernetesService(obj, spec)
+		target[services[i].host] = strings.ToLower(spec.ExternalName)
 	}
-	for _, obj := range objs {
-		s := b.kubernetesService(obj, obj.Spec.(*source.Service))
+	for _, s := range services {
 		end := target[s.host]
 		for range target { // an alias of an alias; a circle ends after all have been seen
 			next, ok := target[end]
@@ -128,7 +130,7 @@ func (b *registryBuilder) addAliases(objs []*source.Object) {
 			continue
 		}
 		if _, circular := target[end]; circular {
-			b.rep.warnf(obj, "spec.externalName", "%s leads back to itself; the service is ignored", target[s.host])
+			b.rep.warnf(s.obj, "spec.externalName", "%s leads back to itself; the service is ignored", target[s.host])
 			continue
 		}
 		b.add(s)

@@ -48,44 +48,23 @@ func (sc *scope) listenerFor(port uint32) *egressListener {
 }
 
 // newScope works out the scope of the proxy that o describes.
-func newScope(objs []*source.Object, reg *registry, all []*virtualService, o *Options, rep *report) *scope {
+func newScope(objs []*source.Object, reg *registry, all []*virtualService, o *Options) *scope {
 	sc := &scope{byHost: make(map[string]*service), registry: reg, outbound: o.OutboundPolicy}
-	sc.sidecar = chooseSidecar(objs, o)
 	egress := []*networking.IstioEgressListener{{Hosts: []string{"*/*"}}}
-	if sc.sidecar != nil {
+	if sc.sidecar = chooseSidecar(objs, o); sc.sidecar != nil {
 		spec := sc.sidecar.Spec.(*networking.Sidecar)
 		if len(spec.Egress) > 0 {
 			egress = spec.Egress
 		}
-		if p := spec.OutboundTrafficPolicy; p != nil {
-			sc.outbound = RegistryOnly
-			if p.Mode != networking.OutboundTrafficPolicy_REGISTRY_ONLY {
-				sc.outbound = AllowAny
-				sc.egressProxy = p.EgressProxy
-			}
-		}
+		sc.setOutbound(spec.OutboundTrafficPolicy)
 	}
-	// Routes of the proxy's own namespace that are exported no further go first.
 	routes := visibleRoutes(all, meshGateway, o.Namespace)
 	for _, e := range egress {
-		f := newHostFilter(e.Hosts, o.Namespace)
-		l := &egressListener{}
-		if parseProtocol(e.Port.GetProtocol()) != protoHTTPProxy {
-			l.port = e.Port.GetNumber()
+		if strings.HasPrefix(e.Bind, unixPrefix) {
+			continue // reported by checkSidecar
 		}
-		for _, s := range f.selectServices(reg, o.Namespace) {
-			if s = s.limitedTo(l.port); s != nil {
-				l.services = append(l.services, s)
-			}
-		}
-		for _, v := range routes {
-			if f.selects(v) {
-				l.virtualServices = append(l.virtualServices, v)
-			}
-		}
+		l := newEgressListener(e, reg, routes, o)
 		sc.listeners = append(sc.listeners, l)
-	}
-	for _, l := range sc.listeners {
 		for _, s := range l.services {
 			sc.add(s)
 		}
@@ -97,6 +76,40 @@ func newScope(objs []*source.Object, reg *registry, all []*virtualService, o *Op
 		}
 	}
 	return sc
+}
+
+// setOutbound takes a Sidecar's policy for unknown hosts. Without a mode it has the
+// API's first, REGISTRY_ONLY. ALLOW_ANY_DYNAMIC_DNS resolves the host that a request
+// names, which the http listener does anyway.
+func (sc *scope) setOutbound(p *networking.OutboundTrafficPolicy) {
+	switch {
+	case p == nil:
+	case p.Mode == networking.OutboundTrafficPolicy_REGISTRY_ONLY:
+		sc.outbound = RegistryOnly
+	default:
+		sc.outbound = AllowAny
+		sc.egressProxy = p.EgressProxy
+	}
+}
+
+// newEgressListener picks what one entry of a Sidecar's egress imports.
+func newEgressListener(e *networking.IstioEgressListener, reg *registry, routes []*virtualService, o *Options) *egressListener {
+	l := &egressListener{}
+	if parseProtocol(e.Port.GetProtocol()) != protoHTTPProxy {
+		l.port = e.Port.GetNumber()
+	}
+	f := newHostFilter(e.Hosts, o.Namespace)
+	for _, s := range f.selectServices(reg, o.Namespace) {
+		if s = s.limitedTo(l.port); s != nil {
+			l.services = append(l.services, s)
+		}
+	}
+	for _, v := range routes {
+		if f.selects(v) {
+			l.virtualServices = append(l.virtualServices, v)
+		}
+	}
+	return l
 }
 
 // add brings a service into the scope, or ports of it that aren't there yet.
@@ -171,7 +184,8 @@ func chooseSidecar(objs []*source.Object, o *Options) *source.Object {
 }
 
 // visibleRoutes lists the VirtualServices of a gateway that a namespace may use, in
-// the order in which they count.
+// the order in which they count: the namespace's own that are exported no further,
+// those that others export to it, those that are for everyone.
 func visibleRoutes(all []*virtualService, gateway, namespace string) []*virtualService {
 	var private, shared, public []*virtualService
 	for _, v := range all {

@@ -165,9 +165,11 @@ func TestAliasCircle(t *testing.T) {
 			"spec: {type: ExternalName, externalName: " + to + ", ports: [{name: http, port: 80}]}\n"
 	}
 	yaml := alias("a", "b.default.svc.cluster.local") + alias("b", "a.default.svc.cluster.local") +
-		serviceYAML("default", "real.example.com", port80) + alias("c", "d.default.svc.cluster.local") + alias("d", "real.example.com")
+		serviceYAML("default", "real.example.com", port80) + alias("c", "d.default.svc.cluster.local") + alias("d", "real.example.com") +
+		virtualServiceYAML("default", "v", "[d]", "real.example.com")
 	r, problems := translate(t, yaml, Options{})
 	wantProblem(t, problems, true, "Service/default/a", "leads back to itself")
+	wantProblem(t, problems, true, "VirtualService/default/v", "spec.hosts[0]", "d.default.svc.cluster.local is only another name for real.example.com")
 	rc := r.routesOf(t, "http_proxy")
 	for _, host := range []string{"c", "d", "c.default.svc.cluster.local:80"} {
 		if got := hostOf(rc, host).Name; got != "real.example.com:80" {
@@ -209,5 +211,51 @@ func TestSelectedWorkloads(t *testing.T) {
 	}
 	if got := objs[0].Spec.(interface{ GetLabels() map[string]string }).GetLabels()["tier"]; got != "tin" {
 		t.Errorf("the object was changed: tier is %s", got)
+	}
+}
+
+// TestAddressKinds: an endpoint whose address the resolution can't use is left out,
+// since Envoy would refuse the whole cluster.
+func TestAddressKinds(t *testing.T) {
+	entry := func(resolution string) string {
+		return "\n---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, namespace: default}\nspec:\n" +
+			"  hosts: [a.example.com]\n  ports: [{number: 80, name: http, protocol: HTTP}]\n  resolution: " + resolution +
+			"\n  workloadSelector: {labels: {app: a}}\n"
+	}
+	workload := func(name, spec string) string {
+		return "\n---\napiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: " + name +
+			", namespace: default}\nspec: {" + spec + ", labels: {app: a}}\n"
+	}
+	all := workload("ip", "address: 10.0.0.1") + workload("name", "address: b.example.com") +
+		workload("socket", `address: "unix:///run/a"`) + workload("far", "network: other")
+	for resolution, want := range map[string]int{"STATIC": 2, "DNS": 2, "DNS_ROUND_ROBIN": 1} {
+		r, problems := translate(t, entry(resolution)+all, Options{})
+		checkMessages(t, r)
+		groups := r.clusterOf("outbound|80||a.example.com").GetLoadAssignment().GetEndpoints()
+		if resolution == "STATIC" {
+			groups = r.Endpoints[0].Endpoints
+		}
+		got := 0
+		for _, g := range groups {
+			got += len(g.LbEndpoints)
+		}
+		if got != want {
+			t.Errorf("%s: %d endpoints, want %d", resolution, got, want)
+		}
+		if resolution == "DNS_ROUND_ROBIN" {
+			wantProblem(t, problems, true, "ServiceEntry/default/a", "spec.resolution", "only the first of 2 is used")
+		}
+	}
+}
+
+// TestSocketEgress: an entry for a Unix socket doesn't take the place of others.
+func TestSocketEgress(t *testing.T) {
+	yaml := serviceYAML("default", "a.default.svc.cluster.local", port80) + serviceYAML("other", "b.other.svc.cluster.local", port80) +
+		sidecarYAML(`{egress: [{bind: "unix:///run/out", port: {number: 0, protocol: HTTP, name: s}, hosts: ["other/*"]}, {hosts: ["./*"]}]}`)
+	r, problems := translate(t, yaml, Options{})
+	wantProblem(t, problems, true, "Sidecar/default/default", "spec.egress[0].bind")
+	rc := r.routesOf(t, "http_proxy")
+	if a, b := hostOf(rc, "a").Name, hostOf(rc, "b.other").Name; a != "a.default.svc.cluster.local:80" || b != allowAny {
+		t.Errorf("a goes to %s, b to %s", a, b)
 	}
 }

@@ -191,8 +191,8 @@ func (b *registryBuilder) entryEndpoints(s *service, p *networking.ServicePort, 
 	}
 	out := make([]*endpoint, 0, len(members))
 	for _, m := range members {
-		if s.resolution == resolveStatic && !isStaticAddress(m.address) {
-			continue // EDS takes no names; the reader has refused names
+		if !usable(m.address, s.resolution) {
+			continue
 		}
 		port := target
 		if n := m.ports[p.Name]; n > 0 {
@@ -203,13 +203,15 @@ func (b *registryBuilder) entryEndpoints(s *service, p *networking.ServicePort, 
 	return out
 }
 
-// isStaticAddress: an IP address or a Unix socket, nothing to be resolved.
-func isStaticAddress(address string) bool {
-	if strings.HasPrefix(address, unixPrefix) {
-		return true
+// usable: an address of the kind that the resolution takes. A selected WorkloadEntry
+// may have any, or none when it is in another network.
+func usable(address string, r resolution) bool {
+	unix := strings.HasPrefix(address, unixPrefix)
+	if r != resolveStatic {
+		return address != "" && !unix
 	}
 	_, err := netip.ParseAddr(address)
-	return err == nil
+	return unix || err == nil
 }
 
 // serviceAddresses keeps the addresses by which a client may name a service: IP

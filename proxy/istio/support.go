@@ -75,8 +75,12 @@ func checkSidecar(obj *source.Object, s *networking.Sidecar, rep *report) {
 		rep.unsupportedf(obj, "spec.inboundConnectionPool", "there is no inbound listener")
 	}
 	for i, e := range s.Egress {
-		if e.Bind != "" {
-			rep.unsupportedf(obj, fmt.Sprintf("spec.egress[%d].bind", i), "its hosts are served by the http listener")
+		field := fmt.Sprintf("spec.egress[%d].bind", i)
+		switch {
+		case strings.HasPrefix(e.Bind, unixPrefix):
+			rep.unsupportedf(obj, field, "nothing listens on a Unix socket, so the entry has no effect")
+		case e.Bind != "":
+			rep.unsupportedf(obj, field, "its hosts are served by the http listener")
 		}
 	}
 }

@@ -2,12 +2,23 @@
 
 // Package istio turns Istio's and Kubernetes' resources into the xDS resources that a
 // real istiod would send for them, under the same names, so that one compiler serves
-// configuration from files and from a control plane.
+// configuration from files and from a control plane. Translation is a pure function of
+// its arguments.
 //
-// It does what istiod does for a sidecar with an HTTP proxy port and, at once, for a
-// gateway. Facts are those of istio.io/istio of August 2026,
-// pilot/pkg/networking/core. Where a standalone proxy needs something else, the
-// function that differs says so. Translation is a pure function of its arguments.
+// The facts are those of istio.io/istio of August 2026, pilot/pkg/networking/core. What
+// a proxy without a cluster around it needs differently:
+//
+//   - One proxy is a sidecar with an HTTP proxy port and a gateway at once. Clients come
+//     to these listeners; nothing is captured, and nothing is inbound.
+//   - The http listener tells services apart by the port in the request's authority
+//     (translator.httpProxyRoutes), and without a port where only one can be meant.
+//   - A cluster of type ORIGINAL_DST, PassthroughCluster among them, has no original
+//     destination there: whoever runs the resources sends to the request's authority.
+//   - A proxy without labels serves every Gateway (translator.gatewayPorts).
+//   - Headless Services are balanced over their endpoints (kubernetesService), and an
+//     ExternalName that no service has is resolved by DNS (registryBuilder.addAliases).
+//   - There is no mutual TLS yet. Only a label asks for it, not a service account, and
+//     what asks for it is refused rather than served in plaintext.
 package istio
 
 import (
@@ -17,7 +28,6 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pillion/proxy/istio/source"
@@ -41,13 +51,12 @@ type Options struct {
 	Namespace string
 	// Labels are the proxy's, for selectors and for sourceLabels.
 	Labels map[string]string
-	// ServiceAccount and WorkloadName are how metrics name the proxy. Translation
-	// doesn't use them; they are here because they belong to who the proxy is.
-	ServiceAccount, WorkloadName string
+	// ServiceAccount, WorkloadName and TrustDomain ("cluster.local" by default) are how
+	// metrics name the proxy. Translation doesn't use them; they are here because they
+	// belong to who the proxy is.
+	ServiceAccount, WorkloadName, TrustDomain string
 	// ClusterID is how endpoints name the cluster they are in: "Kubernetes" by default.
 	ClusterID string
-	// TrustDomain is that of workload identities: "cluster.local" by default.
-	TrustDomain string
 	// DomainSuffix is that of services' names: "cluster.local" by default.
 	DomainSuffix string
 	// RootNamespace holds the resources that are for all namespaces: "istio-system" by
@@ -139,7 +148,7 @@ func (t *translator) translate(objs []*source.Object) {
 	reg := newRegistry(objs, t.o, t.rep)
 	rules := newDestinationRules(objs, t.o)
 	t.virtualServices = newVirtualServices(objs, t.o, t.rep)
-	t.scope = newScope(objs, reg, t.virtualServices, t.o, t.rep)
+	t.scope = newScope(objs, reg, t.virtualServices, t.o)
 	t.routeBuilder = &routeBuilder{
 		o: t.o, rep: t.rep, rules: rules, find: t.scope.find,
 		retries:   newRetryPolicies(),
@@ -148,18 +157,10 @@ func (t *translator) translate(objs []*source.Object) {
 	}
 	t.logs = newAccessLogs(objs, t.o, t.rep)
 
-	// A gateway's routes may lead to services that the Sidecar doesn't name.
-	for _, v := range t.virtualServices {
-		for _, g := range v.gateways {
-			if g != meshGateway && exported(v.exportTo, v.obj.Namespace, t.o.Namespace) {
-				t.scope.addDestinations(v, t.o)
-			}
-		}
-	}
 	if t.o.HTTPAddr != "" {
 		address, err := parseListenAddress(t.o.HTTPAddr)
 		if err != nil {
-			t.rep.add(source.Problem{Field: "http", Reason: err.Error()})
+			t.rep.add(source.Problem{Field: "http listener", Reason: err.Error()})
 		} else {
 			t.out.Listeners = append(t.out.Listeners, t.httpListener(address))
 			t.out.Routes = append(t.out.Routes, t.httpProxyRoutes())

@@ -121,11 +121,7 @@ func (t *translator) virtualServiceGroups(l *egressListener, v *virtualService, 
 	}
 	if len(services) == 0 && t.scope.listenerFor(80) == l {
 		ports = []uint32{80}
-		for i, h := range v.hosts {
-			if strings.HasSuffix(h, ".svc."+t.o.DomainSuffix) && t.scope.registry.byHost[h] == nil {
-				t.rep.warnf(v.obj, fmt.Sprintf("spec.hosts[%d]", i), "there is no service %s: these routes are for port 80 only", h)
-			}
-		}
+		t.reportUnknown(v)
 	}
 	slices.Sort(ports)
 	out := make([]hostGroup, 0, len(ports))
@@ -137,6 +133,19 @@ func (t *translator) virtualServiceGroups(l *egressListener, v *virtualService, 
 		out = append(out, hostGroup{port, at[port], unknown, routes, v.obj, len(ports) == 1})
 	}
 	return out
+}
+
+// reportUnknown tells of hosts that look like services of the mesh and are none.
+func (t *translator) reportUnknown(v *virtualService) {
+	reg := t.scope.registry
+	for i, h := range v.hosts {
+		field := fmt.Sprintf("spec.hosts[%d]", i)
+		if to := reg.concrete(h); to != h {
+			t.rep.warnf(v.obj, field, "%s is only another name for %s, whose routes hold for both: name that one", h, to)
+		} else if strings.HasSuffix(h, ".svc."+t.o.DomainSuffix) && reg.byHost[h] == nil {
+			t.rep.warnf(v.obj, field, "there is no service %s: these routes are for port 80 only", h)
+		}
+	}
 }
 
 // matchServices finds the services that a VirtualService is about, and its hosts that
