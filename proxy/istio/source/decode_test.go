@@ -42,6 +42,7 @@ func TestWellKnownTypes(t *testing.T) {
 		{`true`, &wrapperspb.BoolValue{}},
 		{`"x"`, &wrapperspb.StringValue{}},
 		{`"AP8="`, &wrapperspb.BytesValue{}},
+		{`"_-8"`, &wrapperspb.BytesValue{}},
 		{`-2147483648`, &wrapperspb.Int32Value{}},
 		{`4294967295`, &wrapperspb.UInt32Value{}},
 		{`"-9223372036854775808"`, &wrapperspb.Int64Value{}},
@@ -100,5 +101,31 @@ func TestWordsOfYAML11(t *testing.T) {
 		if got := decode(t, word, &wrapperspb.StringValue{}); got != want {
 			t.Errorf("%s: got %s, want %s", word, got, want)
 		}
+	}
+}
+
+// TestLargeBody is a case that is too large for a file.
+func TestLargeBody(t *testing.T) {
+	text := `apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: large}
+spec:
+  hosts: [reviews]
+  http: [{directResponse: {status: 200, body: {string: ` + strings.Repeat("x", maxDirectBody+1) + `}}}]
+`
+	got := problems(t, []string{"-"}, Options{Stdin: strings.NewReader(text)})
+	want := "-:6: VirtualService/default/large: spec.http[0].directResponse.body: 1048577 bytes are too many; at most 1048576\n"
+	if got != want {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestClip checks that messages don't repeat long values whole, nor cut letters in two.
+func TestClip(t *testing.T) {
+	if got, want := clip(strings.Repeat("é", 50)+"x"), strings.Repeat("é", 40)+"…"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := clip("x"+strings.Repeat("é", 50)), "x"+strings.Repeat("é", 39)+"…"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }

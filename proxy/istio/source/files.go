@@ -25,7 +25,7 @@ const stdinPath = "-"
 type lister struct {
 	files []string        // in the order of reading, as named to people
 	seen  map[string]bool // real paths of files and directories that were visited
-	dirs  []string        // directories that were visited
+	dirs  []string        // real paths of directories that were visited
 	links []string        // symbolic links that were found in directories
 	out   *report
 }
@@ -39,7 +39,7 @@ func list(paths []string, out *report) *lister {
 	l := &lister{seen: map[string]bool{}, out: out}
 	for _, p := range paths {
 		if p == stdinPath {
-			if !l.visited(p) {
+			if l.first(p) {
 				l.files = append(l.files, p)
 			}
 			continue
@@ -49,10 +49,10 @@ func list(paths []string, out *report) *lister {
 		case err != nil:
 			l.fail(p, err)
 		case !info.IsDir():
-			l.addFile(p)
+			l.addFile(p, realPath(p))
 		default:
 			before := len(l.files)
-			l.walk(p)
+			l.walk(p, realPath(p))
 			if len(l.files) == before {
 				out.addWarning(Problem{File: p, Reason: "no .yaml, .yml or .json file in this directory"})
 			}
@@ -61,40 +61,45 @@ func list(paths []string, out *report) *lister {
 	return l
 }
 
-// visited reports whether a path was met before, under this or another name.
-func (l *lister) visited(path string) bool {
+// realPath returns the absolute path to which links lead; where they lead to nothing
+// that has a path, such as /dev/fd/63, the path itself.
+func realPath(path string) string {
 	real, err := filepath.EvalSymlinks(path)
 	if err == nil {
 		real, err = filepath.Abs(real)
 	}
 	if err != nil {
-		real = path // such as /dev/fd/63, a link to something without a path
+		return path
 	}
-	if l.seen[real] {
-		return true
-	}
-	l.seen[real] = true
-	return false
+	return real
 }
 
-func (l *lister) addFile(path string) {
-	if l.visited(path) {
+// first reports whether a real path is met for the first time.
+func (l *lister) first(real string) bool {
+	if l.seen[real] {
+		return false
+	}
+	l.seen[real] = true
+	return true
+}
+
+func (l *lister) addFile(path, real string) {
+	if !l.first(real) {
 		return
 	}
 	if len(l.files) == maxFiles {
 		l.out.addError(Problem{File: path, Reason: fmt.Sprintf("more than %d files; name a smaller directory", maxFiles)})
+		return
 	}
-	if len(l.files) < maxFiles {
-		l.files = append(l.files, path)
-	}
+	l.files = append(l.files, path)
 }
 
 // walk adds the configuration files of a directory and its sub-directories.
-func (l *lister) walk(dir string) {
-	if l.visited(dir) {
+func (l *lister) walk(dir, real string) {
+	if !l.first(real) {
 		return
 	}
-	l.dirs = append(l.dirs, dir)
+	l.dirs = append(l.dirs, real)
 	entries, err := os.ReadDir(dir) // sorted by name
 	if err != nil {
 		l.fail(dir, err)
@@ -103,7 +108,7 @@ func (l *lister) walk(dir string) {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		path := filepath.Join(dir, e.Name())
+		path, real := filepath.Join(dir, e.Name()), filepath.Join(real, e.Name())
 		mode := e.Type()
 		if mode&fs.ModeSymlink != 0 {
 			l.links = append(l.links, path)
@@ -114,13 +119,13 @@ func (l *lister) walk(dir string) {
 				}
 				continue
 			}
-			mode = info.Mode().Type()
+			mode, real = info.Mode().Type(), realPath(path)
 		}
 		switch {
 		case mode.IsDir():
-			l.walk(path)
+			l.walk(path, real)
 		case mode.IsRegular() && isConfigName(path):
-			l.addFile(path)
+			l.addFile(path, real)
 		}
 	}
 }

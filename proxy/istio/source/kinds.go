@@ -134,14 +134,14 @@ func (s *subject) readSpec() {
 		s.Spec = s.readService()
 		return
 	}
-	errors := len(s.out.errors)
+	before := len(s.out.errors)
 	spec := newSpec(s.Kind)
 	at := s.top.key("spec")
 	if _, body := lookup(s.root, "spec"); body != nil && !isUnset(target(body)) {
 		s.message(body, at, spec.ProtoReflect())
 	}
 	s.Spec = spec
-	if len(s.out.errors) > errors {
+	if len(s.out.errors) > before {
 		return // what couldn't be read would only raise errors of its own
 	}
 	switch spec := spec.(type) {
@@ -206,9 +206,9 @@ func (s *subject) readMetadata(defaultNamespace string) {
 	if ns := s.metadataName(meta, at, "namespace", badLabel); ns != "" {
 		s.Namespace = ns
 	}
-	errors := len(s.out.errors)
+	before := len(s.out.errors)
 	s.Name = s.metadataName(meta, at, "name", badSubdomain)
-	if s.Name == "" && len(s.out.errors) == errors {
+	if s.Name == "" && len(s.out.errors) == before {
 		s.failAt(at, "name", "is required")
 	}
 	if isUnset(meta) {

@@ -26,7 +26,8 @@ import (
 
 // Options says how Load reads.
 type Options struct {
-	// DefaultNamespace is the namespace of a resource that names none.
+	// DefaultNamespace is the namespace of a resource that names none; empty means
+	// "default", as for Kubernetes' tools.
 	DefaultNamespace string
 	// Strict makes errors of the warnings about unknown kinds, unknown fields and
 	// unsupported resources. Kubernetes kinds that a proxy has no use for stay warnings.
@@ -45,8 +46,12 @@ const maxDocuments = 100_000
 //
 // The second result is empty when all went well. Otherwise it holds the errors, and
 // behind them the warnings (Problem.Warning), and the set is nil: configuration is taken
-// as a whole or not at all. Problems come in the order of paths, documents and lines.
+// as a whole or not at all. Problems come in the order of paths, documents and lines;
+// files that can't be read come first, and what needs a view of all documents last.
 func Load(paths []string, o Options) (*Set, []Problem) {
+	if o.DefaultNamespace == "" {
+		o.DefaultNamespace = "default"
+	}
 	var out report
 	docs := readDocuments(list(paths, &out).files, &o, &out)
 	set := &Set{}
@@ -296,12 +301,18 @@ func (r *reader) list(s *subject, way []int) {
 }
 
 // unknownKind reports a kind that nobody here knows. A kind that is known in another
-// group is an error: it is surely meant, and to leave it out would change traffic.
+// group, or in one that is misspelt, is an error: it is surely meant, and to leave it out
+// would change traffic.
 func (s *subject) unknownKind(group string) {
-	home, ok := groupOf(s.Kind)
-	if ok && versionsOf(group) != nil {
-		s.failAt(s.top, "apiVersion", "%s belongs to %s, not to %s", s.Kind, groupName(home), groupName(group))
-		return
+	if home, ok := groupOf(s.Kind); ok {
+		if versionsOf(group) != nil {
+			s.failAt(s.top, "apiVersion", "%s belongs to %s, not to %s", s.Kind, groupName(home), groupName(group))
+			return
+		}
+		if hint := didYouMean(group, []string{home}); hint != "" {
+			s.failAt(s.top, "apiVersion", "unknown group %q%s", clip(group), hint)
+			return
+		}
 	}
 	_, n := lookup(s.root, "kind")
 	hint := ""

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,16 +22,22 @@ import (
 const maxDelay = time.Second
 
 // Watch calls changed whenever what Load would read from the paths has changed, until
-// ctx is done; then it returns nil. It returns an error when watching isn't possible.
+// ctx is done. It returns when watching has begun, or an error when that isn't possible;
+// changed is called on a goroutine of its own, never twice at a time.
 //
-// See Watcher; who must not miss a change between the first Load and the start of
-// watching makes the Watcher first.
+// Who must not miss a change between the first Load and the start of watching, or wants
+// to wait for the last call of changed, makes a Watcher before Load and runs it after.
 func Watch(ctx context.Context, paths []string, debounce time.Duration, changed func()) error {
 	w, err := NewWatcher(paths, debounce)
 	if err != nil {
 		return err
 	}
-	return w.Run(ctx, changed)
+	go func() {
+		if err := w.Run(ctx, changed); err != nil {
+			slog.Error("configuration files aren't watched any more; restart to have changes read", "error", err)
+		}
+	}()
+	return nil
 }
 
 // Watcher tells when the files that paths name have changed. Files are watched by way of
@@ -71,16 +78,17 @@ func (w *Watcher) Close() error { return w.notify.Close() }
 // of changed has returned, and an error when watching has broken down.
 func (w *Watcher) Run(ctx context.Context, changed func()) error {
 	defer w.notify.Close()
-	return w.loop(ctx, w.notify.Events, w.notify.Errors, func() error {
+	return w.loop(ctx, w.notify.Events, w.notify.Errors, func() {
 		// Directories may have come or gone. What is written to a new one before it is
 		// watched is still read now, because changed comes after.
-		err := w.update()
+		if err := w.update(); err != nil {
+			slog.Warn("some configuration files aren't watched", "error", err)
+		}
 		changed()
-		return err
 	})
 }
 
-func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, fire func() error) error {
+func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, fire func()) error {
 	var (
 		timer *time.Timer // nil while nothing has changed
 		due   <-chan time.Time
@@ -117,9 +125,7 @@ func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <
 			stir() // events were lost, any of which might have been ours
 		case <-due:
 			timer, due = nil, nil
-			if err := fire(); err != nil {
-				return err
-			}
+			fire()
 		}
 	}
 }
@@ -150,8 +156,10 @@ func (w *Watcher) concerns(ev fsnotify.Event) bool {
 	return true
 }
 
-// update watches what the paths lead to now and nothing else.
+// update watches what the paths lead to now and nothing else. It goes on after an error,
+// so that as much as possible is watched, and returns the last one.
 func (w *Watcher) update() error {
+	var failed error
 	w.wanted = want(w.paths)
 	for dir := range w.wanted.watch {
 		err := w.notify.Add(dir)
@@ -159,9 +167,9 @@ func (w *Watcher) update() error {
 		case err == nil, errors.Is(err, fs.ErrNotExist):
 			// What has just been removed is reported by the watch on its parent.
 		case errors.Is(err, syscall.ENOSPC):
-			return fmt.Errorf("can't watch %s: too many watches for this user; raise fs.inotify.max_user_watches", dir)
+			failed = fmt.Errorf("can't watch %s: too many watches for this user; raise fs.inotify.max_user_watches", dir)
 		default:
-			return fmt.Errorf("can't watch %s: %w", dir, err)
+			failed = fmt.Errorf("can't watch %s: %w", dir, err)
 		}
 	}
 	for _, dir := range w.notify.WatchList() {
@@ -170,7 +178,7 @@ func (w *Watcher) update() error {
 			_ = w.notify.Remove(dir)
 		}
 	}
-	return nil
+	return failed
 }
 
 // wanted is what to watch, in absolute paths without symbolic links but for the last part.
@@ -195,11 +203,7 @@ func want(paths []string) *wanted {
 		w.follow(link)
 	}
 	for _, dir := range l.dirs {
-		if real, err := filepath.EvalSymlinks(dir); err == nil {
-			if real, err = filepath.Abs(real); err == nil {
-				w.watch[real], w.dirs[real] = true, true
-			}
-		}
+		w.watch[dir], w.dirs[dir] = true, true
 	}
 	return w
 }
