@@ -84,10 +84,14 @@ Envoy runs:
 }
 
 func render(r *istio.Resources, output, admin string) ([]byte, error) {
-	if output == "envoy" {
-		return istio.EnvoyJSON(r, admin)
+	if output != "envoy" {
+		return r.JSON()
 	}
-	return r.JSON()
+	b, err := istio.EnvoyBootstrap(r, admin)
+	if err != nil {
+		return nil, err
+	}
+	return istio.MarshalJSON(b)
 }
 
 func printProblems(w io.Writer, ps []source.Problem) {

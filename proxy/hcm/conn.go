@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"pillion/proxy/filter"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
@@ -44,7 +45,7 @@ type stream struct {
 	cfg            *Config
 	ex             http.Exchange
 	call           forward.Call
-	chain          chainRun
+	chain          *filter.Chain // nil before routing
 }
 
 var streamPool = sync.Pool{New: func() any { return new(stream) }}
@@ -185,7 +186,7 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain = chainRun{}
+	st.chain = nil
 	st.ServerConn, st.c, st.cfg = nil, nil, nil
 	streamPool.Put(st)
 }

@@ -32,10 +32,10 @@ func (st *stream) ResponseReady() {
 }
 
 func (st *stream) runResponseFilters() {
-	if st.chain.chain == nil {
+	if st.chain == nil {
 		return
 	}
-	for _, f := range st.chain.chain.Response {
+	for _, f := range st.chain.Response {
 		f.OnResponse(&st.ex)
 	}
 }
@@ -127,11 +127,11 @@ func (st *stream) finish() {
 		ex.Details = "downstream_remote_disconnect"
 	}
 	ex.End = http.Now()
-	if st.chain.chain == nil {
-		st.chain.chain = st.cfg.NoRouteChain
+	if st.chain == nil {
+		st.chain = st.cfg.NoRouteChain
 	}
-	if st.chain.chain != nil {
-		for _, f := range st.chain.chain.Finish {
+	if st.chain != nil {
+		for _, f := range st.chain.Finish {
 			f.OnFinish(ex)
 		}
 	}

@@ -10,11 +10,6 @@ import (
 	"pillion/proxy/router"
 )
 
-// chainRun is the filter chain of one exchange.
-type chainRun struct {
-	chain *filter.Chain
-}
-
 // Failures that the manager finds itself; texts and flags are Envoy's
 // (source/common/http/conn_manager_impl.cc).
 var (
@@ -35,6 +30,7 @@ var (
 // handle takes a request from its head to the end of its response.
 func (st *stream) handle() {
 	ex := &st.ex
+	ex.Random = rand.Uint64()
 	if err := st.prepare(); err != nil {
 		st.localError(err)
 		return
@@ -44,7 +40,7 @@ func (st *stream) handle() {
 		st.localError(errNoTable)
 		return
 	}
-	vh, route := table.Match(&ex.Req, rand.Uint64())
+	vh, route := table.Match(&ex.Req, ex.Random)
 	if vh != nil {
 		ex.VirtualHost = vh.Name
 	}
@@ -54,9 +50,14 @@ func (st *stream) handle() {
 		return
 	}
 	ex.RouteName = route.Name
-	st.chain.chain = route.Chain
+	var target *router.Target
+	st.chain = route.Chain
+	if route.Kind == router.Forward {
+		target = route.Target(ex.Random)
+		st.chain = target.Chain
+	}
 	if st.filterRequest() {
-		st.answer(vh, route)
+		st.answer(route, target)
 	}
 }
 
@@ -64,7 +65,7 @@ func (st *stream) handle() {
 // answered. On HTTP/1 a filter that waits is simply waited for.
 func (st *stream) filterRequest() bool {
 	ex := &st.ex
-	for _, f := range st.chain.chain.Request {
+	for _, f := range st.chain.Request {
 		if w, ok := f.(filter.Waiter); ok && w.Waits(ex) {
 			st.c.setActive(&st.call)
 			ex.Cancelled = st.call.Cancelled()
@@ -82,12 +83,12 @@ func (st *stream) filterRequest() bool {
 }
 
 // answer does what the route says.
-func (st *stream) answer(vh *router.VirtualHost, route *router.Route) {
+func (st *stream) answer(route *router.Route, target *router.Target) {
 	ex := &st.ex
 	switch route.Kind {
 	case router.Forward:
 		st.c.setActive(&st.call)
-		if err := st.call.Run(st.cfg.Forward, ex, st, vh, route); err != nil {
+		if err := st.call.Run(st.cfg.Forward, ex, st, route, target); err != nil {
 			st.fail(err)
 		}
 	default:

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,8 +44,8 @@ type Listener struct {
 	closed  atomic.Bool
 	served  sync.WaitGroup // the accept loop
 
-	cxTotal, cxOverflow stats.Counter
-	cxActive            stats.Gauge
+	cxTotal, cxOverflow, cxPanics stats.Counter
+	cxActive                      stats.Gauge
 }
 
 // Listen binds addr ("ip:port"; port 0 takes a free one). Connections wait in
@@ -104,12 +105,24 @@ func (l *Listener) serve(nc net.Conn) {
 	l.cxTotal.Inc()
 	l.cxActive.Inc()
 	defer l.cxActive.Dec()
+	defer l.contain(nc)
 	info := &http.ConnInfo{
 		Local:     nc.LocalAddr().String(),
 		Remote:    nc.RemoteAddr().String(),
 		Direction: l.direction,
 	}
 	(*l.handler.Load()).Serve(nc, info)
+}
+
+// contain keeps a defect that one connection met from ending the process: the
+// connection is closed, and the defect is logged and counted.
+func (l *Listener) contain(nc net.Conn) {
+	if r := recover(); r != nil {
+		l.cxPanics.Inc()
+		_ = nc.Close()
+		l.log.Error("a connection was closed because of a defect in the proxy; please report it",
+			"listener", l.name, "panic", r, "stack", string(debug.Stack()))
+	}
 }
 
 // Close stops accepting and frees the address. Connections stay open.
@@ -125,4 +138,5 @@ func (l *Listener) CollectStats(e *stats.Emitter) {
 	s.Counter("downstream_cx_total", l.cxTotal.Value())
 	s.Gauge("downstream_cx_active", l.cxActive.Value())
 	s.Counter("downstream_cx_overflow", l.cxOverflow.Value())
+	s.Counter("downstream_cx_defects", l.cxPanics.Value())
 }

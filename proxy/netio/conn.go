@@ -29,8 +29,9 @@ import (
 type Conn struct {
 	nc  net.Conn
 	raw syscall.RawConn // nil when nc is no socket
-	// fn is c.ready, bound once: a closure made per call would allocate.
-	fn func(fd uintptr) bool
+	// readFn and writeFn are c.ready and c.writable, bound once: a closure made
+	// per call would allocate.
+	readFn, writeFn func(fd uintptr) bool
 
 	// Parameters and results of one call of ready; owned by the reader.
 	in   *buf.Buffer
@@ -40,6 +41,10 @@ type Conn struct {
 	err  error
 	look bool
 	seen Peer
+
+	// Parameter and result of one call of writable; owned by the writer.
+	rest     []byte
+	writeErr error
 }
 
 // Init prepares c for nc. Until then c must not be used.
@@ -48,7 +53,7 @@ func (c *Conn) Init(nc net.Conn) {
 	if sc, ok := nc.(*net.TCPConn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
-			c.fn = c.ready
+			c.readFn, c.writeFn = c.ready, c.writable
 		}
 	}
 }
@@ -66,32 +71,59 @@ func (c *Conn) ready(fd uintptr) bool {
 	if c.out != nil {
 		out := c.out
 		c.out = nil
-		c.sent, c.err = ignoringEINTR(syscall.Write, int(fd), out)
+		c.sent, c.err = send(fd, out)
 		if c.err == syscall.EAGAIN {
-			c.sent, c.err = 0, nil
+			c.err = nil
 		}
 		// A short or failed write is finished by the caller, without waiting.
 		return c.err != nil || c.sent < len(out)
 	}
-	n, err := ignoringEINTR(syscall.Read, int(fd), c.in.Free())
+	n, err := receive(fd, c.in.Free(), 0)
 	if err == syscall.EAGAIN {
 		c.in.ReleaseIfEmpty()
 		return false
 	}
-	if err != nil {
-		n = 0
-	} else if n == 0 {
+	if err == nil && n == 0 {
 		err = io.EOF
 	}
 	c.n, c.err = n, err
 	return true
 }
 
-func ignoringEINTR(f func(int, []byte) (int, error), fd int, p []byte) (int, error) {
+// writable is called by the poller as ready is, for writes.
+func (c *Conn) writable(fd uintptr) bool {
+	n, err := send(fd, c.rest)
+	c.rest = c.rest[n:]
+	if err == syscall.EAGAIN || err == nil && len(c.rest) > 0 {
+		return false
+	}
+	c.writeErr = err
+	return true
+}
+
+// send and receive are send(2) and recv(2). They cost less than write(2) and
+// read(2), which pass the file layer. An error comes with 0 bytes.
+
+func send(fd uintptr, p []byte) (int, error) {
+	return socketCall(syscall.SYS_SENDTO, fd, p, syscall.MSG_NOSIGNAL)
+}
+
+func receive(fd uintptr, p []byte, flags uintptr) (int, error) {
+	return socketCall(syscall.SYS_RECVFROM, fd, p, flags)
+}
+
+func socketCall(trap, fd uintptr, p []byte, flags uintptr) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
 	for {
-		n, err := f(fd, p)
-		if err != syscall.EINTR {
-			return max(n, 0), err
+		n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), flags, 0, 0)
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -103,7 +135,7 @@ func (c *Conn) Fill(in *buf.Buffer) error {
 		return c.fillPlain(in)
 	}
 	c.in = in
-	err := c.raw.Read(c.fn)
+	err := c.raw.Read(c.readFn)
 	c.in = nil
 	return c.filled(in, err)
 }
@@ -140,7 +172,7 @@ func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
 		return c.writeThenFill(out, 0, in)
 	}
 	c.in, c.out, c.sent, c.n, c.err = in, out, 0, 0, nil
-	err = c.raw.Read(c.fn)
+	err = c.raw.Read(c.readFn)
 	c.in, c.out = nil, nil
 	if c.sent < len(out) {
 		if err == nil {
@@ -155,15 +187,27 @@ func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
 }
 
 func (c *Conn) writeThenFill(out []byte, from int, in *buf.Buffer) (int, error) {
-	n, err := c.nc.Write(out[from:])
+	n, err := c.Write(out[from:])
 	if err != nil {
 		return from + n, err
 	}
 	return len(out), c.Fill(in)
 }
 
-// Write writes all of p.
-func (c *Conn) Write(p []byte) (int, error) { return c.nc.Write(p) }
+// Write writes all of p; n < len(p) only with an error.
+func (c *Conn) Write(p []byte) (n int, err error) {
+	if c.raw == nil || len(p) == 0 {
+		return c.nc.Write(p)
+	}
+	c.rest, c.writeErr = p, nil
+	err = c.raw.Write(c.writeFn)
+	n = len(p) - len(c.rest)
+	c.rest = nil
+	if err == nil {
+		err = c.writeErr
+	}
+	return n, err
+}
 
 // WriteBuffers writes all of bufs with one system call where it can. It
 // consumes bufs.
@@ -191,7 +235,7 @@ func (c *Conn) Look() Peer {
 		return PeerQuiet
 	}
 	c.look = true
-	err := c.raw.Read(c.fn)
+	err := c.raw.Read(c.readFn)
 	c.look = false
 	if err != nil {
 		return PeerReset
@@ -214,21 +258,16 @@ func (c *Conn) Watch() Peer {
 
 func peek(fd uintptr) Peer {
 	var one [1]byte
-	for {
-		n, _, errno := syscall.Syscall6(syscall.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&one[0])), 1,
-			syscall.MSG_PEEK|syscall.MSG_DONTWAIT, 0, 0)
-		switch {
-		case errno == syscall.EINTR:
-			continue
-		case errno == syscall.EAGAIN:
-			return PeerQuiet
-		case errno != 0:
-			return PeerReset
-		case n == 0:
-			return PeerClosed
-		}
-		return PeerData
+	n, err := receive(fd, one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	switch {
+	case err == syscall.EAGAIN:
+		return PeerQuiet
+	case err != nil:
+		return PeerReset
+	case n == 0:
+		return PeerClosed
 	}
+	return PeerData
 }
 
 // SetReadDeadline bounds reads in progress and to come; zero: no bound.

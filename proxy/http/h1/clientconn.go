@@ -69,6 +69,9 @@ func (c *ClientConn) Interrupt() { _ = c.io.SetDeadline(time.Unix(1, 0)) }
 // SetReadDeadline bounds the wait for the response; zero: no bound.
 func (c *ClientConn) SetReadDeadline(t time.Time) { _ = c.io.SetReadDeadline(t) }
 
+// SetDeadline bounds reads and writes; zero: no bound.
+func (c *ClientConn) SetDeadline(t time.Time) { _ = c.io.SetDeadline(t) }
+
 // Begin starts a request. It must precede WriteHead.
 func (c *ClientConn) Begin() {
 	c.out = buf.GetBytes()

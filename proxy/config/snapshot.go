@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config compiles xDS resources into the immutable structures that
+// the data path reads. It sees the whole data path; the data path never sees
+// it. Compiling changes nothing: a set of resources either compiles as a
+// whole, or its errors name the resource and the field.
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+
+	"pillion/proxy/cluster"
+	"pillion/proxy/hcm"
+	"pillion/proxy/router"
+)
+
+// Resources are the input: one consistent set, decoded.
+type Resources struct {
+	Listeners []*listenerv3.Listener
+	Routes    []*routev3.RouteConfiguration
+	Clusters  []*clusterv3.Cluster
+	Endpoints []*endpointv3.ClusterLoadAssignment
+}
+
+// Snapshot is everything compiled from one set. Immutable.
+type Snapshot struct {
+	Listeners map[string]*Listener
+	Clusters  []*cluster.Config
+	// Tables are the route tables with the place each is to be published at.
+	Tables map[*hcm.Routes]*router.Table
+	// Warnings name what was left out because it changes nothing here.
+	Warnings []string
+}
+
+// Compile compiles r. The error joins one error for each bad resource.
+func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
+	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
+	var errs []error
+	errs = append(errs, s.compileClusters(r)...)
+	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
+	for _, rc := range r.Routes {
+		routes[rc.GetName()] = rc
+	}
+	for _, l := range r.Listeners {
+		if err := c.compileListener(s, l, routes); err != nil {
+			errs = append(errs, fmt.Errorf("listener %s: %w", l.GetName(), err))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return s, nil
+}
+
+func (s *Snapshot) compileClusters(r *Resources) (errs []error) {
+	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(r.Endpoints))
+	for _, a := range r.Endpoints {
+		assignments[a.GetClusterName()] = a
+	}
+	s.Clusters = make([]*cluster.Config, 0, len(r.Clusters))
+	for _, c := range r.Clusters {
+		cfg, warnings, err := CompileCluster(c, assignments[edsName(c)])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cluster %s: %w", c.GetName(), err))
+			continue
+		}
+		for _, w := range warnings {
+			s.Warnings = append(s.Warnings, "cluster "+c.GetName()+": "+w)
+		}
+		s.Clusters = append(s.Clusters, cfg)
+	}
+	return errs
+}
+
+// edsName is the name under which a cluster's endpoints come.
+func edsName(c *clusterv3.Cluster) string {
+	if n := c.GetEdsClusterConfig().GetServiceName(); n != "" {
+		return n
+	}
+	return c.GetName()
+}

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+
+	"pillion/proxy/admin"
+	"pillion/proxy/stats"
+)
+
+// startEndpoints binds the admin and the metrics address.
+func (s *Server) startEndpoints() error {
+	log := s.o.Logger
+	if s.o.AdminAddr != "" {
+		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
+			Logger:    log,
+			Stats:     s.registry,
+			Info:      admin.Info{Version: s.o.Version, Started: s.started},
+			Ready:     readiness{s},
+			Clusters:  clusterView{s.clusters},
+			Listeners: listenerView{s.bound},
+			Config:    configView{s},
+			Lifecycle: lifecycle{s},
+			Loggers:   admin.LevelVars(map[string]*slog.LevelVar{"proxy": s.o.Level}),
+		}), log)
+		if err != nil {
+			return err
+		}
+		s.admin = a
+	}
+	if s.o.MetricsAddr != "" {
+		m, err := admin.Listen(s.o.MetricsAddr, admin.NewMetricsHandler(s.registry, log), log)
+		if err != nil {
+			return err
+		}
+		s.metrics = m
+	}
+	return nil
+}
+
+// addOwnStats adds the metrics of the process and of configuration.
+func (s *Server) addOwnStats() error {
+	s.registry.Add(&s.reloads)
+	s.registry.Add(s.sinks)
+	s.registry.Add(&stats.Server{Start: s.started, State: s.State})
+	return s.registry.AddRuntime()
+}
+
+// State is what /ready and server.state tell.
+func (s *Server) State() stats.State { return stats.State(s.state.Load()) }
+
+// readiness shows the server to /ready.
+type readiness struct{ s *Server }
+
+func (r readiness) State() stats.State { return r.s.State() }
+
+func (r readiness) WaitingFor() []string {
+	if r.s.State() == stats.StatePreInitializing {
+		return []string{"the first configuration, of " + strings.Join(r.s.o.Paths, ", ")}
+	}
+	return nil
+}
+
+// listenerView shows what is bound to /listeners.
+type listenerView struct{ bound *listenerSet }
+
+func (v listenerView) Listeners() []admin.ListenerStatus {
+	addrs := v.bound.addresses()
+	out := make([]admin.ListenerStatus, 0, len(addrs))
+	for _, name := range slices.Sorted(maps.Keys(addrs)) {
+		out = append(out, admin.ListenerStatus{Name: name, Addresses: []string{addrs[name]}})
+	}
+	return out
+}
+
+// lifecycle lets the admin endpoint end the server.
+type lifecycle struct{ s *Server }
+
+// Drain stops accepting and lets connections end. It has no inbound listeners
+// to tell apart yet, so InboundOnly drains nothing.
+func (l lifecycle) Drain(o admin.DrainOptions) {
+	if o.InboundOnly {
+		return
+	}
+	go l.s.drain(o)
+}
+
+func (s *Server) drain(o admin.DrainOptions) {
+	s.setDraining()
+	if !o.SkipExit && !o.Graceful {
+		s.bound.closeAll()
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.o.DrainTime)
+	defer cancel()
+	s.tracker.Drain(ctx)
+	if !o.SkipExit {
+		s.bound.closeAll()
+	}
+}
+
+func (l lifecycle) SetHealthy(ok bool) {
+	if ok {
+		l.s.state.CompareAndSwap(int64(stats.StateDraining), int64(stats.StateLive))
+		return
+	}
+	l.s.setDraining()
+}
+
+func (l lifecycle) Quit() { l.s.askToQuit() }
+
+func (s *Server) setDraining() { s.state.Store(int64(stats.StateDraining)) }
+
+// Endpoints returns every address that the proxy listens on: its own first,
+// then "http" for the listener of Options.HTTPAddr, then the others by name.
+func (s *Server) Endpoints() []Endpoint {
+	addrs := s.bound.addresses()
+	var out []Endpoint
+	for _, name := range slices.Sorted(maps.Keys(addrs)) {
+		e := Endpoint{Name: name, Addr: addrs[name]}
+		if s.bound.configured(name) == s.o.HTTPAddr {
+			e.Name = "http"
+			out = slices.Insert(out, 0, e)
+			continue
+		}
+		out = append(out, e)
+	}
+	if s.admin != nil {
+		out = append(out, Endpoint{"admin", s.admin.Addr()})
+	}
+	if s.metrics != nil {
+		out = append(out, Endpoint{"metrics", s.metrics.Addr()})
+	}
+	return out
+}

@@ -1,0 +1,508 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy_test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pillion/proxy/proxytest"
+	"pillion/proxy/proxytest/inproc"
+)
+
+const get = "GET /x HTTP/1.1\nHost: echo:9080\n\n"
+
+// route is the YAML of a VirtualService for the host echo.
+func route(http string) string {
+	return "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: echo, namespace: default}\n" +
+		"spec:\n  hosts: [echo]\n  http:\n" + http
+}
+
+// rule is the YAML of a DestinationRule for the host echo.
+func rule(policy string) string {
+	return "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: echo, namespace: default}\n" +
+		"spec:\n  host: echo\n  trafficPolicy: " + policy + "\n"
+}
+
+func wantLine(t *testing.T, r inproc.Response, line string) {
+	t.Helper()
+	if r.Line != line {
+		t.Errorf("status line %q, want %q (fields %v, body %q)", r.Line, line, r.Fields, r.Body)
+	}
+}
+
+// TestKeepAlive sends several requests on one connection, by Host header and
+// as to a forward proxy, and holds that one upstream connection carries them.
+func TestKeepAlive(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(line string, f map[string]string, _ string) string {
+			return inproc.OK(line + " host=" + f["host"])
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	for _, req := range []struct{ send, want string }{
+		{get, "GET /x HTTP/1.1 host=echo:9080"},
+		{"GET http://echo:9080/y?q=1 HTTP/1.1\nHost: echo:9080\n\n", "GET /y?q=1 HTTP/1.1 host=echo:9080"},
+		{"GET http://echo.default.svc.cluster.local:9080/z HTTP/1.1\nHost: ignored\n\n", "GET /z HTTP/1.1 host=echo.default.svc.cluster.local:9080"},
+		{"GET /w HTTP/1.1\nHost: ECHO:9080\n\n", "GET /w HTTP/1.1 host=ECHO:9080"},
+	} {
+		r := c.Do(req.send)
+		wantLine(t, r, "HTTP/1.1 200 OK")
+		if r.Body != req.want || r.Fields["server"] != "envoy" || r.Fields["x-envoy-upstream-service-time"] == "" {
+			t.Errorf("%q gives %q with %v", req.send, r.Body, r.Fields)
+		}
+	}
+	if n := b.Conns.Load(); n != 1 {
+		t.Errorf("%d upstream connections, want 1", n)
+	}
+}
+
+// TestHeadersForwarded holds that order and case of a client's fields are
+// kept, that hop-by-hop fields go, and that ours come.
+func TestHeadersForwarded(t *testing.T) {
+	heads := make(chan string, 1)
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		var head strings.Builder
+		p := make([]byte, 1)
+		for !strings.HasSuffix(head.String(), "\r\n\r\n") {
+			if _, err := c.Conn.Read(p); err != nil {
+				return
+			}
+			head.Write(p)
+		}
+		heads <- head.String()
+		c.Send(inproc.OK(""))
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Do("GET /x HTTP/1.1\nX-First: 1\nHOST: echo:9080\nConnection: keep-alive, x-gone\nX-Gone: 1\nX-miXed: Two\nx-request-id: abc\n\n")
+	got := <-heads
+	want := "GET /x HTTP/1.1\r\nX-First: 1\r\nHOST: echo:9080\r\nX-miXed: Two\r\nx-request-id: abc\r\n" +
+		"x-forwarded-proto: http\r\nx-envoy-attempt-count: 1\r\n\r\n"
+	if got != want {
+		t.Errorf("the backend got\n%q\nwant\n%q", got, want)
+	}
+}
+
+// TestUnknownHost holds what happens without a service: ALLOW_ANY goes to the
+// address that the request names, REGISTRY_ONLY answers 502.
+func TestUnknownHost(t *testing.T) {
+	b := inproc.Echo(t, "outside")
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	req := fmt.Sprintf("GET /x HTTP/1.1\nHost: 127.0.0.1:%d\n\n", b.Port)
+	if r := c.Do(req); r.Body != "outside" {
+		t.Errorf("ALLOW_ANY gives %q %q", r.Line, r.Body)
+	}
+	p.Edit("sidecar.yaml", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: default, namespace: default}\n"+
+		"spec: {egress: [{hosts: ['./*']}], outboundTrafficPolicy: {mode: REGISTRY_ONLY}}\n")
+	wantLine(t, c.Do(req), "HTTP/1.1 502 Bad Gateway")
+	if r := c.Do(get); r.Body != "outside" {
+		t.Errorf("a known host gives %q %q", r.Line, r.Body)
+	}
+}
+
+// TestNotToItself holds that a request for the proxy's own address is not sent
+// in a circle.
+func TestNotToItself(t *testing.T) {
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "x"))})
+	for _, name := range []string{"http", "admin", "metrics"} {
+		r := inproc.Dial(t, p.Addr("http")).Do("GET /quitquitquit HTTP/1.1\nHost: " + p.Addr(name) + "\n\n")
+		if !strings.HasPrefix(r.Line, "HTTP/1.1 503 ") {
+			t.Errorf("%s: %s", name, r.Line)
+		}
+	}
+}
+
+// TestBodies sends bodies of every framing, and reads them back.
+func TestBodies(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(line string, f map[string]string, body string) string {
+			if f["transfer-encoding"] != "" {
+				payload, trailer, _ := strings.Cut(body, "|")
+				if trailer != "" {
+					trailer += "\r\n"
+				}
+				return fmt.Sprintf("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n%x\r\n%s\r\n0\r\n%s\r\n", len(payload), payload, trailer)
+			}
+			return inproc.OK(body)
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	for _, size := range []int{0, 1, 1000, 16 << 10, 64 << 10, 1 << 20} {
+		body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+		r := c.Do(fmt.Sprintf("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: %d\n\n%s", size, body))
+		if r.Body != body {
+			t.Errorf("length %d: %d octets came back", size, len(r.Body))
+		}
+		if size == 0 {
+			continue
+		}
+		r = c.Do(fmt.Sprintf("POST /x HTTP/1.1\nHost: echo:9080\nTransfer-Encoding: chunked\n\n%x\r\n%s\r\n0\r\nX-Sum: 7\r\n\r\n", size, body))
+		if r.Body != body+"|X-Sum: 7" {
+			t.Errorf("chunked %d: %d octets came back, ending in %q", size, len(r.Body), r.Body[max(0, len(r.Body)-20):])
+		}
+	}
+}
+
+// TestBothWaysAtOnce streams up and down in turns on one exchange: each piece
+// must arrive before the next is sent.
+func TestBothWaysAtOnce(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n")
+		for i := range 20 {
+			c.Want(fmt.Sprintf("4\r\nup%02d\r\n", i))
+			c.SendRaw(fmt.Sprintf("6\r\ndown%02d\r\n", i))
+		}
+		c.Want("0\r\n\r\n")
+		c.SendRaw("0\r\n\r\n")
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send("POST /x HTTP/1.1\nHost: echo:9080\nTransfer-Encoding: chunked\n\n")
+	for i := range 20 {
+		c.SendRaw(fmt.Sprintf("4\r\nup%02d\r\n", i))
+		if i == 0 {
+			c.Head()
+		}
+		c.Want(fmt.Sprintf("6\r\ndown%02d\r\n", i))
+	}
+	c.SendRaw("0\r\n\r\n")
+	c.Want("0\r\n\r\n")
+}
+
+// TestEarlyResponse holds that an answer to an unfinished upload reaches the
+// client, and that the connection then ends.
+func TestEarlyResponse(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 413 Content Too Large\nContent-Length: 3\n\nbig")
+		_, _ = io.Copy(io.Discard, c.Conn)
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: 1000000\n\nsome")
+	r := c.Response(false)
+	wantLine(t, r, "HTTP/1.1 413 Content Too Large")
+	if r.Body != "big" {
+		t.Errorf("body %q", r.Body)
+	}
+	c.WantClosed()
+}
+
+// TestExpectContinue holds that 100 Continue comes from the upstream, and that
+// a refusal instead of it ends the connection with the body unsent.
+func TestExpectContinue(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		line, _ := c.Head()
+		if strings.Contains(line, "/refuse") {
+			c.Send("HTTP/1.1 417 Expectation Failed\nContent-Length: 0\n\n")
+			return
+		}
+		c.Send("HTTP/1.1 100 Continue\n\n")
+		c.Want("hello")
+		c.Send(inproc.OK("got it"))
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send("POST /x HTTP/1.1\nHost: echo:9080\nExpect: 100-continue\nContent-Length: 5\n\n")
+	if line, _ := c.Head(); line != "HTTP/1.1 100 Continue" {
+		t.Fatalf("got %q", line)
+	}
+	c.SendRaw("hello")
+	if r := c.Response(false); r.Body != "got it" {
+		t.Errorf("%q %q", r.Line, r.Body)
+	}
+	c = inproc.Dial(t, p.Addr("http"))
+	c.Send("POST /refuse HTTP/1.1\nHost: echo:9080\nExpect: 100-continue\nContent-Length: 5\n\n")
+	r := c.Response(false)
+	wantLine(t, r, "HTTP/1.1 417 Expectation Failed")
+	if r.Fields["connection"] != "close" {
+		t.Error("the connection is kept, although the client may or may not send its body")
+	}
+	c.WantClosed()
+}
+
+// TestHalfClose holds that a client that closes its sending side still gets
+// its answer.
+func TestHalfClose(t *testing.T) {
+	release := make(chan struct{})
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		<-release
+		c.Send(inproc.OK("still there"))
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send(get)
+	_ = c.Conn.(*net.TCPConn).CloseWrite()
+	close(release)
+	if r := c.Response(false); r.Body != "still there" {
+		t.Errorf("%q %q", r.Line, r.Body)
+	}
+	c.WantClosed()
+}
+
+// TestNoBodyResponses holds the framing of answers that have no body.
+func TestNoBodyResponses(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(line string, _ map[string]string, _ string) string {
+			switch {
+			case strings.HasPrefix(line, "HEAD"):
+				return "HTTP/1.1 200 OK\nContent-Length: 1000\n\n"
+			case strings.Contains(line, "/204"):
+				return "HTTP/1.1 204 No Content\n\n"
+			case strings.Contains(line, "/304"):
+				return "HTTP/1.1 304 Not Modified\nContent-Length: 10\nETag: x\n\n"
+			}
+			return inproc.OK("next")
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	for _, req := range []string{"HEAD /x", "GET /204", "GET /304"} {
+		c.Do(req + " HTTP/1.1\nHost: echo:9080\n\n")
+		if r := c.Do(get); r.Body != "next" {
+			t.Errorf("after %s: %q %q", req, r.Line, r.Body)
+		}
+	}
+	if n := b.Conns.Load(); n != 1 {
+		t.Errorf("%d upstream connections, want 1", n)
+	}
+}
+
+// TestUpstreamFailures holds the replies to hosts that are down, close or talk
+// nonsense.
+func TestUpstreamFailures(t *testing.T) {
+	dead := inproc.Echo(t, "")
+	dead.Close()
+	for _, tc := range []struct {
+		name    string
+		backend *inproc.Backend
+		line    string
+		body    string
+	}{
+		{"refused", dead, "HTTP/1.1 503 Service Unavailable", "upstream connect error or disconnect/reset before headers. " +
+			"retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"},
+		{"closes", inproc.NewBackend(t, func(c *inproc.Conn) { c.Head() }), "HTTP/1.1 503 Service Unavailable",
+			"upstream connect error or disconnect/reset before headers. reset reason: connection termination"},
+		{"nonsense", inproc.NewBackend(t, func(c *inproc.Conn) { c.Head(); c.SendRaw("SSH-2.0-x\r\n\r\n") }), "HTTP/1.1 502 Bad Gateway",
+			"upstream connect error or disconnect/reset before headers. reset reason: protocol error"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", tc.backend)})
+			c := inproc.Dial(t, p.Addr("http"))
+			r := c.Do(get)
+			wantLine(t, r, tc.line)
+			if r.Body != tc.body {
+				t.Errorf("body\n%q\nwant\n%q", r.Body, tc.body)
+			}
+		})
+	}
+}
+
+// TestCutResponse holds that a response that its host cuts off is cut off for
+// the client as well, not completed.
+func TestCutResponse(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 200 OK\nContent-Length: 100\n\nonly this")
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send(get)
+	c.Head()
+	c.Want("only this")
+	c.WantClosed()
+}
+
+// TestDeadPooledConnection holds that a pooled connection which its host has
+// closed costs no client an error, whatever the method.
+func TestDeadPooledConnection(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		// One answer for each connection, with no word of closing.
+		c.Head()
+		c.Send(inproc.OK("one"))
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	for i := range 300 {
+		method := [...]string{"GET", "POST", "PUT"}[i%3]
+		r := c.Do(method + " /x HTTP/1.1\nHost: echo:9080\nContent-Length: 0\n\n")
+		if r.Body != "one" {
+			t.Fatalf("request %d (%s): %q %q", i, method, r.Line, r.Body)
+		}
+	}
+}
+
+// TestRetries counts tries: by status and by failure, on other hosts first.
+func TestRetries(t *testing.T) {
+	var tries atomic.Int32
+	fails := func(n int32) func(c *inproc.Conn) {
+		return func(c *inproc.Conn) {
+			c.Serve(func(_ string, f map[string]string, body string) string {
+				if k := tries.Add(1); k <= n {
+					return "HTTP/1.1 503 Service Unavailable\nContent-Length: 4\n\nfail"
+				}
+				return inproc.OK(f["x-envoy-attempt-count"] + " " + body)
+			})
+		}
+	}
+	policy := route("  - retries: {attempts: 2, retryOn: '503', backoff: 1ms}\n    route: [{destination: {host: echo}}]\n")
+	for _, tc := range []struct {
+		name  string
+		fails int32
+		send  string
+		want  string
+		tries int32
+	}{
+		{"second try", 1, get, "2 ", 2},
+		{"limit", 9, get, "fail", 3},
+		{"body", 2, "POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: 4\n\nbody", "3 body", 3},
+		{"chunked body", 2, "POST /x HTTP/1.1\nHost: echo:9080\nTransfer-Encoding: chunked\n\n4\r\nbody\r\n0\r\n\r\n", "3 body", 3},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			tries.Store(0)
+			b := inproc.NewBackend(t, fails(tc.fails))
+			p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b), "vs.yaml": policy})
+			r := inproc.Dial(t, p.Addr("http")).Do(tc.send)
+			if r.Body != tc.want || tries.Load() != tc.tries {
+				t.Errorf("%q %q after %d tries, want %q after %d", r.Line, r.Body, tries.Load(), tc.want, tc.tries)
+			}
+		})
+	}
+}
+
+// TestTimeouts holds the route's and the try's timeout, before and within the
+// response.
+func TestTimeouts(t *testing.T) {
+	stall := make(chan struct{})
+	defer close(stall)
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		line, _ := c.Head()
+		if strings.Contains(line, "/within") {
+			c.Send("HTTP/1.1 200 OK\nContent-Length: 10\n\nhalf")
+		}
+		<-stall
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b),
+		"vs.yaml": route("  - timeout: 100ms\n    route: [{destination: {host: echo}}]\n")})
+	c := inproc.Dial(t, p.Addr("http"))
+	r := c.Do(get)
+	wantLine(t, r, "HTTP/1.1 504 Gateway Timeout")
+	if r.Body != "upstream request timeout" {
+		t.Errorf("body %q", r.Body)
+	}
+	c.Send("GET /within HTTP/1.1\nHost: echo:9080\n\n")
+	c.Head()
+	c.Want("half")
+	c.WantClosed()
+
+	p.Edit("vs.yaml", route("  - retries: {attempts: 1, perTryTimeout: 50ms, retryOn: 5xx}\n    route: [{destination: {host: echo}}]\n"))
+	r = inproc.Dial(t, p.Addr("http")).Do(get)
+	wantLine(t, r, "HTTP/1.1 504 Gateway Timeout")
+}
+
+// TestPendingQueue holds that requests beyond maxConnections wait for one, and
+// that those beyond the queue are refused.
+func TestPendingQueue(t *testing.T) {
+	gate := make(chan struct{})
+	var active, most atomic.Int32
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(string, map[string]string, string) string {
+			most.Store(max(most.Load(), active.Add(1)))
+			<-gate
+			active.Add(-1)
+			return inproc.OK("done")
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b),
+		"dr.yaml": rule("{connectionPool: {tcp: {maxConnections: 2}, http: {http1MaxPendingRequests: 3}}}")})
+	var wg sync.WaitGroup
+	var ok, refused atomic.Int32
+	for range 10 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			switch r := inproc.Dial(t, p.Addr("http")).Do(get); {
+			case r.Body == "done":
+				ok.Add(1)
+			case strings.HasPrefix(r.Line, "HTTP/1.1 503 ") && r.Fields["x-envoy-overloaded"] == "true":
+				refused.Add(1)
+			default:
+				t.Errorf("%q %q", r.Line, r.Body)
+			}
+		}()
+	}
+	p.WaitFor("five requests are refused", func() bool { return refused.Load() == 5 })
+	close(gate)
+	wg.Wait()
+	if ok.Load() != 5 || most.Load() > 2 {
+		t.Errorf("%d were served, at most %d at once; want 5 and 2", ok.Load(), most.Load())
+	}
+}
+
+// TestSlowLoris holds that a head that takes too long to come is answered by
+// 408 and a closed connection. The bound is the default of 15 s, so this runs
+// only in full runs.
+func TestSlowLoris(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 15 s")
+	}
+	t.Parallel()
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "x"))})
+	c := inproc.Dial(t, p.Addr("http"))
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	c.SendRaw("GET / HTTP/1.1\r\nHost: ec")
+	r := c.Response(false)
+	wantLine(t, r, "HTTP/1.1 408 Request Timeout")
+	c.WantClosed()
+}
+
+// TestNoAllocations is the bound on the hot path: a keep-alive GET with
+// metrics on allocates nothing, from the client's bytes to the client's bytes.
+func TestNoAllocations(t *testing.T) {
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		p := make([]byte, 4096)
+		_ = c.SetDeadline(time.Time{})
+		for {
+			if _, err := c.Conn.Read(p); err != nil {
+				return
+			}
+			if _, err := c.Conn.Write(answer); err != nil {
+				return
+			}
+		}
+	})
+	p := inproc.Start(t, map[string]string{
+		"echo.yaml": inproc.Service("echo", b),
+		"vs.yaml": route("  - match: [{headers: {end-user: {exact: jason}}}]\n    route: [{destination: {host: echo}}]\n" +
+			"  - route: [{destination: {host: echo}}]\n"),
+		"dr.yaml": rule("{connectionPool: {tcp: {maxConnections: 100}}, outlierDetection: {consecutive5xxErrors: 5}}"),
+	})
+	nc, err := net.Dial("tcp", p.Addr("http"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	request := []byte("GET /x HTTP/1.1\r\nHost: echo:9080\r\nUser-Agent: test\r\nAccept: */*\r\nend-user: jason\r\n\r\n")
+	in := make([]byte, 4096)
+	proxytest.NoAllocs(t, "a keep-alive GET", func() {
+		if _, err := nc.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := nc.Read(in); err != nil || string(in[:15]) != "HTTP/1.1 200 OK" {
+			t.Fatalf("%q %v", in[:n], err)
+		}
+	})
+}

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"io"
+
+	"pillion/proxy/http"
+)
+
+// replayLimit bounds how much of a request's body is remembered for another
+// try, in bytes. A request with a longer body is sent once.
+const replayLimit = 64 << 10
+
+// inlineLimit is up to how many bytes a body that has already arrived is sent
+// by the exchange's own goroutine, before it looks for the response.
+const inlineLimit = 16 << 10
+
+// replay remembers what of the request's body was taken from downstream.
+type replay struct {
+	on    bool // still complete
+	ended bool // holds the body to its end
+	buf   []byte
+	// trailers of an ended body; nil when none came.
+	trailers *http.Fields
+}
+
+func (r *replay) init(on bool) {
+	r.on, r.ended, r.trailers = on, false, nil
+	r.buf = r.buf[:0]
+}
+
+func (r *replay) record(p []byte) {
+	if !r.on {
+		return
+	}
+	if len(r.buf)+len(p) > replayLimit {
+		r.on = false
+		r.buf = r.buf[:0]
+		return
+	}
+	r.buf = append(r.buf, p...)
+}
+
+func (r *replay) release() {
+	if cap(r.buf) > replayLimit/4 {
+		r.buf = nil
+	}
+	r.init(false)
+}
+
+// sendRequest sends or holds back the head and as much of the body as is
+// there, and starts the pump for the rest.
+func (c *Call) sendRequest() *http.Error {
+	req := &c.ex.Req
+	if c.vh.IncludeAttemptCount {
+		req.Fields.SetID(http.HeaderXEnvoyAttemptCount, c.decimal(int64(c.ex.Attempts)))
+	}
+	none := req.Framing.Kind == http.BodyNone
+	if err := c.up.WriteHead(req, none); err != nil {
+		return asError(err)
+	}
+	if none {
+		c.requestSent()
+		return nil
+	}
+	if err := c.sendRemembered(); err != nil {
+		return err
+	}
+	if c.body.ended {
+		return c.endRequest(c.body.trailers)
+	}
+	if c.inline() {
+		return c.sendInline()
+	}
+	if err := c.up.SplitWriter(); err != nil {
+		return asError(err)
+	}
+	c.pump.start(c)
+	return nil
+}
+
+// sendRemembered sends what an earlier try took from downstream.
+func (c *Call) sendRemembered() *http.Error {
+	if len(c.body.buf) == 0 {
+		return nil
+	}
+	if err := c.up.WriteBody(c.body.buf, false); err != nil {
+		return asError(err)
+	}
+	return nil
+}
+
+// inline reports whether the rest of the body is small and already here.
+func (c *Call) inline() bool {
+	f := &c.ex.Req.Framing
+	return f.Kind == http.BodyLength && f.Length <= inlineLimit && c.down.BufferedLen() >= f.Length-c.ex.RequestBodyBytes
+}
+
+func (c *Call) sendInline() *http.Error {
+	for {
+		p, err := c.down.ReadBody()
+		if err == io.EOF {
+			c.body.ended = true
+			return c.endRequest(nil)
+		}
+		if err != nil {
+			return asError(err)
+		}
+		c.took(p)
+		if err := c.up.WriteBody(p, false); err != nil {
+			return asError(err)
+		}
+	}
+}
+
+// took accounts for a piece of the body that came from downstream.
+func (c *Call) took(p []byte) {
+	c.ex.RequestBodyBytes += int64(len(p))
+	c.body.record(p)
+}
+
+// endRequest ends the body.
+func (c *Call) endRequest(trailers *http.Fields) *http.Error {
+	var err error
+	if trailers != nil {
+		err = c.up.WriteTrailers(trailers)
+	} else {
+		err = c.up.WriteBody(nil, true)
+	}
+	if err != nil {
+		return asError(err)
+	}
+	c.requestSent()
+	return nil
+}
+
+// requestSent starts the clock of the response (Envoy's router counts its
+// timeouts from the request's end).
+func (c *Call) requestSent() {
+	if c.ex.RequestEnd == 0 {
+		c.ex.RequestEnd = c.ex.UpstreamStart
+		if c.ex.Req.Framing.Kind != http.BodyNone {
+			c.ex.RequestEnd = http.Now()
+		}
+		if c.timeout > 0 {
+			c.deadline.Store(c.ex.RequestEnd + int64(c.timeout))
+		}
+	}
+	c.armDeadline()
+}
+
+// asError turns an error of a codec, which is always an *http.Error, back
+// into one.
+func asError(err error) *http.Error {
+	if he, ok := err.(*http.Error); ok {
+		return he
+	}
+	return errCancelled
+}
+
+// pump is the second goroutine of an exchange, which carries the request's
+// body upstream while the first waits for the response. It owns the reading
+// half of the downstream and the writing half of the upstream while it runs.
+type pump struct {
+	running bool          // owned by the exchange's goroutine
+	done    chan struct{} // buffered, one token when the pump has ended
+	// err and whole are the result: written before the token, read after it.
+	err   *http.Error
+	whole bool
+}
+
+func (p *pump) start(c *Call) {
+	if p.done == nil {
+		p.done = make(chan struct{}, 1)
+	}
+	p.running, p.err, p.whole = true, nil, false
+	go p.run(c)
+}
+
+func (p *pump) run(c *Call) {
+	p.err = p.copy(c)
+	p.whole = p.err == nil
+	if p.err != nil && p.err.Side == http.SideDownstream {
+		c.up.Interrupt() // nobody will finish this request
+	}
+	p.done <- struct{}{}
+}
+
+func (p *pump) copy(c *Call) *http.Error {
+	for {
+		if !c.down.Buffered() {
+			if err := c.up.Flush(); err != nil {
+				return asError(err)
+			}
+		}
+		piece, err := c.down.ReadBody()
+		if err == io.EOF {
+			c.body.ended = true
+			c.body.trailers = c.down.RequestTrailers()
+			if err := c.endRequest(c.body.trailers); err != nil {
+				return err
+			}
+			if err := c.up.Flush(); err != nil {
+				return asError(err)
+			}
+			return nil
+		}
+		if err != nil {
+			return asError(err)
+		}
+		c.took(piece)
+		if err := c.up.WriteBody(piece, false); err != nil {
+			return asError(err)
+		}
+	}
+}
+
+// failed returns why the pump ended, if it has, and if it was the client's
+// doing.
+func (p *pump) failed() *http.Error {
+	if !p.running {
+		return nil
+	}
+	select {
+	case <-p.done:
+		p.running = false
+		if p.err != nil && p.err.Side == http.SideDownstream {
+			return p.err
+		}
+	default:
+	}
+	return nil
+}
+
+// stop ends the pump, waiting for it, and reports whether the request was
+// sent to its end. A body that is still under way when the response is
+// complete is given up, and the downstream connection with it (RFC 9112
+// section 9.3: what is left of it can't be told from a next request).
+func (p *pump) stop(c *Call) (whole bool) {
+	if !p.running {
+		return true
+	}
+	select {
+	case <-p.done:
+	default:
+		c.down.StopReading()
+		c.up.Interrupt()
+		<-p.done
+	}
+	p.running = false
+	return p.whole
+}

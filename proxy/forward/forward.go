@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package forward is the terminal step of an exchange: it takes a chosen
+// route to a cluster, a host and a connection, sends the request, repeats it
+// where policy and safety allow, and streams the response back.
+//
+// Everything runs on the goroutine that runs the exchange. A second one
+// exists only while a request body is streamed in parallel with the response.
+package forward
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/cluster"
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+	"pillion/proxy/pool"
+	"pillion/proxy/router"
+)
+
+// Downstream is what the forwarder needs of the connection manager.
+type Downstream interface {
+	http.ServerStream
+	// ResponseReady lets the manager and the filters edit the exchange's
+	// response before its head is written.
+	ResponseReady()
+	// BufferedLen is how many bytes have arrived and are not read yet.
+	BufferedLen() int64
+	// Started reports whether the response's head was written.
+	Started() bool
+	// StopReading makes a ReadBody in progress, and those to come, fail.
+	StopReading()
+}
+
+// Options are settings of all exchanges of one connection manager. Immutable.
+type Options struct {
+	// SuppressEnvoyHeaders leaves out the x-envoy-* fields that the router
+	// adds (router.v3.Router.suppress_envoy_headers).
+	SuppressEnvoyHeaders bool
+}
+
+// Call is the forwarding of one exchange. The zero value is ready, and may be
+// used again after Release. It is owned by the exchange's goroutine but for
+// Cancel, which may come from any.
+type Call struct {
+	opt    *Options
+	ex     *http.Exchange
+	down   Downstream
+	vh     *router.VirtualHost
+	route  *router.Route
+	target *router.Target
+	cl     *cluster.Cluster
+
+	timeout time.Duration // of the response, from the request's end; 0 none
+
+	// The current try.
+	host *cluster.Host
+	conn *pool.Conn
+	up   *h1.ClientConn
+	// timed says that the connection has a deadline set; unseen that the last
+	// try's request can't have reached the application. timed and deadline
+	// may be set by the pump.
+	timed  atomic.Bool
+	unseen bool
+
+	tried   []*cluster.Host // hosts of earlier tries
+	retries uint32          // repeats made by policy
+	// holdsRetry says that the current try counts in the retry breaker.
+	holdsRetry bool
+	reissues   uint32       // repeats made because a reused connection was dead
+	deadline   atomic.Int64 // of the whole exchange, of http.Now; 0 none
+	failure    string       // what the socket said in the last try
+
+	body replay
+	pump pump
+
+	heads []buf.Buffer // storage of response heads, until Release
+
+	mu        sync.Mutex
+	cancelled atomic.Bool
+	live      *h1.ClientConn // the connection to interrupt; guarded by mu
+	done      chan struct{}  // closed by Cancel; guarded by mu, made on demand
+}
+
+// maxReissues bounds the repeats of a request that met dead connections.
+const maxReissues = 3
+
+// Run carries the exchange out. A nil error means that the whole response was
+// sent. If the error comes before down's head was written, the caller sends
+// the local reply that ex.LocalReply and the error describe.
+func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *router.Route, target *router.Target) *http.Error {
+	c.opt, c.ex, c.down, c.vh, c.route, c.target = opt, ex, down, route.VirtualHost(), route, target
+	ex.ClusterName = c.target.Cluster.Name()
+	slot, _ := c.target.Cluster.(*cluster.Slot)
+	if slot != nil {
+		c.cl = slot.Load()
+	}
+	if c.cl == nil {
+		return noCluster(route.NotFoundStatus)
+	}
+	route.ApplyRequest(ex, c.target)
+	c.prepare()
+	if ex.Req.Framing.Kind == http.BodyNone {
+		c.sendMirrors()
+	} else {
+		defer c.sendMirrors()
+	}
+	for {
+		err := c.try()
+		if err != errRetryStatus {
+			c.releaseRetry()
+		}
+		if err == nil || !c.again(err) {
+			c.releaseRetry()
+			return c.end(err)
+		}
+	}
+}
+
+// prepare sets what holds for all tries.
+func (c *Call) prepare() {
+	ex := c.ex
+	c.body.init(ex.Req.Framing.Kind != http.BodyNone && c.mayRepeat())
+	c.timeout = c.route.TimeoutFor(&ex.Req)
+	if c.timeout > 0 {
+		c.deadline.Store(ex.Start + int64(c.timeout))
+		if !c.opt.SuppressEnvoyHeaders {
+			ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, c.decimal(int64(c.timeout/time.Millisecond)))
+		}
+	}
+}
+
+// mayRepeat reports whether the request may be sent a second time, to the same
+// cluster or to a mirror, so that its body must be remembered.
+func (c *Call) mayRepeat() bool {
+	return c.route.Retry != nil || c.ex.Req.Method.Idempotent() || len(c.route.Mirrors()) > 0
+}
+
+// Cancel gives the exchange up: waits and transfers in progress end.
+func (c *Call) Cancel() {
+	c.cancelled.Store(true)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live != nil {
+		c.live.Interrupt()
+	}
+	if c.done != nil {
+		close(c.done)
+		c.done = nil
+	}
+}
+
+// Cancelled returns a channel that Cancel closes.
+func (c *Call) Cancelled() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		c.done = make(chan struct{})
+		if c.cancelled.Load() {
+			done := c.done
+			c.done = nil
+			close(done)
+			return done
+		}
+	}
+	return c.done
+}
+
+// Release gives up what the exchange's heads point to. The exchange is over.
+func (c *Call) Release() {
+	for i := range c.heads {
+		c.heads[i].Release()
+	}
+	c.body.release()
+	clear(c.tried)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	heads, tried := c.heads[:0], c.tried[:0]
+	c.opt, c.ex, c.down, c.vh, c.route, c.target, c.cl = nil, nil, nil, nil, nil, nil, nil
+	c.host, c.conn, c.up, c.unseen = nil, nil, nil, false
+	c.retries, c.reissues, c.holdsRetry = 0, 0, false
+	c.timed.Store(false)
+	c.deadline.Store(0)
+	c.heads, c.tried = heads, tried
+	c.live, c.done = nil, nil
+	c.cancelled.Store(false)
+}
+
+// setLive names the connection that Cancel interrupts.
+func (c *Call) setLive(up *h1.ClientConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.live = up
+	if up != nil && c.cancelled.Load() {
+		up.Interrupt()
+	}
+}
+
+// decimal writes n into the exchange's scratch space.
+func (c *Call) decimal(n int64) []byte {
+	s := c.ex.Scratch(20)
+	i := len(s)
+	for {
+		i--
+		s[i] = byte('0' + n%10)
+		n /= 10
+		if n == 0 {
+			return s[i:]
+		}
+	}
+}

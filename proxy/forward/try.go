@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"io"
+	"time"
+
+	"pillion/proxy/cluster"
+	"pillion/proxy/http"
+	"pillion/proxy/pool"
+)
+
+// try makes one attempt. nil: the response was sent downstream completely.
+func (c *Call) try() *http.Error {
+	if c.cancelled.Load() {
+		return errCancelled
+	}
+	if !c.cl.AdmitRequest() {
+		return errOverflow
+	}
+	defer c.cl.ReleaseRequest()
+	if err := c.connect(); err != nil {
+		return err
+	}
+	err := c.exchange()
+	c.hangUp(err)
+	return err
+}
+
+// connect chooses a host and gets a connection to it.
+func (c *Call) connect() *http.Error {
+	ex := c.ex
+	args := cluster.PickArgs{Authority: ex.Req.Authority}
+	if ex.Conn != nil {
+		args.OriginalDst = ex.Conn.OriginalDst
+	}
+	args.Hash, args.HasHash = c.route.Hash(ex)
+	if c.route.Retry != nil && c.route.Retry.AvoidPreviousHosts {
+		args.Avoid = c.tried
+	}
+	c.host = c.cl.Pick(&args)
+	if c.host == nil {
+		return errNoHealthy
+	}
+	ex.Upstream = c.host.Facts
+	ex.Attempts++
+	c.tried = append(c.tried, c.host)
+
+	conn, err := c.acquire()
+	if err != nil {
+		c.host.ReportFailure(err.Kind)
+		return c.noticeCancel(err)
+	}
+	c.conn, c.up = conn, conn.H1
+	ex.UpstreamLocal = c.up.LocalAddr()
+	ex.UpstreamProtocol = http.HTTP11
+	ex.UpstreamStart = http.Now()
+	c.cl.Stats.RqTotal.Inc()
+	c.setLive(c.up)
+	return nil
+}
+
+// acquire gets a connection to the host; a new one if an old one turned out
+// to be closed.
+func (c *Call) acquire() (*pool.Conn, *http.Error) {
+	if c.reissues > 0 {
+		return c.cl.AcquireFresh(c.host, c.tryDeadline(), nil)
+	}
+	return c.cl.Acquire(c.host, c.tryDeadline(), nil, c.ex.Req.Method)
+}
+
+// tryDeadline is when the current try must have ended, of http.Now; 0 never.
+func (c *Call) tryDeadline() int64 {
+	d := c.deadline.Load()
+	if p := c.route.Retry; p != nil && p.PerTryTimeout > 0 {
+		if t := http.Now() + int64(p.PerTryTimeout); d == 0 || t < d {
+			d = t
+		}
+	}
+	return d
+}
+
+// exchange sends the request on the connection and streams the response.
+func (c *Call) exchange() *http.Error {
+	c.up.Begin()
+	if err := c.sendRequest(); err != nil {
+		return c.noticeCancel(err)
+	}
+	for {
+		if err := c.up.ReadHead(&c.ex.Resp); err != nil {
+			return c.noticeCancel(c.headFailed(err))
+		}
+		if c.ex.Resp.Status != 100 {
+			break
+		}
+		if err := c.down.Continue(); err != nil {
+			return errCancelled
+		}
+	}
+	c.ex.UpstreamFirst = http.Now()
+	if c.ex.Resp.Status == 101 {
+		return errUnaskedUpgrade
+	}
+	c.host.ReportStatus(c.ex.Resp.Status)
+	if c.retryStatus() {
+		return errRetryStatus
+	}
+	return c.sendResponse()
+}
+
+// armDeadline bounds the wait for the response.
+func (c *Call) armDeadline() {
+	d := c.tryDeadline()
+	if d == 0 {
+		return
+	}
+	c.timed.Store(true)
+	c.up.SetReadDeadline(time.Now().Add(time.Duration(d - http.Now())))
+}
+
+// headFailed maps an error of ReadHead: a client that went away in mid-body
+// is the cause of what looks like the upstream's failure.
+func (c *Call) headFailed(err error) *http.Error {
+	he, ok := err.(*http.Error)
+	if !ok {
+		return errNoHealthy
+	}
+	if p := c.pump.failed(); p != nil {
+		return p
+	}
+	if he.Kind == http.KindTimeout {
+		if d := c.deadline.Load(); d != 0 && http.Now() >= d {
+			return errTimeout
+		}
+		return errTryTimeout
+	}
+	return he
+}
+
+func (c *Call) noticeCancel(err *http.Error) *http.Error {
+	if c.cancelled.Load() {
+		return errCancelled
+	}
+	return err
+}
+
+// sendResponse streams the response downstream.
+func (c *Call) sendResponse() *http.Error {
+	ex := c.ex
+	c.decorate()
+	c.down.ResponseReady()
+	if err := c.down.WriteHead(&ex.Resp, c.up.BodyEnded()); err != nil {
+		return errCancelled
+	}
+	for !c.up.BodyEnded() {
+		if !c.up.Buffered() {
+			if err := c.down.Flush(); err != nil {
+				return errCancelled
+			}
+		}
+		p, err := c.up.ReadBody()
+		if err == io.EOF {
+			if err := c.endResponse(); err != nil {
+				return errCancelled
+			}
+			break
+		}
+		if err != nil {
+			return c.bodyFailed(err)
+		}
+		ex.ResponseBodyBytes += int64(len(p))
+		if err := c.down.WriteBody(p, false); err != nil {
+			return errCancelled
+		}
+	}
+	return nil
+}
+
+func (c *Call) endResponse() error {
+	if t := c.up.ResponseTrailers(); t != nil {
+		c.ex.RespTrailers = t
+		return c.down.WriteTrailers(t)
+	}
+	return c.down.WriteBody(nil, true)
+}
+
+// bodyFailed maps an error in the middle of a response: all that is left is
+// to break the downstream off.
+func (c *Call) bodyFailed(err error) *http.Error {
+	he, ok := err.(*http.Error)
+	if c.cancelled.Load() || !ok {
+		return errCancelled
+	}
+	if he.Kind == http.KindTimeout {
+		return errLateResponse
+	}
+	return he
+}
+
+// decorate makes the router's own edits of the response.
+func (c *Call) decorate() {
+	ex := c.ex
+	if !c.opt.SuppressEnvoyHeaders {
+		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
+		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
+	}
+	c.route.ApplyResponse(ex, c.target)
+}
+
+// blame counts how the try failed, if it was the host that failed.
+func (c *Call) blame(err *http.Error) {
+	if err == nil || err == errRetryStatus || err.Side != http.SideUpstream {
+		if err != nil && err.Side == http.SideDownstream {
+			c.cl.Stats.RqCancelled.Inc()
+		}
+		return
+	}
+	st := c.cl.Stats
+	switch err.Kind {
+	case http.KindPoolReset:
+		// The connection was closed between two requests: nobody's failure.
+		c.unseen = c.up.Unseen()
+		return
+	case http.KindTimeout:
+		if err == errTryTimeout {
+			st.RqPerTryTimeout.Inc()
+		} else {
+			st.RqTimeout.Inc()
+		}
+		st.RqTxReset.Inc()
+	case http.KindReset:
+		st.RqRxReset.Inc()
+	case http.KindUpstreamProtocol:
+		st.CxProtocolError.Inc()
+		st.RqTxReset.Inc()
+	}
+	c.host.ReportFailure(err.Kind)
+}
+
+// hangUp ends the try: the writer of the request's body is waited for, and
+// the connection goes back to its pool or is closed.
+func (c *Call) hangUp(err *http.Error) {
+	c.setLive(nil)
+	c.blame(err)
+	whole := c.pump.stop(c)
+	if c.timed.Swap(false) {
+		c.up.SetReadDeadline(time.Time{})
+	}
+	reusable, head := c.up.End()
+	if err == errRetryStatus {
+		head.Release()
+	} else {
+		c.heads = append(c.heads, head)
+	}
+	c.cl.Put(c.conn, reusable && whole && !c.cancelled.Load())
+	c.conn, c.up = nil, nil
+}

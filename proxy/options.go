@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package proxy assembles the parts: it connects the sources of
+// configuration, the compiler, the data path and the admin endpoints, and
+// owns their life from the first bind to the end of the drain.
+package proxy
+
+import (
+	"io"
+	"log/slog"
+	"time"
+)
+
+// Options say who the proxy is, where it listens and what it serves. The zero
+// value of an address leaves that endpoint out.
+type Options struct {
+	// Paths are YAML files and directories; "-" reads Stdin once.
+	Paths []string
+	Stdin io.Reader
+	// Strict makes unknown fields and kinds errors.
+	Strict bool
+
+	// HTTPAddr is the listener for every mesh service, AdminAddr and
+	// MetricsAddr are the proxy's own endpoints.
+	HTTPAddr, AdminAddr, MetricsAddr string
+
+	// Namespace, Labels, ServiceAccount and Workload say which workload the
+	// proxy stands beside: they select configuration and are the source in
+	// metrics.
+	Namespace, ServiceAccount, Workload string
+	Labels                              map[string]string
+
+	// DrainTime bounds the wait for exchanges under way when the proxy ends.
+	DrainTime time.Duration
+
+	Logger  *slog.Logger
+	Level   *slog.LevelVar // set by the admin endpoint /logging; nil: fixed
+	Version string
+}
+
+func (o *Options) setDefaults() {
+	if o.Namespace == "" {
+		o.Namespace = "default"
+	}
+	if o.DrainTime == 0 {
+		o.DrainTime = 5 * time.Second
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Level == nil {
+		o.Level = new(slog.LevelVar)
+	}
+}

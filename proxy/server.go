@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/accesslog"
+	"pillion/proxy/admin"
+	"pillion/proxy/cluster"
+	"pillion/proxy/config"
+	"pillion/proxy/filter/istiostats"
+	"pillion/proxy/hcm"
+	"pillion/proxy/http"
+	"pillion/proxy/istio/source"
+	"pillion/proxy/stats"
+)
+
+// reloadAfter is how long the files must be quiet before they are read again:
+// long enough for an editor or a mount to finish, short enough for a change
+// to be served within 200 ms.
+const reloadAfter = 60 * time.Millisecond
+
+// Server is one running proxy.
+type Server struct {
+	o        Options
+	started  time.Time
+	registry *stats.Registry
+	families *istiostats.Families
+	sinks    *accesslog.Sinks
+	clusters *cluster.Manager
+	compiler *config.Compiler
+	tracker  *hcm.Tracker
+	bound    *listenerSet
+	admin    *admin.Server
+	metrics  *admin.Server
+	state    atomic.Int64 // a stats.State
+	reloads  reloadStats
+
+	applyMu sync.Mutex
+	current *applied // guarded by applyMu
+
+	ctx    context.Context // ends when the server is shut down
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	quit   chan struct{} // closed by /quitquitquit
+	once   sync.Once     // guards the closing of quit
+}
+
+// New returns a server that has read nothing and bound nothing.
+func New(o Options) (*Server, error) {
+	o.setDefaults()
+	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker()}
+	s.state.Store(int64(stats.StatePreInitializing))
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version))
+	s.sinks = accesslog.NewSinks()
+	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
+	s.compiler = config.NewCompiler(config.Env{
+		Own:      s.ownPeer(),
+		Families: s.families,
+		Sinks:    s.sinks,
+		Clusters: s.clusters,
+		Registry: s.registry,
+	})
+	s.bound = newListenerSet(o.Logger, s.registry, s.tracker)
+	if err := s.addOwnStats(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ownPeer is the workload beside the proxy, as metrics name it.
+func (s *Server) ownPeer() http.Peer {
+	l := s.o.Labels
+	return http.Peer{
+		Workload:          s.o.Workload,
+		Namespace:         s.o.Namespace,
+		App:               firstOf(l["app.kubernetes.io/name"], l["app"]),
+		Version:           firstOf(l["app.kubernetes.io/version"], l["version"]),
+		CanonicalService:  firstOf(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], s.o.Workload),
+		CanonicalRevision: firstOf(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
+		ClusterID:         "Kubernetes",
+	}
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// Start binds the proxy's own endpoints, reads the configuration, serves it
+// and watches for changes. On an error nothing is left running; a
+// *ConfigError says what is wrong with the configuration.
+func (s *Server) Start() error {
+	if err := s.startEndpoints(); err != nil {
+		s.stopAll()
+		return err
+	}
+	s.goRun(s.tracker.Run)
+	s.goRun(s.families.Run)
+	if err := s.reload(); err != nil {
+		s.stopAll()
+		return err
+	}
+	watched := s.watchable()
+	if len(watched) > 0 {
+		if err := source.Watch(s.ctx, watched, reloadAfter, func() { _ = s.reload() }); err != nil {
+			s.stopAll()
+			return err
+		}
+	}
+	s.state.Store(int64(stats.StateLive))
+	return nil
+}
+
+func (s *Server) goRun(f func(context.Context)) {
+	s.work.Add(1)
+	go func() {
+		defer s.work.Done()
+		f(s.ctx)
+	}()
+}
+
+// watchable returns the paths that can change.
+func (s *Server) watchable() []string {
+	var out []string
+	for _, p := range s.o.Paths {
+		if p != "-" {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Reloads returns how many times the configuration was read, served or
+// refused.
+func (s *Server) Reloads() uint64 { return s.reloads.ok.Value() + s.reloads.rejected.Value() }
+
+// Quit is closed when somebody asked the proxy to end through its admin
+// endpoint.
+func (s *Server) Quit() <-chan struct{} { return s.quit }
+
+func (s *Server) askToQuit() { s.once.Do(func() { close(s.quit) }) }
+
+// Shutdown stops accepting, lets exchanges under way finish within the drain
+// time (ctx ends that early), and stops everything.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.setDraining()
+	s.bound.closeAll()
+	ctx, cancel := context.WithTimeout(ctx, s.o.DrainTime)
+	defer cancel()
+	s.tracker.Drain(ctx)
+	s.stopAll()
+}
+
+func (s *Server) stopAll() {
+	s.cancel()
+	s.bound.closeAll()
+	s.work.Wait()
+	s.clusters.Close()
+	s.compiler.Close()
+	_ = s.sinks.Close()
+	for _, a := range []*admin.Server{s.admin, s.metrics} {
+		if a != nil {
+			_ = a.Close()
+		}
+	}
+}
+
+// Endpoint is one address that the proxy listens on.
+type Endpoint struct{ Name, Addr string }
+
+// isOwnAddress reports whether an address is one of our own listeners, which
+// a request must not be sent to in a circle.
+func (s *Server) isOwnAddress(a netip.AddrPort) bool {
+	for _, e := range s.Endpoints() {
+		own, err := netip.ParseAddrPort(e.Addr)
+		if err != nil || own.Port() != a.Port() {
+			continue
+		}
+		if own.Addr() == a.Addr().Unmap() || own.Addr().IsUnspecified() && isLocal(a.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// isLocal reports whether an address is one of this machine's.
+func isLocal(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsUnspecified() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // rather refuse one request too many
+	}
+	for _, ia := range addrs {
+		if n, ok := ia.(*net.IPNet); ok && n.IP.Equal(net.IP(a.Unmap().AsSlice())) {
+			return true
+		}
+	}
+	return false
+}
+
+// giveBack returns memory that a reload needed and the data path doesn't.
+func giveBack() { debug.FreeOSMemory() }
