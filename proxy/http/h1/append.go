@@ -78,7 +78,7 @@ type writer struct {
 func (w *writer) appendFields(dst []byte, fields []http.Field) []byte {
 	for i := range fields {
 		fl := &fields[i]
-		if fl.ID != http.HeaderOther && fl.ID <= http.HeaderExpect {
+		if fl.ID != http.HeaderOther && fl.ID <= lastNoted {
 			switch fl.ID {
 			case http.HeaderContentLength, http.HeaderTransferEncoding:
 				dst = w.appendFraming(dst, fl)

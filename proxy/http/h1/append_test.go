@@ -213,6 +213,16 @@ func TestRequestFraming(t *testing.T) {
 	}
 }
 
+// TestLastNoted pins what the parser and the writer rely on.
+func TestLastNoted(t *testing.T) {
+	for _, id := range []http.HeaderID{http.HeaderHost, http.HeaderConnection, http.HeaderContentLength, http.HeaderTransferEncoding,
+		http.HeaderUpgrade, http.HeaderKeepAlive, http.HeaderProxyConnection, http.HeaderExpect} {
+		if id > lastNoted {
+			t.Errorf("%v has a number above lastNoted", id)
+		}
+	}
+}
+
 // TestNoAllocations: a message passes through the codec without garbage.
 func TestNoAllocations(t *testing.T) {
 	request := []byte("POST / HTTP/1.1\r\nA: 1\r\nHost: x\r\nConnection: keep-alive, foo\r\nFoo: 1\r\nTransfer-Encoding: chunked\r\n\r\n")

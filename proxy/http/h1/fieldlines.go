@@ -35,6 +35,10 @@ const (
 	optUpgrade
 )
 
+// lastNoted bounds the header numbers that the codec acts on, which are the
+// lowest, so that one comparison sets most lines apart.
+const lastNoted = http.HeaderExpect
+
 // more is the position that parsers return when bytes are missing.
 const more = -1
 
@@ -78,7 +82,7 @@ func (l *lines) parse(f *http.Fields, buf []byte, pos, maxFields int, of section
 		name := buf[pos:colon:colon]
 		value := trimOWS(buf[colon+1 : end : end])
 		id := http.LookupHeader(name)
-		if id != http.HeaderOther && id <= http.HeaderExpect && of != ofTrailers {
+		if id != http.HeaderOther && id <= lastNoted && of != ofTrailers {
 			if id == http.HeaderHost && of == ofRequest {
 				l.hosts++
 				l.host, l.hostName, l.hostIndex = value, name, f.Len()
