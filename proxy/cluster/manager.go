@@ -136,8 +136,8 @@ func (m *Manager) Clusters() []*Cluster {
 func (m *Manager) Apply(cfgs []*Config) error {
 	wanted := make(map[string]bool, len(cfgs))
 	for _, cfg := range cfgs {
-		if err := cfg.validate(); err != nil {
-			return err
+		if err := cfg.Validate(); err != nil {
+			return inCluster(cfg, err)
 		}
 		if wanted[cfg.Name] {
 			return fmt.Errorf("cluster %q is there twice: give each cluster a name of its own", cfg.Name)
@@ -166,8 +166,8 @@ func (m *Manager) Apply(cfgs []*Config) error {
 // does for all.
 func (m *Manager) Update(put []*Config, remove []string) error {
 	for _, cfg := range put {
-		if err := cfg.validate(); err != nil {
-			return err
+		if err := cfg.Validate(); err != nil {
+			return inCluster(cfg, err)
 		}
 	}
 	m.mu.Lock()
@@ -181,6 +181,13 @@ func (m *Manager) Update(put []*Config, remove []string) error {
 		}
 	}
 	return nil
+}
+
+func inCluster(cfg *Config, err error) error {
+	if cfg == nil || cfg.Name == "" {
+		return err
+	}
+	return fmt.Errorf("cluster %q: %w", cfg.Name, err)
 }
 
 // put adds or changes one cluster. mu is held.
@@ -251,17 +258,18 @@ func (m *Manager) Close() {
 	m.sweeper.Close()
 }
 
-// validate finds what the rest of the package relies on not to happen.
-func (cfg *Config) validate() error {
+// Validate finds what the rest of the package relies on not to happen. Apply
+// refuses what it refuses.
+func (cfg *Config) Validate() error {
 	if cfg == nil || cfg.Name == "" {
 		return errors.New("a cluster has no name")
 	}
 	if cfg.Balance.Policy == Maglev && cfg.Balance.TableSize != 0 && !isPrime(cfg.Balance.TableSize) {
-		return fmt.Errorf("cluster %q: the size of a MAGLEV table must be prime, and %d is not", cfg.Name, cfg.Balance.TableSize)
+		return fmt.Errorf("the size of a MAGLEV table must be prime, and %d is not", cfg.Balance.TableSize)
 	}
 	for i := range cfg.Endpoints {
 		if err := cfg.Endpoints[i].validate(cfg.Discovery); err != nil {
-			return fmt.Errorf("cluster %q: endpoint %d: %w", cfg.Name, i, err)
+			return fmt.Errorf("endpoint %d: %w", i, err)
 		}
 	}
 	return nil

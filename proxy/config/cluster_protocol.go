@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+// protocol compiles what is spoken to the hosts.
+func (b *clusterBuilder) protocol() error {
+	options := b.in.GetTypedExtensionProtocolOptions()
+	for _, name := range slices.Sorted(maps.Keys(options)) {
+		cfg := options[name]
+		path := "typed_extension_protocol_options[" + name + "]"
+		if name != httpProtocolOptions {
+			b.warn("%s: is not known and has no effect", path)
+			continue
+		}
+		opts := &httpv3.HttpProtocolOptions{}
+		if err := cfg.UnmarshalTo(opts); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if err := at(path, b.typedHTTP(path, opts)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// typedFields: auto_sni and the like, in upstream_http_protocol_options, are
+// about TLS.
+var typedFields = fieldSet("common_http_protocol_options", "upstream_http_protocol_options", "explicit_http_config",
+	"use_downstream_protocol_config")
+
+func (b *clusterBuilder) typedHTTP(path string, o *httpv3.HttpProtocolOptions) error {
+	if err := onlyFields(o, typedFields); err != nil {
+		return err
+	}
+	if err := at("common_http_protocol_options", b.commonHTTP(o.GetCommonHttpProtocolOptions())); err != nil {
+		return err
+	}
+	if e := o.GetExplicitHttpConfig(); e != nil {
+		if e.GetHttp2ProtocolOptions() != nil {
+			b.out.Conn.Socket.HTTP2 = true
+			b.warn("%s.explicit_http_config.http2_protocol_options: HTTP/2 is not spoken to upstream hosts yet; "+
+				"requests to this cluster are answered with 503", path)
+		}
+		if e.GetHttp3ProtocolOptions() != nil {
+			return fmt.Errorf("explicit_http_config.http3_protocol_options: is not supported")
+		}
+	}
+	return nil
+}
+
+var commonHTTPFields = fieldSet("idle_timeout", "max_connection_duration", "max_requests_per_connection", "max_headers_count",
+	"max_response_headers_kb", "headers_with_underscores_action")
+
+func (b *clusterBuilder) commonHTTP(o *corev3.HttpProtocolOptions) error {
+	if o == nil {
+		return nil
+	}
+	if err := onlyFields(o, commonHTTPFields); err != nil {
+		return err
+	}
+	s := &b.out.Conn
+	var err error
+	if s.IdleTimeout, err = span("idle_timeout", o.GetIdleTimeout(), s.IdleTimeout); err != nil {
+		return err
+	}
+	if s.MaxConnectionAge, err = span("max_connection_duration", o.GetMaxConnectionDuration(), 0); err != nil {
+		return err
+	}
+	s.MaxRequestsPerConnection = number(o.GetMaxRequestsPerConnection(), s.MaxRequestsPerConnection)
+	if o.GetMaxHeadersCount() != nil || o.GetMaxResponseHeadersKb() != nil {
+		b.warn("common_http_protocol_options: responses have the proxy's own limits on headers")
+	}
+	return nil
+}
+
+// socketMatch is one of transport_socket_matches.
+type socketMatch struct {
+	name  string
+	match map[string]*structpb.Value
+	// unusable says why connections can't be made with the socket; empty for
+	// plain TCP.
+	unusable string
+}
+
+// socket compiles how connections are secured. This build speaks plain TCP
+// only: a cluster that asks for anything else on all connections is refused,
+// rather than served in the clear. A socket that only some endpoints ask for
+// makes those unusable: Istio gives nearly every cluster of a mesh such a
+// choice, and endpoints outside of the mesh take the plain one.
+func (b *clusterBuilder) socket() error {
+	if why := unsupportedSocket(b.in.GetTransportSocket()); why != "" {
+		return fmt.Errorf("transport_socket: %s", why)
+	}
+	for i, m := range b.in.GetTransportSocketMatches() {
+		s := socketMatch{name: m.GetName(), match: m.GetMatch().GetFields()}
+		if why := unsupportedSocket(m.GetTransportSocket()); why != "" {
+			s.unusable = fmt.Sprintf("transport_socket_matches[%d] (%s): %s", i, m.GetName(), why)
+		}
+		b.sockets = append(b.sockets, s)
+	}
+	return nil
+}
+
+// unsupportedSocket says why a socket can't be used, empty if it can.
+func unsupportedSocket(s *corev3.TransportSocket) string {
+	typ := messageType(s.GetTypedConfig())
+	switch {
+	case s == nil, strings.HasSuffix(typ, ".raw_buffer.v3.RawBuffer"), typ == "" && strings.HasSuffix(s.GetName(), "raw_buffer"):
+		return ""
+	case strings.HasSuffix(typ, ".tls.v3.UpstreamTlsContext"):
+		return "TLS to upstream hosts is not supported yet"
+	}
+	return fmt.Sprintf("%s is not supported", typ)
+}
+
+// socketFor returns why an endpoint with that metadata can't be used, empty
+// if it can. The first match counts; without any, it is plain
+// (Envoy: TransportSocketMatcherImpl::resolve).
+func (b *clusterBuilder) socketFor(metadata map[string]*structpb.Value) (unusable string) {
+	for i := range b.sockets {
+		if s := &b.sockets[i]; s.matches(metadata) {
+			return s.unusable
+		}
+	}
+	return ""
+}
+
+func (s *socketMatch) matches(metadata map[string]*structpb.Value) bool {
+	for key, want := range s.match {
+		got, ok := metadata[key]
+		if !ok {
+			return false
+		}
+		if a, isString := want.GetKind().(*structpb.Value_StringValue); isString {
+			if b, ok := got.GetKind().(*structpb.Value_StringValue); !ok || a.StringValue != b.StringValue {
+				return false
+			}
+		} else if !proto.Equal(want, got) {
+			return false
+		}
+	}
+	return true
+}
