@@ -36,14 +36,15 @@ const (
 // dnsTable resolves names for all clusters, each name once. The last good
 // answer is kept while look-ups fail.
 type dnsTable struct {
-	resolver Resolver      // immutable
-	logger   *slog.Logger  // immutable
-	slots    chan struct{} // one for each look-up in progress
+	resolver Resolver     // immutable
+	logger   *slog.Logger // immutable
 	ctx      context.Context
 	stop     context.CancelFunc
 
-	mu    sync.Mutex
-	names map[dnsKey]*dnsName // guarded by mu; those with subscribers
+	mu      sync.Mutex
+	names   map[dnsKey]*dnsName // guarded by mu; those with subscribers
+	workers int                 // guarded by mu; look-ups in progress
+	queue   []*dnsName          // guarded by mu; those that wait for a worker
 }
 
 type dnsKey struct {
@@ -75,7 +76,7 @@ type dnsSub struct {
 }
 
 func newDNSTable(r Resolver, logger *slog.Logger) *dnsTable {
-	t := &dnsTable{resolver: r, logger: logger, slots: make(chan struct{}, maxLookups), names: map[dnsKey]*dnsName{}}
+	t := &dnsTable{resolver: r, logger: logger, names: map[dnsKey]*dnsName{}}
 	t.ctx, t.stop = context.WithCancel(context.Background())
 	return t
 }
@@ -103,7 +104,7 @@ func (t *dnsTable) subscribe(host string, dns *DNS, stats *Stats, changed func()
 	if n == nil {
 		n = &dnsName{table: t, key: key, first: make(chan struct{})}
 		t.names[key] = n
-		go n.lookup()
+		t.start(n)
 	}
 	s := &dnsSub{name: n, dns: dns, stats: stats, changed: changed}
 	n.subs = append(n.subs, s)
@@ -132,28 +133,64 @@ func (s *dnsSub) addresses() []netip.Addr {
 	return s.name.addrs
 }
 
+// start has a name looked up, now or when a worker is free. mu is held.
+func (t *dnsTable) start(n *dnsName) {
+	if t.workers >= maxLookups {
+		t.queue = append(t.queue, n)
+		return
+	}
+	t.workers++
+	go t.work(n)
+}
+
+// work looks names up until none waits.
+func (t *dnsTable) work(n *dnsName) {
+	for {
+		n.lookup()
+		t.mu.Lock()
+		if len(t.queue) == 0 || t.ctx.Err() != nil {
+			t.workers--
+			t.queue = nil
+			t.mu.Unlock()
+			return
+		}
+		n, t.queue = t.queue[0], t.queue[1:]
+		t.mu.Unlock()
+	}
+}
+
 // lookup resolves the name once and sets the time of the next look-up.
 func (n *dnsName) lookup() {
 	t := n.table
-	select {
-	case t.slots <- struct{}{}:
-	case <-t.ctx.Done():
+	t.mu.Lock()
+	wanted := len(n.subs) > 0 // or it was given up while it waited for a worker
+	t.mu.Unlock()
+	if !wanted {
 		return
 	}
 	ctx, stop := context.WithTimeout(t.ctx, lookupTimeout)
 	addrs, err := resolve(ctx, t.resolver, n.key.host, n.key.family)
 	stop()
-	<-t.slots
 	if t.ctx.Err() != nil {
 		return
 	}
 	t.mu.Lock()
 	subs := slices.Clone(n.subs)
-	changed := n.accept(addrs, err)
+	before := len(n.addrs)
+	event := n.accept(addrs, err)
 	if len(subs) > 0 {
 		n.again()
 	}
 	t.mu.Unlock()
+	switch event { // logged without the lock, because a log may block
+	case dnsFails:
+		t.logger.Warn("dns: name does not resolve, the last good answer is kept", "name", n.key.host, "addresses", before, "error", reason(err))
+	case dnsGone:
+		t.logger.Warn("dns: name is gone, its addresses are given up", "name", n.key.host, "addresses", before)
+	case dnsWorksAgain, dnsWorksAnew:
+		t.logger.Info("dns: name resolves again", "name", n.key.host, "addresses", len(addrs))
+	}
+	changed := event == dnsChanged || event == dnsWorksAnew || event == dnsGone
 	for _, s := range subs {
 		s.count(changed, len(addrs), err)
 		if changed {
@@ -161,6 +198,18 @@ func (n *dnsName) lookup() {
 		}
 	}
 }
+
+// dnsEvent is what a look-up means.
+type dnsEvent uint8
+
+const (
+	dnsNothing    dnsEvent = iota
+	dnsChanged             // other addresses
+	dnsFails               // the first failure after a success
+	dnsWorksAgain          // the first success after a failure, with the old addresses
+	dnsWorksAnew           // likewise, with others
+	dnsGone                // the addresses were given up
+)
 
 func (s *dnsSub) count(changed bool, addrs int, err error) {
 	s.stats.UpdateAttempt.Inc()
@@ -177,38 +226,38 @@ func (s *dnsSub) count(changed bool, addrs int, err error) {
 	}
 }
 
-// accept takes the result of a look-up and reports whether the addresses
-// have changed. table.mu is held.
-func (n *dnsName) accept(addrs []netip.Addr, err error) (changed bool) {
+// accept takes the result of a look-up. table.mu is held.
+func (n *dnsName) accept(addrs []netip.Addr, err error) dnsEvent {
 	if !n.answered {
 		n.answered = true
 		close(n.first)
 	}
 	if err == nil && len(addrs) > 0 {
-		if n.failures > 0 {
-			n.table.logger.Info("dns: name resolves again", "name", n.key.host, "failed", n.failures)
+		failed, changed := n.failures > 0, !slices.Equal(n.addrs, addrs)
+		n.failures, n.unknown, n.addrs = 0, 0, addrs
+		switch {
+		case failed && changed:
+			return dnsWorksAnew
+		case failed:
+			return dnsWorksAgain
+		case changed:
+			return dnsChanged
 		}
-		n.failures, n.unknown = 0, 0
-		changed = !slices.Equal(n.addrs, addrs)
-		n.addrs = addrs
-		return changed
+		return dnsNothing
 	}
 	n.failures++
-	if n.failures == 1 {
-		n.table.logger.Warn("dns: name does not resolve, the last good answer is kept", "name", n.key.host,
-			"addresses", len(n.addrs), "error", reason(err))
-	}
-	if err != nil && !notFound(err) {
-		n.unknown = 0
-		return false
-	}
 	n.unknown++
-	if n.unknown < maxNotFound || n.addrs == nil {
-		return false
+	if !notFound(err) {
+		n.unknown = 0
 	}
-	n.table.logger.Warn("dns: name is gone, its addresses are given up", "name", n.key.host, "answers", n.unknown)
-	n.addrs = nil
-	return true
+	if n.unknown >= maxNotFound && n.addrs != nil {
+		n.addrs = nil
+		return dnsGone
+	}
+	if n.failures == 1 {
+		return dnsFails
+	}
+	return dnsNothing
 }
 
 // again sets the timer for the next look-up by the most demanding of the
@@ -232,7 +281,11 @@ func (n *dnsName) again() {
 	// Names that were first resolved together should not stay together.
 	wait += rand.N(max(jitter, wait/20))
 	if n.timer == nil {
-		n.timer = time.AfterFunc(wait, n.lookup)
+		n.timer = time.AfterFunc(wait, func() {
+			n.table.mu.Lock()
+			defer n.table.mu.Unlock()
+			n.table.start(n)
+		})
 		return
 	}
 	n.timer.Reset(wait)

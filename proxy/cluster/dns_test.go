@@ -5,9 +5,12 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +49,6 @@ func TestStrictDNS(t *testing.T) {
 	r := &changing{answers: names{"one.example": {"10.0.0.2", "10.0.0.1", "10.0.0.1"}, "two.example": {"10.0.1.1"}}}
 	dnsRig(t, r, func(t *testing.T, m *Manager) {
 		c := apply(t, m, byName(StrictDNS, "one.example:80", "two.example:81", "192.0.2.9:82", "[2001:db8::1]:83"))
-		wantHosts(t, c, "192.0.2.9:82", "[2001:db8::1]:83") // Apply doesn't wait
 		if err := m.Warm(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -123,8 +125,10 @@ func TestHangingResolver(t *testing.T) {
 			cfg.Name = n
 			cfgs = append(cfgs, cfg)
 		}
+		cfgs[0].Endpoints = append(cfgs[0].Endpoints, Endpoint{Address: "192.0.2.9:82"})
 		c := apply(t, m, append([]*Config{static("a", 1, nil)}, cfgs...)...)
-		if c.Pick(&PickArgs{}) == nil || m.Get("b").Pick(&PickArgs{}) != nil {
+		wantHosts(t, m.Get("b"), "192.0.2.9:82") // what needs no look-up is there
+		if c.Pick(&PickArgs{}) == nil || m.Get("c").Pick(&PickArgs{}) != nil {
 			t.Error("picks while the resolver hangs")
 		}
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
@@ -173,6 +177,39 @@ func TestNamesAreShared(t *testing.T) {
 			t.Errorf("a forgotten name was asked for %d times", r.count()-n)
 		}
 	})
+}
+
+// A mesh of many names doesn't ask for all at once.
+func TestLookupsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &slow{}
+		m := newManager(t, func(o *Options) { o.Resolver = r })
+		defer m.Close()
+		cfg := byName(StrictDNS)
+		for i := range 200 {
+			cfg.Endpoints = append(cfg.Endpoints, Endpoint{Address: fmt.Sprintf("n%d.example:80", i)})
+		}
+		c := apply(t, m, cfg)
+		if err := m.Warm(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if len(c.Hosts()) != 200 || r.most.Load() != maxLookups {
+			t.Errorf("%d hosts, %d look-ups at once", len(c.Hosts()), r.most.Load())
+		}
+	})
+}
+
+// slow answers each name after a second.
+type slow struct{ now, most, next atomic.Int32 }
+
+func (s *slow) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	if n := s.now.Add(1); n > s.most.Load() {
+		s.most.Store(n)
+	}
+	<-time.NewTimer(time.Second).C
+	s.now.Add(-1)
+	return []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(s.next.Add(1))})}, nil
 }
 
 func TestFamilies(t *testing.T) {
