@@ -44,7 +44,7 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"--version"}, 0, ""},
 		{[]string{"--help"}, 0, ""},
 		{[]string{"validate", good}, 0, ""},
-		{[]string{"run"}, 2, `(?i)path`},
+		{[]string{"run"}, 2, `name at least one`},
 		{[]string{"no-such-command"}, 2, `no-such-command`},
 		{[]string{"run", "--no-such-flag", good}, 2, `no-such-flag`},
 		{[]string{"run", filepath.Join(empty, "missing")}, 1, `missing`},

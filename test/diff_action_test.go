@@ -31,7 +31,8 @@ func actionCases() []diffCase {
 		act("redirect scheme", "/redirect/scheme", 301),
 		act("redirect port", "/redirect/port", 301),
 		act("redirect derived port", "/redirect/derived", 301),
-		act("redirect prefix", "/redirect/prefix/rest?q", 301),
+		act("redirect to a path without a slash", "/redirect/relative", 301),
+		act("redirect with another prefix", "/redirect/prefix/rest?q", 301),
 		{name: "redirect POST", raw: requestWithBody("POST", "act", "/redirect/307", "body", "content-length: 4"), status: 307},
 		{name: "redirect keeps the port", raw: request("GET", "act:80", "/redirect/path"), status: 301},
 		act("redirect from https", "/redirect/path", 301, "x-forwarded-proto: https"),
@@ -123,7 +124,7 @@ func retryCases() []diffCase {
 		try("retry with nothing named, a status", "/retry/unspecified", "503", 503, 1),
 		try("retry never", "/retry/none", "close", 503, 1),
 		try("retry by default not a status", "/", "503", 503, 1),
-		try("retry by default not a reset", "/", "close", 503, 1),
+		{name: "retry by default not a reset", raw: request("GET", "once", "/", "x-reply: reset"), status: 503, origin: "v1"},
 		try("retry asked for by a client outside", "/", "503+500+ok", 503, 1, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
 		try("retry asked for by a client with a private address", "/", "503+500+ok", 503, 1, private, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
 

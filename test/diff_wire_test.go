@@ -202,7 +202,7 @@ const overflowCase = "too many requests at a time"
 // failureCases are answers that a proxy makes because there is no other.
 func failureCases(lab *diffLab) []diffCase {
 	fails := func(name, reply string, status int) diffCase {
-		return diffCase{name: name, raw: request("GET", "plain", "/", "x-reply: "+reply), status: status, origin: "v1"}
+		return diffCase{name: name, raw: request("GET", "once", "/", "x-reply: "+reply), status: status, origin: "v1"}
 	}
 	return []diffCase{
 		{name: "no host", raw: request("GET", "empty", "/"), status: 503},
@@ -214,6 +214,7 @@ func failureCases(lab *diffLab) []diffCase {
 		{name: "nobody listens", raw: request("GET", "gone", "/"), status: 503},
 		{name: "nobody listens, by a route", raw: request("GET", "act", "/host/gone"), status: 503},
 		{name: "nobody listens, POST", raw: requestWithBody("POST", "gone", "/", "hello", "content-length: 5"), status: 503},
+		{name: "nobody listens, no retry", raw: request("GET", "act", "/gone/none"), status: 503},
 		fails("upstream closes", "close", 503),
 		fails("upstream resets", "reset", 503),
 		fails("upstream sends half a head", "half a head", 502),

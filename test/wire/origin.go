@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	nethttp "net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -259,7 +260,7 @@ func Text(w io.Writer, r *Request, body string, fields ...Field) error {
 // length.
 func Answer(w io.Writer, r *Request, status int, body string, fields ...Field) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "HTTP/1.1 %d Status\r\nx-origin: %s\r\n", status, r.Origin)
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\nx-origin: %s\r\n", status, nethttp.StatusText(status), r.Origin)
 	for _, f := range fields {
 		fmt.Fprintf(&b, "%s: %s\r\n", f.Name, f.Value)
 	}
