@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package router
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// maxDomain bounds a domain of a virtual host: the 253 octets of a host name
+// with some room for brackets and a port.
+const maxDomain = 264
+
+// DomainError tells which domain of a virtual host can't be used.
+type DomainError struct {
+	Index  int // in the list given to Builder.Add
+	Domain string
+	Reason string
+}
+
+// Error names the domain.
+func (e *DomainError) Error() string { return fmt.Sprintf("domain %q %s", e.Domain, e.Reason) }
+
+// domainIndex finds a virtual host by name in Envoy's order: the exact name,
+// the longest "*.suffix", the longest "prefix.*", and "*". Immutable once
+// sealed.
+type domainIndex struct {
+	exact    map[string]*VirtualHost
+	suffixes wildcards
+	prefixes wildcards
+	rest     *VirtualHost // under "*"
+	only     bool         // there is nothing but rest
+}
+
+// wildcards finds the longest wildcard that a name has. Names are without
+// their star and in lower case.
+type wildcards struct {
+	byName  map[string]*VirtualHost
+	lengths []int // of the names, each once, descending
+}
+
+func (d *domainIndex) add(domain string, vh *VirtualHost) error {
+	if len(domain) > maxDomain {
+		return fmt.Errorf("is longer than %d octets", maxDomain)
+	}
+	for i := range len(domain) {
+		if c := domain[i]; c <= ' ' || c == 0x7f {
+			return fmt.Errorf("holds the character %q", rune(c))
+		}
+	}
+	name := strings.ToLower(domain)
+	taken := false
+	switch {
+	case name == "*":
+		taken = d.rest != nil
+		d.rest = vh
+	case strings.HasPrefix(name, "*"):
+		taken = d.suffixes.add(name[1:], vh)
+	case strings.HasSuffix(name, "*"):
+		taken = d.prefixes.add(name[:len(name)-1], vh)
+	default:
+		if d.exact == nil {
+			d.exact = map[string]*VirtualHost{}
+		}
+		taken = d.exact[name] != nil
+		d.exact[name] = vh
+	}
+	if taken {
+		return errors.New("is that of another virtual host, or listed twice")
+	}
+	return nil
+}
+
+func (w *wildcards) add(name string, vh *VirtualHost) (taken bool) {
+	if w.byName == nil {
+		w.byName = map[string]*VirtualHost{}
+	}
+	taken = w.byName[name] != nil
+	w.byName[name] = vh
+	if !slices.Contains(w.lengths, len(name)) {
+		w.lengths = append(w.lengths, len(name))
+	}
+	return taken
+}
+
+func (d *domainIndex) seal() {
+	for _, w := range []*wildcards{&d.suffixes, &d.prefixes} {
+		slices.SortFunc(w.lengths, func(a, b int) int { return b - a })
+		w.lengths = slices.Clip(w.lengths)
+	}
+	d.only = d.exact == nil && d.suffixes.byName == nil && d.prefixes.byName == nil
+}
+
+// find returns the virtual host of a name in any case, nil if there is none.
+func (d *domainIndex) find(host []byte) *VirtualHost {
+	if d.only {
+		return d.rest
+	}
+	// Of a name longer than any domain only its ends can matter.
+	var buf [maxDomain + 1]byte
+	low := lowerInto(buf[:], host[:min(len(host), len(buf))])
+	if vh := d.exact[string(low)]; vh != nil {
+		return vh
+	}
+	if len(d.suffixes.lengths) > 0 {
+		var tail [maxDomain + 1]byte
+		end := low
+		if len(host) > len(low) {
+			end = lowerInto(tail[:], host[len(host)-len(tail):])
+		}
+		for _, n := range d.suffixes.lengths {
+			// The star stands for at least one character.
+			if n < len(end) {
+				if vh := d.suffixes.byName[string(end[len(end)-n:])]; vh != nil {
+					return vh
+				}
+			}
+		}
+	}
+	for _, n := range d.prefixes.lengths {
+		if n < len(low) {
+			if vh := d.prefixes.byName[string(low[:n])]; vh != nil {
+				return vh
+			}
+		}
+	}
+	return d.rest
+}
+
+// lowerInto writes src with ASCII letters in lower case into dst.
+func lowerInto(dst, src []byte) []byte {
+	for i, c := range src {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		dst[i] = c
+	}
+	return dst[:len(src)]
+}
