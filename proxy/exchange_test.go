@@ -416,6 +416,7 @@ func TestTimeouts(t *testing.T) {
 // that those beyond the queue are refused.
 func TestPendingQueue(t *testing.T) {
 	gate := make(chan struct{})
+	open := sync.OnceFunc(func() { close(gate) })
 	var active, most atomic.Int32
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		c.Serve(func(string, map[string]string, string) string {
@@ -425,11 +426,15 @@ func TestPendingQueue(t *testing.T) {
 			return inproc.OK("done")
 		})
 	})
+	t.Cleanup(open)
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b),
 		"dr.yaml": rule("{connectionPool: {tcp: {maxConnections: 2}, http: {http1MaxPendingRequests: 3}}}")})
 	var wg sync.WaitGroup
 	var ok, refused atomic.Int32
-	for range 10 {
+	for i := range 10 {
+		if i == 2 {
+			p.WaitFor("both connections are in use", func() bool { return active.Load() == 2 })
+		}
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -444,7 +449,7 @@ func TestPendingQueue(t *testing.T) {
 		}()
 	}
 	p.WaitFor("five requests are refused", func() bool { return refused.Load() == 5 })
-	close(gate)
+	open()
 	wg.Wait()
 	if ok.Load() != 5 || most.Load() > 2 {
 		t.Errorf("%d were served, at most %d at once; want 5 and 2", ok.Load(), most.Load())

@@ -109,16 +109,21 @@ func (s *Server) Start() error {
 	}
 	s.goRun(s.tracker.Run)
 	s.goRun(s.families.Run)
-	if err := s.reload(); err != nil {
+	// Watching begins before the first reading, so that no change in between
+	// is missed.
+	watcher, err := s.newWatcher()
+	if err == nil {
+		err = s.reload()
+	}
+	if err != nil {
+		if watcher != nil {
+			_ = watcher.Close()
+		}
 		s.stopAll()
 		return err
 	}
-	watched := s.watchable()
-	if len(watched) > 0 {
-		if err := source.Watch(s.ctx, watched, reloadAfter, func() { _ = s.reload() }); err != nil {
-			s.stopAll()
-			return err
-		}
+	if watcher != nil {
+		s.goRun(func(ctx context.Context) { s.watch(ctx, watcher) })
 	}
 	s.state.Store(int64(stats.StateLive))
 	return nil
@@ -130,6 +135,22 @@ func (s *Server) goRun(f func(context.Context)) {
 		defer s.work.Done()
 		f(s.ctx)
 	}()
+}
+
+// newWatcher watches the files; nil when there is nothing that can change.
+func (s *Server) newWatcher() (*source.Watcher, error) {
+	paths := s.watchable()
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	return source.NewWatcher(paths, reloadAfter)
+}
+
+// watch reads the files again after each change, until ctx ends.
+func (s *Server) watch(ctx context.Context, w *source.Watcher) {
+	if err := w.Run(ctx, func() { _ = s.reload() }); err != nil && ctx.Err() == nil {
+		s.o.Logger.Error("the files are not watched any more; restart the proxy to serve changes", "reason", err)
+	}
 }
 
 // watchable returns the paths that can change.

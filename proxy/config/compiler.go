@@ -104,6 +104,10 @@ func (c *Compiler) attachRoutes(s *Snapshot, cfg *hcm.Config, m *hcmv3.HttpConne
 	table, err := CompileRoutes(rc, RouteEnv{
 		Cluster: func(name string) router.Cluster { return c.env.Clusters.Slot(name) },
 		Chain:   chains.build,
+		Warn: func(w string) {
+			s.Warnings = append(s.Warnings, "route configuration "+rc.GetName()+": "+w)
+		},
+		SuppressEnvoyHeaders: cfg.Forward.SuppressEnvoyHeaders,
 	})
 	if err != nil {
 		return fmt.Errorf("route configuration %s: %w", rc.GetName(), err)

@@ -23,6 +23,7 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/stats"
 )
 
@@ -203,10 +204,11 @@ func buildCORS(_ *chains, _, route *anypb.Any) (any, error) {
 		return nil, err
 	}
 	origins := make([]cors.Matcher, len(cfg.GetAllowOriginStringMatch()))
+	rc := &routeCompiler{regexes: map[string]*match.Regex{}}
 	for i, m := range cfg.GetAllowOriginStringMatch() {
-		t, err := compileString(m)
+		t, err := rc.stringMatcher((&place{}).in(fmt.Sprintf("allow_origin_string_match[%d]", i)), m)
 		if err != nil {
-			return nil, fmt.Errorf("allow_origin_string_match[%d]: %w", i, err)
+			return nil, err
 		}
 		origins[i] = &t
 	}

@@ -3,6 +3,7 @@
 package hcm
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"net"
 
@@ -21,6 +22,9 @@ func (st *stream) prepare() *http.Error {
 		return errUpgrade
 	}
 	h1.StripRequestHop(&ex.Req)
+	if len(ex.Req.Path) > 0 && ex.Req.Path[0] != '/' {
+		return errNoPath // OPTIONS *
+	}
 	if cfg.Path.needsWork(ex.Req.Path) {
 		room := ex.Scratch(len(ex.Req.Path))
 		path, ok := cfg.Path.normalizePath(room[:0], ex.Req.Path)
@@ -36,8 +40,11 @@ func (st *stream) prepare() *http.Error {
 	fields := &ex.Req.Fields
 	if cfg.UseRemoteAddress {
 		st.edgeFields()
-	} else if !fields.Has(http.HeaderXForwardedProto) {
-		fields.AddID(http.HeaderXForwardedProto, ex.Req.Scheme)
+	} else {
+		if !fields.Has(http.HeaderXForwardedProto) {
+			fields.AddID(http.HeaderXForwardedProto, ex.Req.Scheme)
+		}
+		ex.ClientAddress = lastForwarded(fields)
 	}
 	// Forward-client-cert details are SANITIZE on a connection without
 	// mutual TLS: what a client claims to be is not passed on.
@@ -96,6 +103,42 @@ func (st *stream) edgeFields() {
 		fields.DelID(id)
 	}
 	fields.SetID(http.HeaderXEnvoyExternalAddress, append(ex.Scratch(len(client))[:0], client...))
+}
+
+// lastForwarded returns the last address of X-Forwarded-For, which is the
+// client's as the proxy before us saw it; nil without a valid one.
+func lastForwarded(fields *http.Fields) []byte {
+	v, ok := fields.Get(http.HeaderXForwardedFor)
+	if !ok {
+		return nil
+	}
+	if i := bytes.LastIndexByte(v, ','); i >= 0 {
+		v = v[i+1:]
+	}
+	v = bytes.TrimSpace(v)
+	if !looksLikeIP(v) {
+		return nil
+	}
+	return v
+}
+
+// looksLikeIP reports whether a text has the form of an IP address. Parsing
+// it would allocate, and nothing but the access log shows it.
+func looksLikeIP(v []byte) bool {
+	dots, colons := 0, 0
+	for _, c := range v {
+		switch {
+		case c == '.':
+			dots++
+		case c == ':':
+			colons++
+		default:
+			if _, ok := hexDigit(c); !ok {
+				return false
+			}
+		}
+	}
+	return dots == 3 || colons >= 2
 }
 
 // hostOf cuts the port from an address as text.

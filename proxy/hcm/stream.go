@@ -19,6 +19,7 @@ var (
 		Detail: "route_configuration_not_found", GRPC: 12}
 	errBadPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
 		Detail: "path_normalization_failed"}
+	errNoPath  = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
 	errUpgrade = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 403,
 		Detail: "upgrade_failed"}
 	errOldHTTP = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 426,

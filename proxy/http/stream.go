@@ -9,8 +9,8 @@ package http
 type ServerStream interface {
 	// Buffered reports whether ReadBody would return without waiting.
 	Buffered() bool
-	// ReadBody returns the next piece of the request's body, valid until the
-	// next call, and io.EOF after the last one. Any other error is an *Error.
+	// ReadBody returns the next piece of the request's body, which may be
+	// empty, valid until the next call, and io.EOF after the last one. Any other error is an *Error.
 	ReadBody() ([]byte, error)
 	// RequestTrailers returns the trailers after io.EOF; nil when none came.
 	RequestTrailers() *Fields

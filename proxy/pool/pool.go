@@ -329,7 +329,7 @@ func (p *Pool) Put(c *Conn, reusable bool) {
 	case s.MaxRequestsPerConnection != 0 && c.requests >= s.MaxRequestsPerConnection:
 		g.stats.CxMaxRequests.Inc()
 		p.drop(c, closedByUs)
-	case g.open.Load() > int64(s.MaxConnections) && s.MaxConnections != NoLimit: // the limit was lowered
+	case s.MaxConnections != NoLimit && g.open.Load() > int64(s.MaxConnections): // the limit was lowered
 		p.drop(c, closedByUs)
 	default:
 		c.idleSince = http.Now()

@@ -127,10 +127,11 @@ func (f *Filter) setAbort(a *faultv3.FaultAbort) error {
 	return nil
 }
 
-// Salts make independent decisions of the one random number of an exchange.
+// Salts make independent decisions of the one random number of an exchange,
+// also of those that the router makes of it with salts of its own.
 const (
-	delaySalt = 0x9e3779b97f4a7c15
-	abortSalt = 0xc2b2ae3d27d4eb4f
+	delaySalt = 0xd6e8feb86659fd93
+	abortSalt = 0xa0761d6478bd642f
 )
 
 // mix is the finalizer of splitmix64: every bit of x changes half of the

@@ -126,8 +126,8 @@ func (r *reader) release() {
 // buffered reports whether a piece of the body can be had without waiting.
 func (r *reader) buffered() bool { return r.ended || r.in.Len() > r.adv }
 
-// next returns the next piece of the body, valid until the following call,
-// and io.EOF once after the last. Errors are *http.Error for broken framing
+// next returns the next piece of the body, which may be empty, valid until the
+// following call, and io.EOF after the last. Errors are *http.Error for broken framing
 // and those of the connection otherwise; io.ErrUnexpectedEOF for a body that
 // the end of the stream cut off.
 func (r *reader) next() ([]byte, error) {
@@ -174,26 +174,29 @@ func (r *reader) nextLength() ([]byte, error) {
 	return p, nil
 }
 
+// nextChunk returns an empty piece after bytes that were only framing, so that
+// the caller looks whether more are there, and sends what it has gathered,
+// before it waits.
 func (r *reader) nextChunk() ([]byte, error) {
-	for {
-		data, n, done, err := r.chunk.Next(r.in.Bytes())
-		if err != nil {
-			return nil, err
-		}
-		if done {
-			r.ended = true
-			r.in.Advance(n)
-			return nil, io.EOF
-		}
-		if len(data) > 0 {
-			r.adv = n
-			return data, nil
-		}
-		r.in.Advance(n)
+	if r.in.Len() == 0 {
 		if err := r.fillBody(); err != nil {
 			return nil, err
 		}
 	}
+	data, n, done, err := r.chunk.Next(r.in.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > 0 {
+		r.adv = n
+		return data, nil
+	}
+	r.in.Advance(n)
+	if done {
+		r.ended = true
+		return nil, io.EOF
+	}
+	return nil, nil
 }
 
 func (r *reader) nextUntilClose() ([]byte, error) {
