@@ -34,6 +34,7 @@ type ClientConn struct {
 	gotBytes  bool // a byte of the current response came
 	keepAlive bool // of the current response
 	wroteAll  bool // the request is completely written, or held back whole
+	interim   int  // how many 1xx responses the current request got
 
 	// written counts the bytes sent on the connection, and sentBefore those
 	// of earlier requests. Owned by the goroutine that writes.
@@ -77,6 +78,7 @@ func (c *ClientConn) Begin() {
 	c.out = buf.GetBytes()
 	c.sentBefore = c.written
 	c.split, c.gotBytes, c.keepAlive, c.wroteAll = false, false, false, false
+	c.interim = 0
 }
 
 // End finishes the request, complete or not. It reports whether the
@@ -175,15 +177,18 @@ func (c *ClientConn) closedError() *http.Error {
 // response, or of an interim one with status 100. Other interim responses
 // are dropped, as Envoy does.
 func (c *ClientConn) ReadHead(h *http.ResponseHead) error {
-	for interim := 0; ; interim++ {
+	for {
 		if err := c.readOneHead(h); err != nil {
 			return err
 		}
-		if h.Status >= 200 || h.Status == 101 || h.Status == 100 {
+		if h.Status >= 200 || h.Status == 101 {
 			return nil
 		}
-		if interim == maxInterim {
+		if c.interim++; c.interim > maxInterim {
 			return errInterimFlood
+		}
+		if h.Status == 100 {
+			return nil
 		}
 		c.rd.pin = false
 		c.rd.parser = Parser{}
@@ -232,6 +237,8 @@ func (c *ClientConn) fillHead() error {
 		return errUpstreamLate
 	case err == io.ErrShortBuffer:
 		return errInterimFlood
+	case isEOF(err) && c.rd.in.Len() > 0:
+		return errUpstreamHeadCut
 	}
 	return c.closedError()
 }

@@ -31,6 +31,9 @@ var (
 	// one byte of an answer came.
 	ErrUpstreamUnused = &http.Error{Side: http.SideUpstream, Kind: http.KindPoolReset, Retry: http.RetryByPolicy, Status: 503,
 		Flag: errUpstreamClosed.Flag, Detail: errUpstreamClosed.Detail, Body: errUpstreamClosed.Body, GRPC: 14}
+	errUpstreamHeadCut = &http.Error{Side: http.SideUpstream, Kind: http.KindUpstreamProtocol, Retry: http.RetryByPolicy, Status: 502,
+		Flag: http.FlagUpstreamProtocolError, Detail: "upstream_reset_before_response_started{protocol_error}",
+		Body: "upstream connect error or disconnect/reset before headers. reset reason: protocol error", GRPC: 14}
 	errUpstreamCut = &http.Error{Side: http.SideUpstream, Kind: http.KindReset, Retry: http.RetryNever,
 		Flag: http.FlagUpstreamConnTermination, Detail: "upstream_reset_after_response_started{connection_termination}", Close: true, GRPC: 14}
 	errUpstreamLate = &http.Error{Side: http.SideUpstream, Kind: http.KindTimeout, Retry: http.RetryByPolicy, Status: 504,
