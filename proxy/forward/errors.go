@@ -44,7 +44,8 @@ func noCluster(status int) *http.Error {
 
 // resetReply words the local reply and the details of a connection that could
 // not be made or was lost before a response, as Envoy's router does: the
-// reason, whether tries were made before, and what the socket said.
+// reason and whether tries were made before. What the socket said is for the
+// details only: it is nothing for a client to know.
 func resetReply(reason, failure string, retried bool) (body, detail string) {
 	var b strings.Builder
 	b.WriteString("upstream connect error or disconnect/reset before headers. ")
@@ -55,8 +56,6 @@ func resetReply(reason, failure string, retried bool) (body, detail string) {
 	b.WriteString(reason)
 	detail = "upstream_reset_before_response_started{" + strings.ReplaceAll(reason, " ", "_")
 	if failure != "" {
-		b.WriteString(", transport failure reason: ")
-		b.WriteString(failure)
 		detail += "|" + strings.ReplaceAll(failure, " ", "_")
 	}
 	return b.String(), detail + "}"

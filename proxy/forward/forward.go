@@ -127,9 +127,13 @@ func (c *Call) prepare() {
 	c.timeout = c.route.TimeoutFor(&ex.Req)
 	if c.timeout > 0 {
 		c.deadline.Store(ex.Start + int64(c.timeout))
-		if !c.opt.SuppressEnvoyHeaders {
-			ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, c.decimal(int64(c.timeout/time.Millisecond)))
-		}
+	}
+	expected := c.timeout
+	if p := c.route.Retry; p != nil && p.PerTryTimeout > 0 && (expected == 0 || p.PerTryTimeout < expected) {
+		expected = p.PerTryTimeout
+	}
+	if expected > 0 && !c.opt.SuppressEnvoyHeaders {
+		ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, c.decimal(int64(expected/time.Millisecond)))
 	}
 }
 
