@@ -93,6 +93,9 @@ func (r *Route) redirectPath(ex *http.Exchange) []byte {
 	out := buf[:0]
 	switch {
 	case l.Path != "":
+		if l.Path[0] != '/' {
+			out = append(out, '/')
+		}
 		out = append(out, l.Path...)
 		if bytes.IndexByte(out, '?') >= 0 {
 			return ex.KeepBytes(out)
