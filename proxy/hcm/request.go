@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
@@ -41,6 +42,7 @@ func (st *stream) prepare() *http.Error {
 	if cfg.UseRemoteAddress {
 		st.edgeFields()
 	} else {
+		drop(fields, &controls)
 		if !fields.Has(http.HeaderXForwardedProto) {
 			fields.AddID(http.HeaderXForwardedProto, ex.Req.Scheme)
 		}
@@ -69,15 +71,36 @@ func schemeBytes(s string) []byte {
 	return schemeHTTP
 }
 
-// edgeOnly are the fields that only the proxies of the mesh may set; an edge
-// takes them off what comes from outside (Envoy: cleanExternalHeaders).
-var edgeOnly = [...]http.HeaderID{
+// controls are the fields by which a proxy of the mesh steers another one. No
+// client counts as one of those (Envoy: cleanInternalHeaders, and since 1.33
+// no address is internal unless it is configured).
+var controls = idSet(
 	http.HeaderXEnvoyRetriableStatusCodes, http.HeaderXEnvoyRetriableHeaderNames, http.HeaderXEnvoyRetryOn,
 	http.HeaderXEnvoyRetryGrpcOn, http.HeaderXEnvoyMaxRetries, http.HeaderXEnvoyUpstreamAltStatName,
 	http.HeaderXEnvoyUpstreamRqTimeoutMs, http.HeaderXEnvoyUpstreamRqPerTryTimeoutMs,
-	http.HeaderXEnvoyExpectedRqTimeoutMs, http.HeaderXEnvoyHedgeOnPerTryTimeout, http.HeaderXEnvoyOriginalPath,
-	http.HeaderXEnvoyOriginalHost, http.HeaderXEnvoyDecoratorOperation, http.HeaderXEnvoyIsTimeoutRetry,
-	http.HeaderXEnvoyInternal,
+	http.HeaderXEnvoyExpectedRqTimeoutMs, http.HeaderXEnvoyHedgeOnPerTryTimeout, http.HeaderXEnvoyIsTimeoutRetry,
+	http.HeaderXEnvoyInternal)
+
+// edgeOnly are the further fields that an edge takes off what comes from
+// outside (Envoy: cleanExternalHeaders).
+var edgeOnly = idSet(http.HeaderXEnvoyOriginalPath, http.HeaderXEnvoyOriginalHost, http.HeaderXEnvoyDecoratorOperation)
+
+func idSet(ids ...http.HeaderID) (set [256]bool) {
+	for _, id := range ids {
+		set[id] = true
+	}
+	return set
+}
+
+// drop drops every line whose number is in the set.
+func drop(fields *http.Fields, set *[256]bool) {
+	for i := 0; i < fields.Len(); {
+		if id := fields.At(i).ID; set[id] {
+			fields.DelID(id)
+		} else {
+			i++
+		}
+	}
 }
 
 // edgeFields appends the client's address to X-Forwarded-For and tells the
@@ -99,9 +122,8 @@ func (st *stream) edgeFields() {
 		fields.SetID(http.HeaderXEnvoyInternal, []byte("true"))
 		return
 	}
-	for _, id := range edgeOnly {
-		fields.DelID(id)
-	}
+	drop(fields, &controls)
+	drop(fields, &edgeOnly)
 	fields.SetID(http.HeaderXEnvoyExternalAddress, append(ex.Scratch(len(client))[:0], client...))
 }
 
@@ -152,8 +174,8 @@ func hostOf(addr string) string {
 // isInternal reports whether an address belongs to the private ranges of
 // RFC 1918 and RFC 4193 or to loopback (Envoy's default InternalAddressConfig).
 func isInternal(host string) bool {
-	ip := net.ParseIP(host)
-	return ip != nil && (ip.IsPrivate() || ip.IsLoopback())
+	ip, err := netip.ParseAddr(host)
+	return err == nil && (ip.IsPrivate() || ip.IsLoopback())
 }
 
 // appendUUID appends a random UUID (RFC 9562 version 4).

@@ -18,10 +18,12 @@ var (
 	errNoTable = &http.Error{Side: http.SideLocal, Kind: http.KindNoRoute, Status: 404, Flag: http.FlagNoRoute,
 		Detail: "route_configuration_not_found", GRPC: 12}
 	errBadPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
-		Detail: "path_normalization_failed"}
-	errNoPath  = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
+		Detail: "path_normalization_failed", Close: true}
+	errNoPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
+	// What the client sends after it asked for another protocol may be that
+	// protocol and no request, so the connection ends with the refusal.
 	errUpgrade = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 403,
-		Detail: "upgrade_failed"}
+		Detail: "upgrade_failed", Close: true}
 	errOldHTTP = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 426,
 		Detail: "low_version", Close: true}
 	errDirect   = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Detail: "direct_response"}
