@@ -457,12 +457,8 @@ func TestPendingQueue(t *testing.T) {
 }
 
 // TestSlowLoris holds that a head that takes too long to come is answered by
-// 408 and a closed connection. The bound is the default of 15 s, so this runs
-// only in full runs.
+// 408 and a closed connection. The bound is the default of 15 s.
 func TestSlowLoris(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes 15 s")
-	}
 	t.Parallel()
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "x"))})
 	c := inproc.Dial(t, p.Addr("http"))

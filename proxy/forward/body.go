@@ -179,12 +179,15 @@ func (p *pump) start(c *Call) {
 }
 
 func (p *pump) run(c *Call) {
-	p.err = p.copy(c)
-	p.whole = p.err == nil
-	if p.err != nil && p.err.Side == http.SideDownstream {
-		c.up.Interrupt() // nobody will finish this request
-	}
+	up := c.up
+	err := p.copy(c)
+	p.err, p.whole = err, err == nil
+	// The token first: whoever the interruption wakes wants to know why. The
+	// connection is not used again, since the request is not whole.
 	p.done <- struct{}{}
+	if err != nil && err.Side == http.SideDownstream {
+		up.Interrupt() // nobody will finish this request
+	}
 }
 
 func (p *pump) copy(c *Call) *http.Error {

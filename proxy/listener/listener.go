@@ -41,7 +41,8 @@ type Listener struct {
 	log       *slog.Logger   // immutable
 
 	handler atomic.Pointer[Handler]
-	closed  atomic.Bool
+	closed  chan struct{} // closed by Close, once
+	once    sync.Once
 	served  sync.WaitGroup // the accept loop
 
 	cxTotal, cxOverflow, cxPanics stats.Counter
@@ -62,7 +63,7 @@ func Listen(name, addr string, d http.Direction, log *slog.Logger) (*Listener, e
 		}
 		return nil, fmt.Errorf("listener %s: %w", name, err)
 	}
-	return &Listener{name: name, direction: d, ln: ln, log: log}, nil
+	return &Listener{name: name, direction: d, ln: ln, log: log, closed: make(chan struct{})}, nil
 }
 
 // Name returns the name of the resource that the listener was made for.
@@ -90,14 +91,18 @@ func (l *Listener) accept() {
 			go l.serve(nc)
 			continue
 		}
-		if l.closed.Load() || errors.Is(err, net.ErrClosed) {
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		l.cxOverflow.Inc()
 		if pause = min(max(2*pause, acceptPause), acceptPauseMax); pause == acceptPause {
 			l.log.Warn("connections can't be accepted; existing ones go on", "listener", l.name, "reason", err)
 		}
-		time.Sleep(pause)
+		select {
+		case <-time.After(pause):
+		case <-l.closed:
+			return
+		}
 	}
 }
 
@@ -127,7 +132,7 @@ func (l *Listener) contain(nc net.Conn) {
 
 // Close stops accepting and frees the address. Connections stay open.
 func (l *Listener) Close() {
-	l.closed.Store(true)
+	l.once.Do(func() { close(l.closed) })
 	_ = l.ln.Close()
 	l.served.Wait()
 }
