@@ -3,6 +3,7 @@
 package router
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -50,7 +51,7 @@ func (d *domainIndex) add(domain string, vh *VirtualHost) error {
 			return fmt.Errorf("holds the character %q", rune(c))
 		}
 	}
-	name := strings.ToLower(domain)
+	name := string(lowerInto(make([]byte, len(domain)), []byte(domain)))
 	taken := false
 	switch {
 	case name == "*":
@@ -98,30 +99,42 @@ func (d *domainIndex) find(host []byte) *VirtualHost {
 	if d.only {
 		return d.rest
 	}
-	// Of a name longer than any domain only its ends can matter.
-	var buf [maxDomain + 1]byte
-	low := lowerInto(buf[:], host[:min(len(host), len(buf))])
-	if vh := d.exact[string(low)]; vh != nil {
+	if len(host) > shortHost {
+		return d.findLong(host)
+	}
+	var buf [shortHost]byte
+	low := lowerInto(buf[:], host)
+	return d.lookup(low, low)
+}
+
+// shortHost is the length up to which a name needs little of the stack.
+const shortHost = 64
+
+// findLong is find for any length. Of a name longer than every domain only the
+// two ends can matter.
+func (d *domainIndex) findLong(host []byte) *VirtualHost {
+	var head, tail [maxDomain + 1]byte
+	n := min(len(host), len(head))
+	return d.lookup(lowerInto(head[:], host[:n]), lowerInto(tail[:], host[len(host)-n:]))
+}
+
+// lookup finds a name by its two ends in lower case, which are the same unless
+// it is too long to be that of a domain.
+func (d *domainIndex) lookup(head, tail []byte) *VirtualHost {
+	if vh := d.exact[string(head)]; vh != nil {
 		return vh
 	}
-	if len(d.suffixes.lengths) > 0 {
-		var tail [maxDomain + 1]byte
-		end := low
-		if len(host) > len(low) {
-			end = lowerInto(tail[:], host[len(host)-len(tail):])
-		}
-		for _, n := range d.suffixes.lengths {
-			// The star stands for at least one character.
-			if n < len(end) {
-				if vh := d.suffixes.byName[string(end[len(end)-n:])]; vh != nil {
-					return vh
-				}
+	// A star stands for at least one character.
+	for _, n := range d.suffixes.lengths {
+		if n < len(tail) {
+			if vh := d.suffixes.byName[string(tail[len(tail)-n:])]; vh != nil {
+				return vh
 			}
 		}
 	}
 	for _, n := range d.prefixes.lengths {
-		if n < len(low) {
-			if vh := d.prefixes.byName[string(low[:n])]; vh != nil {
+		if n < len(head) {
+			if vh := d.prefixes.byName[string(head[:n])]; vh != nil {
 				return vh
 			}
 		}
@@ -129,13 +142,29 @@ func (d *domainIndex) find(host []byte) *VirtualHost {
 	return d.rest
 }
 
-// lowerInto writes src with ASCII letters in lower case into dst.
+// lowerInto writes src with ASCII letters in lower case into dst, eight octets
+// at a time.
 func lowerInto(dst, src []byte) []byte {
-	for i, c := range src {
+	i := 0
+	for ; i+8 <= len(src); i += 8 {
+		binary.LittleEndian.PutUint64(dst[i:], lowerWord(binary.LittleEndian.Uint64(src[i:])))
+	}
+	for ; i < len(src); i++ {
+		c := src[i]
 		if 'A' <= c && c <= 'Z' {
 			c += 'a' - 'A'
 		}
 		dst[i] = c
 	}
 	return dst[:len(src)]
+}
+
+// lowerWord puts the ASCII letters among eight octets in lower case: adding to
+// their low seven bits carries into the top one for all from 'A', and for all
+// beyond 'Z'; where only the first does, bit 0x20 is set.
+func lowerWord(w uint64) uint64 {
+	const ones = 0x0101010101010101
+	low := w & (0x7f * ones)
+	upper := ((low + (0x80-'A')*ones) ^ (low + (0x7f-'Z')*ones)) & ^w & (0x80 * ones)
+	return w | upper>>2
 }

@@ -147,11 +147,15 @@ func (t *Table) host(authority []byte) []byte {
 // an authority without one. What follows the last colon outside of brackets
 // counts as a port, digits or not, as in Envoy.
 func portStart(authority []byte) int {
-	colon := bytes.LastIndexByte(authority, ':')
-	if colon < 0 || bytes.LastIndexByte(authority, ']') > colon {
-		return len(authority)
+	for i := len(authority) - 1; i >= 0; i-- {
+		switch authority[i] {
+		case ':':
+			return i
+		case ']':
+			return len(authority)
+		}
 	}
-	return colon
+	return len(authority)
 }
 
 // wantsTLS reports whether a request came without the TLS it needs. What
