@@ -46,7 +46,9 @@ func (r *Route) Direct(ex *http.Exchange) (status int, body string) {
 	p := r.Reply
 	switch {
 	case p.toTLS:
-		ex.Resp.Fields.AddID(http.HeaderLocation, join(ex, []byte("https"), ex.Req.Authority, nil, ex.Req.Path))
+		u := ex.Scratch(len("https://") + len(ex.Req.Authority) + len(ex.Req.Path))[:0]
+		u = append(append(append(u, "https://"...), ex.Req.Authority...), ex.Req.Path...)
+		ex.Resp.Fields.AddID(http.HeaderLocation, u)
 	case r.Kind == Redirect || p.Status/100 == 3:
 		// Envoy makes a Location for every status of the 300s, and so for a
 		// direct response with one.
@@ -58,22 +60,31 @@ func (r *Route) Direct(ex *http.Exchange) (status int, body string) {
 // location makes the URL of a redirect (Envoy: Http::Utility::newUri).
 func (r *Route) location(ex *http.Exchange) []byte {
 	l := &r.Reply.Location
+	path := r.redirectPath(ex)
 	from := scheme(&ex.Req)
-	to := from
+	var buf [1024]byte
+	u := buf[:0]
 	if l.Scheme != "" {
-		to = []byte(l.Scheme)
+		u = append(u, l.Scheme...)
+	} else {
+		u = append(u, from...)
 	}
-	host, port := ex.Req.Authority[:portStart(ex.Req.Authority)], []byte(nil)
+	to := u
+	u = append(u, "://"...)
+	host := ex.Req.Authority[:portStart(ex.Req.Authority)]
+	port := ex.Req.Authority[len(host):]
 	if l.Host != "" {
-		host = []byte(l.Host)
-	} else if p := ex.Req.Authority[len(host):]; len(p) > 0 && !isDefaultPort(from, to, p) {
-		port = p
+		u = append(u, l.Host...)
+	} else {
+		u = append(u, host...)
 	}
-	var digits [8]byte
-	if l.Port != 0 {
-		port = strconv.AppendUint(append(digits[:0], ':'), uint64(l.Port), 10)
+	switch {
+	case l.Port != 0:
+		u = strconv.AppendUint(append(u, ':'), uint64(l.Port), 10)
+	case l.Host == "" && !isDefaultPort(from, to, port):
+		u = append(u, port...)
 	}
-	return join(ex, to, host, port, r.redirectPath(ex))
+	return ex.KeepBytes(append(u, path...))
 }
 
 // isDefaultPort reports whether a port is only the default of the scheme that
@@ -107,24 +118,16 @@ func (r *Route) redirectPath(ex *http.Exchange) []byte {
 	default:
 		out = append(out, path...)
 	}
-	bare := len(out)
-	out = ex.KeepBytes(append(out, query...))
+	kept := ex.KeepBytes(append(out, query...))
 	if (l.Prefix != nil || l.Pattern != nil) && l.Path == "" {
 		ex.OriginalPath = old
-		ex.Req.Path = out
+		ex.Req.Path = kept
 		if !r.vhost.table.opt.SuppressEnvoyHeaders {
 			ex.Req.Fields.SetID(http.HeaderXEnvoyOriginalPath, old)
 		}
 	}
 	if l.StripQuery {
-		out = out[:bare]
+		return kept[:len(out)]
 	}
-	return out
-}
-
-// join makes a URL in the exchange's scratch space.
-func join(ex *http.Exchange, scheme, host, port, path []byte) []byte {
-	u := ex.Scratch(len(scheme) + 3 + len(host) + len(port) + len(path))[:0]
-	u = append(append(u, scheme...), "://"...)
-	return append(append(append(u, host...), port...), path...)
+	return kept
 }

@@ -47,7 +47,7 @@ func TestVirtualHost(t *testing.T) {
 			if want == "long-or-suf" {
 				want = "suf" // "*.a.foo.com" needs something in front of the dot
 			}
-			vh, route := tab.Match(&exchange("GET " + c.host + " /").Req, 0)
+			vh, route := tab.Match(&exchange("GET "+c.host+" /").Req, 0)
 			if route != nil || vh.Name != want {
 				t.Errorf("%.40q: %s, want %s", c.host, vh.Name, want)
 			}
