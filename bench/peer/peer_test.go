@@ -58,7 +58,7 @@ func self(t *testing.T) string {
 	return path
 }
 
-// located finds a rival's program or skips the test.
+// located finds a peer's program, or skips the test if it is another project's.
 func located(t *testing.T, p Peer) Tool {
 	t.Helper()
 	switch p.Name() {
@@ -76,13 +76,6 @@ func located(t *testing.T, p Peer) Tool {
 	return tool
 }
 
-// rivals are the peers whose programs aren't built from this repository's
-// proxy.
-func rivals(t *testing.T) []Peer {
-	t.Helper()
-	return []Peer{envoy{}, haproxy{}, nginx{}, goNetHTTP{self: self(t)}, direct{}}
-}
-
 // TestPeersDoTheJob starts each peer with one service and with many.
 func TestPeersDoTheJob(t *testing.T) {
 	g := proc.NewGroup()
@@ -91,34 +84,42 @@ func TestPeersDoTheJob(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range rivals(t) {
-		for _, m := range []mesh.Mesh{mesh.New(1, true), mesh.New(40, true), mesh.New(40, false)} {
-			t.Run(fmt.Sprintf("%s/%d,subsets=%v", p.Name(), len(m.Services), m.Subsets), func(t *testing.T) {
-				dir := t.TempDir()
-				job := Job{Mesh: m, Origins: o.Addrs, Workers: 1, Connections: 64}
-				r, err := Start(t.Context(), g, p, located(t, p), dir, job, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if r.Process != nil {
-					m, err := proc.ReadMemory(r.Process.PID())
-					if err != nil || m.RSS < m.Anon || m.Anon <= 0 {
-						t.Errorf("memory %+v, error %v", m, err)
-					}
-					if r.Ready <= 0 {
-						t.Errorf("ready after %v", r.Ready)
-					}
-				}
-				r.Stop(g)
-				if left, _ := os.ReadDir(dir); len(left) != 0 {
-					t.Errorf("files are left: %v", left)
-				}
-				if c, err := net.Dial("tcp", r.Addr); err == nil && r.Process != nil {
-					c.Close()
-					t.Errorf("%s still accepts connections", r.Addr)
-				}
-			})
+	for _, p := range All(self(t)) {
+		t.Run(p.Name(), func(t *testing.T) {
+			tool := located(t, p)
+			for _, m := range []mesh.Mesh{mesh.New(1, true), mesh.New(40, true), mesh.New(40, false)} {
+				t.Run(fmt.Sprintf("%d,subsets=%v", len(m.Services), m.Subsets), func(t *testing.T) {
+					doesTheJob(t, g, p, tool, Job{Mesh: m, Origins: o.Addrs, Workers: 1, Connections: 64})
+				})
+			}
+		})
+	}
+}
+
+// doesTheJob starts and stops one peer.
+func doesTheJob(t *testing.T, g *proc.Group, p Peer, tool Tool, job Job) {
+	t.Helper()
+	dir := t.TempDir()
+	r, err := Start(t.Context(), g, p, tool, dir, job, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Process != nil {
+		m, err := proc.ReadMemory(r.Process.PID())
+		if err != nil || m.RSS < m.Anon || m.Anon <= 0 {
+			t.Errorf("memory %+v, error %v", m, err)
 		}
+		if r.Ready <= 0 {
+			t.Errorf("ready after %v", r.Ready)
+		}
+	}
+	r.Stop(g)
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("files are left: %v", left)
+	}
+	if c, err := net.Dial("tcp", r.Addr); err == nil && r.Process != nil {
+		c.Close()
+		t.Errorf("%s still accepts connections", r.Addr)
 	}
 }
 

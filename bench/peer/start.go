@@ -4,6 +4,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	nethttp "net/http"
@@ -142,15 +143,21 @@ func countsRequests(ctx context.Context, addr string, n int) error {
 	defer cancel()
 	tick := time.NewTicker(10 * readyPause)
 	defer tick.Stop()
+	err := errors.New("no look at it succeeded")
 	for {
-		counted, err := countedRequests(ctx, addr)
-		if err == nil && counted >= float64(n) {
+		counted, lookErr := countedRequests(ctx, addr)
+		switch {
+		case lookErr == nil && counted >= float64(n):
 			return nil
+		case lookErr == nil:
+			err = fmt.Errorf("istio_requests_total is %v after %d requests", counted, n)
+		case ctx.Err() == nil: // else the look was only broken off
+			err = lookErr
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("istio_requests_total at %s is %v after %d requests (%v); without metrics the comparison wouldn't be what it says", addr, counted, n, err)
+			return fmt.Errorf("its metrics at %s: %w; without them the comparison wouldn't be what it says", addr, err)
 		}
 	}
 }
