@@ -292,7 +292,7 @@ func TestUpstreamFailures(t *testing.T) {
 		body    string
 	}{
 		{"refused", dead, "HTTP/1.1 503 Service Unavailable", "upstream connect error or disconnect/reset before headers. " +
-			"retried and the latest reset reason: remote connection failure, transport failure reason: delayed connect error: Connection refused"},
+			"retried and the latest reset reason: remote connection failure"},
 		{"closes", inproc.NewBackend(t, func(c *inproc.Conn) { c.Head() }), "HTTP/1.1 503 Service Unavailable",
 			"upstream connect error or disconnect/reset before headers. reset reason: connection termination"},
 		{"nonsense", inproc.NewBackend(t, func(c *inproc.Conn) { c.Head(); c.SendRaw("SSH-2.0-x\r\n\r\n") }), "HTTP/1.1 502 Bad Gateway",

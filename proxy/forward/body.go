@@ -4,6 +4,7 @@ package forward
 
 import (
 	"io"
+	"time"
 
 	"pillion/proxy/http"
 )
@@ -236,21 +237,45 @@ func (p *pump) failed() *http.Error {
 	return nil
 }
 
+// bodyGrace is how long the rest of a request's body may take once the
+// response is complete.
+const bodyGrace = time.Second
+
 // stop ends the pump, waiting for it, and reports whether the request was
 // sent to its end. A body that is still under way when the response is
 // complete is given up, and the downstream connection with it (RFC 9112
-// section 9.3: what is left of it can't be told from a next request).
-func (p *pump) stop(c *Call) (whole bool) {
+// section 9.3: what is left of it can't be told from a next request). But the
+// client wasn't told of that, so a body that only has to be seen to its end,
+// as after an answer to its last byte, is waited for.
+func (p *pump) stop(c *Call, answered bool) (whole bool) {
 	if !p.running {
 		return true
 	}
-	select {
-	case <-p.done:
-	default:
+	if !p.ended(answered) {
 		c.down.StopReading()
 		c.up.Interrupt()
 		<-p.done
 	}
 	p.running = false
 	return p.whole
+}
+
+// ended reports whether the pump has ended, if need be after a wait.
+func (p *pump) ended(wait bool) bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+	}
+	if !wait {
+		return false
+	}
+	late := time.NewTimer(bodyGrace)
+	defer late.Stop()
+	select {
+	case <-p.done:
+		return true
+	case <-late.C:
+		return false
+	}
 }

@@ -243,7 +243,7 @@ func (c *Call) blame(err *http.Error) {
 func (c *Call) hangUp(err *http.Error) {
 	c.setLive(nil)
 	c.blame(err)
-	whole := c.pump.stop(c)
+	whole := c.pump.stop(c, err == nil)
 	if c.timed.Swap(false) {
 		c.up.SetReadDeadline(time.Time{})
 	}
