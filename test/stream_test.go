@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"pillion/test/rig"
 	"pillion/test/wire"
@@ -290,5 +291,34 @@ func TestRefusedUpgrade(t *testing.T) {
 	}
 	if seen := origin.Recorded(); strings.Contains(seen, smuggled) {
 		t.Errorf("the server saw what was meant for a protocol that it refused: %q", seen)
+	}
+}
+
+// TestUploadsKeepTheConnection: a server answers while the body comes in, and
+// is done at its last byte. However close the two ends are, the connection
+// stays good for the next request.
+func TestUploadsKeepTheConnection(t *testing.T) {
+	t.Parallel()
+	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
+		return wire.Text(w, r, string(r.Body))
+	})
+	p := startOne(t, binaries.Static(t), origin)
+	const size, count = 40000, 3000
+	body := strings.Repeat("0123456789", size/10)
+	for name, raw := range map[string]string{
+		"with a length": fmt.Sprintf("POST / HTTP/1.1\r\nHost: app\r\ncontent-length: %d\r\n\r\n%s", size, body),
+		"chunked":       fmt.Sprintf("POST / HTTP/1.1\r\nHost: app\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", size, body),
+	} {
+		tally := wire.Load{
+			Addr: p.HTTP, Request: raw, Conns: 4, Count: count, Patience: rig.Patience,
+			Each: func(r *wire.Response, _ time.Duration) {
+				if string(r.Body) != body {
+					t.Errorf("%s: %d bytes came back, want %d", name, len(r.Body), size)
+				}
+			},
+		}.Run()
+		if tally.Failed > 0 || tally.Status[200] != count {
+			t.Errorf("%s: statuses %v, %d failed (%v)", name, tally.Status, tally.Failed, tally.Failure)
+		}
 	}
 }
