@@ -130,8 +130,9 @@ func TestGateway(t *testing.T) {
 }
 
 // TestIdleUpstreamCloses: a server may close an idle connection at any time,
-// also at the moment when the next request is on its way. No client ever
-// pays for that.
+// and no client pays for that. Where the close crosses the next request, a GET
+// is repeated. A POST is not if the server's kernel had taken it: nobody can
+// tell then whether the application saw it (RFC 9110 section 9.2.2).
 func TestIdleUpstreamCloses(t *testing.T) {
 	t.Parallel()
 	origin := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
@@ -143,19 +144,16 @@ func TestIdleUpstreamCloses(t *testing.T) {
 		}
 		return nil
 	})
-	path := fill(t, t.TempDir(), "one-service.yaml", "port", origin.Port())
-	p := rig.Start(t, binaries.Static(t), rig.Options{}, path)
-	for _, method := range []string{"GET", "POST"} {
-		request := strings.Replace(get("app", "/", "x-then: close", "content-length: 4"), "GET", method, 1) + "body"
-		tally := wire.Load{Addr: p.HTTP, Request: request, Conns: 8, Count: 4000, Patience: rig.Patience}.Run()
-		if tally.Failed > 0 || tally.Status[200] != 4000 {
-			t.Errorf("%s: statuses %v, %d failed (%v)", method, tally.Status, tally.Failed, tally.Failure)
-		}
+	p := startOne(t, binaries.Static(t), origin)
+	tally := wire.Load{Addr: p.HTTP, Request: get("app", "/", "x-then: close"), Conns: 8, Count: 4000, Patience: rig.Patience}.Run()
+	if tally.Failed > 0 || tally.Status[200] != 4000 {
+		t.Errorf("closes that cross the next request: statuses %v, %d failed (%v)", tally.Status, tally.Failed, tally.Failure)
 	}
-	// The same with connections that were idle for a while when they closed.
-	for range 50 {
-		if resp := do(t, p.HTTP, get("app", "/")); resp.Status != 200 {
-			t.Fatalf("status %d", resp.Status)
+	post := strings.Replace(get("app", "/", "content-length: 4"), "GET", "POST", 1) + "body"
+	for i := range 100 {
+		request := []string{get("app", "/"), post}[i%2]
+		if resp := do(t, p.HTTP, request); resp.Status != 200 {
+			t.Fatalf("status %d for %q", resp.Status, request)
 		}
 		if n := origin.CloseConns(); n == 0 {
 			t.Fatal("the proxy kept no connection")
