@@ -127,6 +127,7 @@ func (c *Cluster) update(cfg *Config) {
 	c.setEndpoints(&kept, cfg.Endpoints)
 }
 
+// updateOutlier makes, changes or turns off outlier detection. mu is held.
 func (c *Cluster) updateOutlier(cfg *Config) {
 	d := c.detector.Load()
 	switch {
@@ -221,12 +222,11 @@ func (h *Host) endpoint() *Endpoint {
 // setHosts replaces the hosts. The pools of those that go are drained. mu is
 // held.
 func (c *Cluster) setHosts(cfg *Config, list []*Host) {
-	gone := c.list
-	if slices.Equal(gone, list) {
+	if slices.Equal(c.list, list) {
 		c.rebuildLocked(cfg)
 		return
 	}
-	if c.retireHosts(gone, list) {
+	if retireHosts(c.list, list) {
 		c.Stats.MembershipChange.Inc()
 	}
 	c.list = list
@@ -236,7 +236,7 @@ func (c *Cluster) setHosts(cfg *Config, list []*Host) {
 
 // retireHosts drains the hosts of old that list doesn't have, and reports
 // whether the two differ in more than descriptions.
-func (c *Cluster) retireHosts(old, list []*Host) (changed bool) {
+func retireHosts(old, list []*Host) (changed bool) {
 	changed = len(old) != len(list)
 	if len(old) == 0 {
 		return changed
@@ -262,6 +262,7 @@ func (c *Cluster) rebuild() {
 	c.rebuildLocked(c.config.Load())
 }
 
+// rebuildLocked publishes a new set. mu is held.
 func (c *Cluster) rebuildLocked(cfg *Config) {
 	if c.closed {
 		return

@@ -36,6 +36,11 @@ func closingHost(requests int, idle time.Duration) func(net.Conn) {
 // request anything. What the forwarder does is done here too: it repeats a
 // request on a reused connection that ended before the first octet if the
 // method allows it, or if the host's kernel took nothing of it.
+//
+// That leaves one case that no client can mend: these hosts give no warning,
+// so that a POST may reach the host's kernel in the moment in which the
+// application decides to close. It is rare even on a machine so busy that
+// the moment lasts.
 func TestHostThatCloses(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -44,17 +49,17 @@ func TestHostThatCloses(t *testing.T) {
 		pause    []time.Duration // between two requests of a worker, in turn
 		total    int
 	}{
-		{"after every request", 1, 0, []time.Duration{0}, 10000},
-		{"after three requests", 3, 0, []time.Duration{0, 0, 100 * time.Microsecond}, 10000},
+		{"after every request", 1, 0, []time.Duration{0}, 4000},
+		{"after three requests", 3, 0, []time.Duration{0, 0, 100 * time.Microsecond}, 3000},
 		{"after 20 ms", 0, 20 * time.Millisecond, []time.Duration{0, 0, 0, 0, 0, 0, 0, 19900 * time.Microsecond, 0, 20 * time.Millisecond,
-			0, 0, 0, 20100 * time.Microsecond, 5 * time.Millisecond}, 10000},
+			0, 0, 0, 20100 * time.Microsecond, 5 * time.Millisecond}, 3000},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			s := serve(t, closingHost(tc.requests, tc.idle))
 			r := newRig(t, Defaults(), nil, 10*time.Millisecond, s.addr())
 			var wg sync.WaitGroup
-			var repeated, unseen atomic.Int32
+			var n outcomes
 			const workers = 8
 			for w := range workers {
 				wg.Go(func() {
@@ -63,7 +68,7 @@ func TestHostThatCloses(t *testing.T) {
 						if (i+w)%3 == 0 {
 							m = http.MethodPost
 						}
-						if !request(t, r.hosts[0], m, &repeated, &unseen) {
+						if !request(t, r.hosts[0], m, &n) {
 							return
 						}
 						if d := tc.pause[i%len(tc.pause)]; d > 0 {
@@ -73,42 +78,56 @@ func TestHostThatCloses(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			t.Logf("connections %d, closed by the host %d, repeated because of the method %d, because unseen %d, learned %v",
-				r.st.CxTotal.Value(), r.st.CxDestroyRemote.Value(), repeated.Load(), unseen.Load(),
-				time.Duration(r.hosts[0].learned.ns.Load()))
+			t.Logf("connections %d, closed by the host %d, repeated because of the method %d, because unseen %d, taken %d, learned %v",
+				r.st.CxTotal.Value(), r.st.CxDestroyRemote.Value(), n.repeated.Load(), n.unseen.Load(), n.taken.Load(),
+				r.hosts[0].LearnedIdle())
+			if got := n.taken.Load(); int(got) > tc.total/200 {
+				t.Errorf("%d of %d requests were sent to a host that was closing", got, tc.total)
+			}
 		})
 	}
 }
 
-func request(t *testing.T, p *Pool, m http.Method, repeated, unseen *atomic.Int32) bool {
+// outcomes count what happened to requests on connections that were closed.
+type outcomes struct {
+	repeated atomic.Int32 // because the method allows it
+	unseen   atomic.Int32 // repeated because the host's kernel took nothing
+	taken    atomic.Int32 // not repeated
+}
+
+func request(t *testing.T, p *Pool, m http.Method, n *outcomes) bool {
 	c, err := p.Acquire(0, nil, m)
 	if err != nil {
 		t.Error(err)
 		return false
 	}
 	reusable, serr := send(c, m)
-	again := false
-	if serr != nil && c.Reused() {
-		switch {
-		case m.Idempotent():
-			repeated.Add(1)
-			again = true
-		case c.H1.Unseen():
-			unseen.Add(1)
-			again = true
-		}
-	}
-	p.Put(c, reusable)
-	if again {
-		if c, err = p.AcquireFresh(0, nil); err != nil {
-			t.Error(err)
-			return false
-		}
-		reusable, serr = send(c, m)
+	if serr == nil || !c.Reused() {
 		p.Put(c, reusable)
+		if serr != nil {
+			t.Errorf("method %d on a new connection: %v", m, serr)
+		}
+		return serr == nil
 	}
+	unseen := c.H1.Unseen()
+	p.Put(c, reusable)
+	switch {
+	case m.Idempotent():
+		n.repeated.Add(1)
+	case unseen:
+		n.unseen.Add(1)
+	default:
+		n.taken.Add(1)
+		return true
+	}
+	if c, err = p.AcquireFresh(0, nil); err != nil {
+		t.Error(err)
+		return false
+	}
+	reusable, serr = send(c, m)
+	p.Put(c, reusable)
 	if serr != nil {
-		t.Errorf("method %d, on a second connection %v: %v", m, again, serr)
+		t.Errorf("method %d, repeated on a new connection: %v", m, serr)
 	}
 	return serr == nil
 }
@@ -213,18 +232,18 @@ func TestKeepaliveLearns(t *testing.T) {
 	k.closed(ms) // a limit on requests, no timeout
 	check("closed right after an answer", 1e18, false)
 	k.closed(5000 * ms)
-	check("5 s", 3999*ms, false)
-	check("5 s", 4001*ms, true)
+	check("5 s", 3333*ms, false)
+	check("5 s", 3335*ms, true)
 	k.closed(6000 * ms)
-	check("a later close says nothing new", 4001*ms, true)
+	check("a later close says nothing new", 3335*ms, true)
 	k.closed(1000 * ms) // the host restarted
-	check("restart", 900*ms, true)
-	check("restart", 700*ms, false)
+	check("restart", 700*ms, true)
+	check("restart", 600*ms, false)
 	k.open(800 * ms)
-	check("open within the learned time", 900*ms, true)
+	check("open within the learned time", 700*ms, true)
 	k.open(4000 * ms) // disproved: 4.5 s is possible again
-	check("disproved", 3500*ms, false)
-	check("disproved", 3700*ms, true)
+	check("disproved", 2900*ms, false)
+	check("disproved", 3100*ms, true)
 	k.closed(75000 * ms)
 	k.open(70000 * ms)
 	check("the margin is at most 2 s", 76000*ms, false)
