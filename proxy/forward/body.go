@@ -6,48 +6,44 @@ import (
 	"io"
 	"time"
 
+	"pillion/proxy/buf"
 	"pillion/proxy/http"
 )
 
 // replayLimit bounds how much of a request's body is remembered for another
 // try, in bytes. A request with a longer body is sent once.
-const replayLimit = 64 << 10
+const replayLimit = buf.Large
 
-// inlineLimit is up to how many bytes a body that has already arrived is sent
-// by the exchange's own goroutine, before it looks for the response.
-const inlineLimit = 16 << 10
+// inlineLimit is up to how much of a body, in bytes, the exchange's own
+// goroutine sends before it looks for the response, as long as it arrives
+// without waiting. That much fits into the sockets' buffers, so that a host
+// which answers before it reads can't bring both sides to a halt.
+const inlineLimit = 64 << 10
 
 // replay remembers what of the request's body was taken from downstream.
 type replay struct {
 	on    bool // still complete
 	ended bool // holds the body to its end
-	buf   []byte
+	kept  buf.Buffer
 	// trailers of an ended body; nil when none came.
 	trailers *http.Fields
 }
 
-func (r *replay) init(on bool) {
-	r.on, r.ended, r.trailers = on, false, nil
-	r.buf = r.buf[:0]
+func (r *replay) init(f http.Framing) {
+	r.on = f.Kind != http.BodyNone && f.Length <= replayLimit
+	r.ended, r.trailers = false, nil
 }
 
 func (r *replay) record(p []byte) {
-	if !r.on {
-		return
-	}
-	if len(r.buf)+len(p) > replayLimit {
+	if r.on && r.kept.Write(p) < len(p) {
 		r.on = false
-		r.buf = r.buf[:0]
-		return
+		r.kept.Release()
 	}
-	r.buf = append(r.buf, p...)
 }
 
 func (r *replay) release() {
-	if cap(r.buf) > replayLimit/4 {
-		r.buf = nil
-	}
-	r.init(false)
+	r.kept.Release()
+	r.on, r.ended, r.trailers = false, false, nil
 }
 
 // sendRequest sends or holds back the head and as much of the body as is
@@ -71,8 +67,8 @@ func (c *Call) sendRequest() *http.Error {
 	if c.body.ended {
 		return c.endRequest(c.body.trailers)
 	}
-	if c.inline() {
-		return c.sendInline()
+	if done, err := c.sendArrived(); done || err != nil {
+		return err
 	}
 	if err := c.up.SplitWriter(); err != nil {
 		return asError(err)
@@ -83,36 +79,35 @@ func (c *Call) sendRequest() *http.Error {
 
 // sendRemembered sends what an earlier try took from downstream.
 func (c *Call) sendRemembered() *http.Error {
-	if len(c.body.buf) == 0 {
+	if c.body.kept.Len() == 0 {
 		return nil
 	}
-	if err := c.up.WriteBody(c.body.buf, false); err != nil {
+	if err := c.up.WriteBody(c.body.kept.Bytes(), false); err != nil {
 		return asError(err)
 	}
 	return nil
 }
 
-// inline reports whether the rest of the body is small and already here.
-func (c *Call) inline() bool {
-	f := &c.ex.Req.Framing
-	return f.Kind == http.BodyLength && f.Length <= inlineLimit && c.down.BufferedLen() >= f.Length-c.ex.RequestBodyBytes
-}
-
-func (c *Call) sendInline() *http.Error {
-	for {
+// sendArrived sends what comes of the body without waiting, and reports
+// whether that was all.
+func (c *Call) sendArrived() (done bool, err *http.Error) {
+	for sent := 0; sent < inlineLimit && c.down.Poll(); {
 		p, err := c.down.ReadBody()
 		if err == io.EOF {
 			c.body.ended = true
-			return c.endRequest(nil)
+			c.body.trailers = c.down.RequestTrailers()
+			return true, c.endRequest(c.body.trailers)
 		}
 		if err != nil {
-			return asError(err)
+			return false, asError(err)
 		}
 		c.took(p)
+		sent += len(p)
 		if err := c.up.WriteBody(p, false); err != nil {
-			return asError(err)
+			return false, asError(err)
 		}
 	}
+	return false, nil
 }
 
 // took accounts for a piece of the body that came from downstream.
@@ -251,23 +246,27 @@ func (p *pump) stop(c *Call, answered bool) (whole bool) {
 	if !p.running {
 		return true
 	}
-	if !p.ended(answered) {
-		c.down.StopReading()
-		c.up.Interrupt()
-		<-p.done
-	}
 	p.running = false
-	return p.whole
+	if p.ended(c, answered) {
+		return p.whole
+	}
+	c.down.StopReading()
+	c.up.Interrupt()
+	<-p.done
+	// It may have come to the end all the same. The upstream connection is
+	// spoilt by the interruption, the downstream one need not be.
+	c.down.ResumeReading()
+	return false
 }
 
 // ended reports whether the pump has ended, if need be after a wait.
-func (p *pump) ended(wait bool) bool {
+func (p *pump) ended(c *Call, wait bool) bool {
 	select {
 	case <-p.done:
 		return true
 	default:
 	}
-	if !wait {
+	if !wait || c.down.Flush() != nil {
 		return false
 	}
 	late := time.NewTimer(bodyGrace)

@@ -27,12 +27,12 @@ type Downstream interface {
 	// ResponseReady lets the manager and the filters edit the exchange's
 	// response before its head is written.
 	ResponseReady()
-	// BufferedLen is how many bytes have arrived and are not read yet.
-	BufferedLen() int64
 	// Started reports whether the response's head was written.
 	Started() bool
-	// StopReading makes a ReadBody in progress, and those to come, fail.
+	// StopReading makes a ReadBody in progress, and those to come, fail until
+	// ResumeReading.
 	StopReading()
+	ResumeReading()
 }
 
 // Options are settings of all exchanges of one connection manager. Immutable.
@@ -123,7 +123,7 @@ func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *rout
 // prepare sets what holds for all tries.
 func (c *Call) prepare() {
 	ex := c.ex
-	c.body.init(ex.Req.Framing.Kind != http.BodyNone && c.mayRepeat())
+	c.body.init(ex.Req.Framing)
 	c.timeout = c.route.TimeoutFor(&ex.Req)
 	if c.timeout > 0 {
 		c.deadline.Store(ex.Start + int64(c.timeout))
@@ -135,12 +135,6 @@ func (c *Call) prepare() {
 	if expected > 0 && !c.opt.SuppressEnvoyHeaders {
 		ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, c.decimal(int64(expected/time.Millisecond)))
 	}
-}
-
-// mayRepeat reports whether the request may be sent a second time, to the same
-// cluster or to a mirror, so that its body must be remembered.
-func (c *Call) mayRepeat() bool {
-	return c.route.Retry != nil || c.ex.Req.Method.Idempotent() || len(c.route.Mirrors()) > 0
 }
 
 // Cancel gives the exchange up: waits and transfers in progress end.

@@ -55,7 +55,7 @@ type requestCopy struct {
 
 func newCopy(c *Call, m *router.Mirror) *requestCopy {
 	from := &c.ex.Req
-	r := &requestCopy{head: *from, body: bytes.Clone(c.body.buf)}
+	r := &requestCopy{head: *from, body: bytes.Clone(c.body.kept.Bytes())}
 	h := &r.head
 	h.RawMethod, h.Scheme, h.Path = bytes.Clone(from.RawMethod), bytes.Clone(from.Scheme), bytes.Clone(from.Path)
 	h.Authority, h.HostName = mirrorHost(from.Authority, m), bytes.Clone(from.HostName)

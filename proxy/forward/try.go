@@ -8,6 +8,7 @@ import (
 
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
 	"pillion/proxy/pool"
 )
 
@@ -91,10 +92,10 @@ func (c *Call) exchange() *http.Error {
 		if err := c.up.ReadHead(&c.ex.Resp); err != nil {
 			return c.noticeCancel(c.headFailed(err))
 		}
-		if c.ex.Resp.Status != 100 {
+		if c.ex.Resp.Status >= 200 || c.ex.Resp.Status == 101 {
 			break
 		}
-		if err := c.down.Continue(); err != nil {
+		if err := c.passInterim(); err != nil {
 			return errCancelled
 		}
 	}
@@ -107,6 +108,15 @@ func (c *Call) exchange() *http.Error {
 		return errRetryStatus
 	}
 	return c.sendResponse()
+}
+
+// passInterim hands an interim response on.
+func (c *Call) passInterim() error {
+	if c.ex.Resp.Status == 100 {
+		return c.down.Continue()
+	}
+	h1.StripResponseHop(&c.ex.Resp)
+	return c.down.WriteInterim(&c.ex.Resp)
 }
 
 // armDeadline bounds the wait for the response.

@@ -9,6 +9,8 @@ package http
 type ServerStream interface {
 	// Buffered reports whether ReadBody would return without waiting.
 	Buffered() bool
+	// Poll is Buffered after taking what has arrived.
+	Poll() bool
 	// ReadBody returns the next piece of the request's body, which may be
 	// empty, valid until the next call, and io.EOF after the last one. Any other error is an *Error.
 	ReadBody() ([]byte, error)
@@ -17,6 +19,8 @@ type ServerStream interface {
 	// Continue sends 100 Continue if the client waits for it and nothing was
 	// sent yet.
 	Continue() error
+	// WriteInterim sends an interim response other than 100.
+	WriteInterim(h *ResponseHead) error
 	// WriteHead sends the response's head; with end there is no body. A codec
 	// may hold it back until the first WriteBody or Flush.
 	WriteHead(h *ResponseHead, end bool) error
@@ -38,8 +42,8 @@ type ClientStream interface {
 	WriteTrailers(f *Fields) error
 	Flush() error
 	// ReadHead sends what is held back and waits for a response's head: the
-	// final one, or an interim one with status 100, after which it must be
-	// called again. Other interim responses are dropped; 101 is final.
+	// final one, or an interim one (100 or 103), after which it must be called
+	// again. Other interim responses are dropped; 101 is final.
 	ReadHead(h *ResponseHead) error
 	// Buffered reports whether ReadBody would return without waiting.
 	Buffered() bool

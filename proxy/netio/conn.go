@@ -39,7 +39,8 @@ type Conn struct {
 	sent int
 	n    int
 	err  error
-	look bool
+	look bool // only look
+	try  bool // don't wait
 	seen Peer
 
 	// Parameter and result of one call of writable; owned by the writer.
@@ -81,7 +82,8 @@ func (c *Conn) ready(fd uintptr) bool {
 	n, err := receive(fd, c.in.Free(), 0)
 	if err == syscall.EAGAIN {
 		c.in.ReleaseIfEmpty()
-		return false
+		c.n, c.err = 0, nil
+		return c.try
 	}
 	if err == nil && n == 0 {
 		err = io.EOF
@@ -163,6 +165,19 @@ func (c *Conn) fillPlain(in *buf.Buffer) error {
 		err = io.ErrNoProgress
 	}
 	return err
+}
+
+// TryFill is Fill without the wait: it reports false when no bytes are there.
+// On connections that are no sockets it always does.
+func (c *Conn) TryFill(in *buf.Buffer) (bool, error) {
+	if c.raw == nil {
+		return false, nil
+	}
+	c.try = true
+	before := in.Len()
+	err := c.Fill(in)
+	c.try = false
+	return in.Len() > before, err
 }
 
 // WriteFill writes out and then waits for bytes as Fill does. wrote reports

@@ -174,8 +174,8 @@ func (c *ClientConn) closedError() *http.Error {
 }
 
 // ReadHead sends what is held back and waits for a head: that of the final
-// response, or of an interim one with status 100. Other interim responses
-// are dropped, as Envoy does.
+// response, or of an interim one with status 100 or 103. Other interim
+// responses are dropped, as Envoy does.
 func (c *ClientConn) ReadHead(h *http.ResponseHead) error {
 	for {
 		if err := c.readOneHead(h); err != nil {
@@ -187,7 +187,7 @@ func (c *ClientConn) ReadHead(h *http.ResponseHead) error {
 		if c.interim++; c.interim > maxInterim {
 			return errInterimFlood
 		}
-		if h.Status == 100 {
+		if h.Status == 100 || h.Status == 103 {
 			return nil
 		}
 		c.rd.pin = false

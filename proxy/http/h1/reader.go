@@ -147,15 +147,41 @@ func (r *reader) next() ([]byte, error) {
 	return r.nextUntilClose()
 }
 
-func (r *reader) fillBody() error {
-	if r.in.Len() == 0 && !r.pin && (r.kind != http.BodyLength || r.left > buf.Small) {
+// bodyRoom makes room for more of a body, in large units when much is to come.
+func (r *reader) bodyRoom() {
+	if r.pin {
+		r.unpin()
+	}
+	if r.in.Len() == 0 && (r.kind != http.BodyLength || r.left > buf.Small) {
 		r.in.UseLarge()
 	}
+}
+
+func (r *reader) fillBody() error {
+	r.bodyRoom()
 	err := r.more()
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}
 	return err
+}
+
+// poll takes what has arrived of the body and reports whether next has
+// anything to do without waiting. An error shows when next is called.
+func (r *reader) poll() bool {
+	if r.buffered() {
+		return true
+	}
+	if r.adv > 0 {
+		r.in.Advance(r.adv)
+		r.adv = 0
+	}
+	r.bodyRoom()
+	if len(r.in.Free()) == 0 {
+		return true
+	}
+	ok, err := r.io.TryFill(&r.in)
+	return ok || err != nil
 }
 
 func (r *reader) nextLength() ([]byte, error) {
@@ -201,10 +227,7 @@ func (r *reader) nextChunk() ([]byte, error) {
 
 func (r *reader) nextUntilClose() ([]byte, error) {
 	if r.in.Len() == 0 {
-		if r.pin {
-			r.unpin()
-		}
-		r.in.UseLarge()
+		r.bodyRoom()
 		if err := r.more(); err == io.EOF {
 			r.ended = true
 			return nil, io.EOF

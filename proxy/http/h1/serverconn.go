@@ -125,8 +125,9 @@ func (c *ServerConn) Started() bool { return c.headSent }
 // RequestEnded reports whether the request is completely read.
 func (c *ServerConn) RequestEnded() bool { return c.rd.ended }
 
-// BufferedLen is how many bytes have arrived and are not read yet.
-func (c *ServerConn) BufferedLen() int64 { return int64(c.rd.in.Len() - c.rd.adv) }
+// Poll takes what has arrived of the request's body and reports whether
+// ReadBody would return without waiting.
+func (c *ServerConn) Poll() bool { return c.rd.poll() }
 
 // Buffered reports whether ReadBody would return without waiting.
 func (c *ServerConn) Buffered() bool { return c.rd.buffered() }
@@ -265,8 +266,22 @@ func (c *ServerConn) linger() {
 // writes in progress fail.
 func (c *ServerConn) Abort() { _ = c.io.SetDeadline(time.Unix(1, 0)) }
 
-// StopReading makes a read in progress, and those to come, fail as timed out.
+// StopReading makes a read in progress, and those to come, fail as timed out;
+// ResumeReading ends that.
 func (c *ServerConn) StopReading() { _ = c.io.SetReadDeadline(time.Unix(1, 0)) }
+
+// ResumeReading lets reads wait again.
+func (c *ServerConn) ResumeReading() { _ = c.io.SetReadDeadline(time.Time{}) }
+
+// WriteInterim sends an interim response (1xx) at once, to clients that know
+// of such.
+func (c *ServerConn) WriteInterim(h *http.ResponseHead) error {
+	if c.proto == http.HTTP10 || c.headSent {
+		return nil
+	}
+	*c.out = AppendResponse(*c.out, h, http.Framing{}, PersistDefault)
+	return c.Flush()
+}
 
 // SetReadDeadline bounds reads; zero: no bound.
 func (c *ServerConn) SetReadDeadline(t time.Time) { _ = c.io.SetReadDeadline(t) }
