@@ -17,6 +17,8 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"pillion/test/need"
 )
 
 func TestEnvoyBootstrap(t *testing.T) {
@@ -104,7 +106,7 @@ func freePort(t *testing.T) int {
 // runEnvoy starts Envoy on a bootstrap and returns when it serves.
 func runEnvoy(t *testing.T, bootstrap string) {
 	t.Helper()
-	cmd := exec.Command(envoyBinary(t), "-c", bootstrap, "--disable-hot-restart", "--concurrency", "1", "-l", "info", "--log-format", "%v")
+	cmd := exec.Command(need.Envoy(t), "-c", bootstrap, "--disable-hot-restart", "--concurrency", "1", "-l", "info", "--log-format", "%v")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +140,7 @@ func runEnvoy(t *testing.T, bootstrap string) {
 // TestEnvoyRoutes runs a real Envoy on a translated mesh: by Host header, as a forward
 // proxy and through a gateway, requests get where Istio's resources say.
 func TestEnvoyRoutes(t *testing.T) {
-	envoyBinary(t)
+	need.Envoy(t)
 	v1, v2, ratings, outside := backend(t, "v1"), backend(t, "v2"), backend(t, "ratings"), backend(t, "outside")
 	edge, proxy := freePort(t), freePort(t)
 	yaml := fmt.Sprintf(`

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"pillion/proxy/istio/source"
+	"pillion/test/need"
 )
 
 var update = flag.Bool("update", false, "write what is translated to testdata instead of comparing")
@@ -131,23 +132,9 @@ func firstDifference(want, got []byte) string {
 	return "want:\n" + show(w) + "\ngot:\n" + show(g)
 }
 
-// envoyBinary finds the Envoy to test with. Without one tests that need it are skipped,
-// except where everything has to run.
-func envoyBinary(t *testing.T) string {
-	t.Helper()
-	path := os.Getenv("ENVOY_BIN")
-	if path == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("ENVOY_BIN is not set; CI has to name an Envoy")
-		}
-		t.Skip("ENVOY_BIN names no Envoy")
-	}
-	return path
-}
-
 // TestEnvoyTakesGolden has a real Envoy check each bootstrap of the golden set.
 func TestEnvoyTakesGolden(t *testing.T) {
-	envoy := envoyBinary(t)
+	envoy := need.Envoy(t)
 	for _, c := range goldenCases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -11,7 +11,6 @@ import (
 // bannedCalls are calls of the standard library that have no place here.
 var bannedCalls = []struct {
 	pkg, name string
-	tests     bool     // the rule is for tests only
 	shipped   bool     // the rule is for shipped code only
 	virtual   bool     // fine in tests where time is virtual
 	except    []string // files that may, each with its reason beside it
@@ -19,10 +18,6 @@ var bannedCalls = []struct {
 }{
 	{pkg: "time", name: "Sleep", virtual: true,
 		why: "a test that sleeps is slow or flaky: use testing/synctest, or wait for the condition; other code has to watch for cancellation"},
-	{pkg: "time", name: "After", shipped: true,
-		why: "its timer can't be stopped, so it outlives the wait under load: use time.NewTimer"},
-	{pkg: "time", name: "Tick", shipped: true,
-		why: "it can't be stopped"},
 	{pkg: "os", name: "Exit", shipped: true, except: []string{
 		"cmd/",         // exit codes are its job
 		"scripts/fuzz", // likewise
@@ -53,7 +48,7 @@ func TestCallsThatHaveNoPlace(t *testing.T) {
 				// The folders test and bench hold no shipped code.
 				test := f.isTest() || f.in("test", "bench", "proxy/proxytest")
 				_, synctest := imports["testing/synctest"]
-				if b.tests && !test || b.shipped && test || b.virtual && synctest || hasPrefix(f.path, b.except) {
+				if b.shipped && test || b.virtual && synctest || hasPrefix(f.path, b.except) {
 					continue
 				}
 				t.Errorf("%s:%d: %s.%s: %s", f.path, f.line(sel), b.pkg, b.name, b.why)

@@ -41,10 +41,13 @@ func Program(t testing.TB, name string) string {
 }
 
 // Envoy returns the path of the real Envoy that scripts/install-tools.sh puts
-// into the user's cache folder. One in PATH isn't taken: the tests compare
-// with one version.
+// into the user's cache folder, or of the one that the environment's ENVOY_BIN
+// names. One in PATH isn't taken: the tests compare with one version.
 func Envoy(t testing.TB) string {
 	t.Helper()
+	if path := os.Getenv("ENVOY_BIN"); path != "" {
+		return path
+	}
 	cache, err := os.UserCacheDir()
 	if err == nil {
 		path := filepath.Join(cache, "pillion", "tools", "bin", "envoy")

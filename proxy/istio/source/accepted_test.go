@@ -13,6 +13,8 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	kyaml "sigs.k8s.io/yaml"
+
+	"pillion/test/need"
 )
 
 // load loads paths that must hold no errors.
@@ -118,13 +120,10 @@ func TestKubernetesSpecs(t *testing.T) {
 // TestReferenceMesh loads the reference mesh that lies beside the repository, each with
 // one of its alternatives.
 func TestReferenceMesh(t *testing.T) {
-	const mesh = "../../../../shared/mesh"
+	mesh := need.Mesh(t)
 	entries, err := os.ReadDir(mesh)
 	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip("no reference mesh: ", err)
+		t.Fatal(err)
 	}
 	for _, leaveOut := range [][]string{{"21", "31", "41"}, {"20", "30", "40"}} {
 		var paths []string
