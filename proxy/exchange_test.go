@@ -328,10 +328,13 @@ func TestCutResponse(t *testing.T) {
 // TestDeadPooledConnection holds that a pooled connection which its host has
 // closed costs no client an error, whatever the method.
 func TestDeadPooledConnection(t *testing.T) {
+	closed := make(chan struct{}, 1)
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		// One answer for each connection, with no word of closing.
 		c.Head()
 		c.Send(inproc.OK("one"))
+		_ = c.Close()
+		closed <- struct{}{}
 	})
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
 	c := inproc.Dial(t, p.Addr("http"))
@@ -341,6 +344,7 @@ func TestDeadPooledConnection(t *testing.T) {
 		if r.Body != "one" {
 			t.Fatalf("request %d (%s): %q %q", i, method, r.Line, r.Body)
 		}
+		<-closed
 	}
 }
 

@@ -9,10 +9,15 @@ import (
 )
 
 // Unseen reports whether it is certain that the host's application saw
-// nothing of the current request: its kernel has acknowledged none of the
-// bytes. A socket that the application had closed before they arrived is
-// answered by a reset, never by an acknowledgement.
+// nothing of the current request: the host had closed the connection (the
+// read found its FIN) and its kernel has acknowledged none of the bytes. A
+// socket that was closed before bytes arrive answers them by a reset, never by
+// an acknowledgement. Without the FIN nothing is certain: the reset of an
+// application that read the request and gave up acknowledges nothing either.
 func (c *ClientConn) Unseen() bool {
+	if !c.rd.eofSeen {
+		return false
+	}
 	tc, ok := c.io.NetConn().(*net.TCPConn)
 	if !ok {
 		return false
