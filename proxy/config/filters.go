@@ -23,7 +23,6 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
-	"pillion/proxy/match"
 	"pillion/proxy/stats"
 )
 
@@ -204,11 +203,10 @@ func buildCORS(_ *chains, _, route *anypb.Any) (any, error) {
 		return nil, err
 	}
 	origins := make([]cors.Matcher, len(cfg.GetAllowOriginStringMatch()))
-	rc := &routeCompiler{regexes: map[string]*match.Regex{}}
 	for i, m := range cfg.GetAllowOriginStringMatch() {
-		t, err := rc.stringMatcher((&place{}).in(fmt.Sprintf("allow_origin_string_match[%d]", i)), m)
+		t, err := compileString(m)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("allow_origin_string_match[%d]: %w", i, err)
 		}
 		origins[i] = &t
 	}

@@ -72,7 +72,6 @@ type Call struct {
 	holdsRetry bool
 	reissues   uint32       // repeats made because a reused connection was dead
 	deadline   atomic.Int64 // of the whole exchange, of http.Now; 0 none
-	failure    string       // what the socket said in the last try
 
 	body replay
 	pump pump
