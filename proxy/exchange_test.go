@@ -460,6 +460,54 @@ func TestPendingQueue(t *testing.T) {
 	}
 }
 
+// TestMirror holds that a copy of each request, body included, goes to the
+// mirror, that the client gets the route's own answer, and that a mirror which
+// fails is nobody's business.
+func TestMirror(t *testing.T) {
+	copies := make(chan string, 4)
+	shadow := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(line string, f map[string]string, body string) string {
+			copies <- line + " " + f["host"] + " " + body
+			return "HTTP/1.1 500 Internal Server Error\nContent-Length: 0\n\n"
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "real")), "shadow.yaml": inproc.Service("shadow", shadow),
+		"vs.yaml": route("  - mirror: {host: shadow}\n    route: [{destination: {host: echo}}]\n")})
+	c := inproc.Dial(t, p.Addr("http"))
+	for _, tc := range []struct{ send, want string }{
+		{get, "GET /x HTTP/1.1 echo:9080 "},
+		{"POST /y HTTP/1.1\nHost: echo:9080\nContent-Length: 4\n\nbody", "POST /y HTTP/1.1 echo:9080 body"},
+		{"POST /z HTTP/1.1\nHost: echo:9080\nTransfer-Encoding: chunked\n\n4\r\nbody\r\n0\r\n\r\n", "POST /z HTTP/1.1 echo:9080 body"},
+	} {
+		if r := c.Do(tc.send); r.Body != "real" {
+			t.Errorf("%q %q", r.Line, r.Body)
+		}
+		if got := <-copies; got != tc.want {
+			t.Errorf("the mirror got %q, want %q", got, tc.want)
+		}
+	}
+}
+
+// TestEarlyHints holds that 103 is passed on and does not end the exchange.
+func TestEarlyHints(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		c.Send("HTTP/1.1 103 Early Hints\nLink: </s.css>\n\n")
+		c.Send("HTTP/1.1 102 Processing\n\n")
+		c.Send(inproc.OK("page"))
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	c.Send(get)
+	line, fields := c.Head()
+	if line != "HTTP/1.1 103 Early Hints" || fields["link"] != "</s.css>" {
+		t.Errorf("%q %v", line, fields)
+	}
+	if r := c.Response(false); r.Body != "page" {
+		t.Errorf("%q %q", r.Line, r.Body)
+	}
+}
+
 // TestSlowLoris holds that a head that takes too long to come is answered by
 // 408 and a closed connection. The bound is the default of 15 s.
 func TestSlowLoris(t *testing.T) {
