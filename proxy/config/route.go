@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod and its users still set deprecated fields
+
 package config
 
 import (
@@ -65,7 +67,7 @@ type routeCompiler struct {
 	// Equal values share memory: configurations repeat themselves a lot.
 	texts   map[string]string
 	regexes map[string]*match.Regex
-	retries map[string]*router.RetryPolicy
+	retries map[string]*router.RetryPolicy // by their wire form
 }
 
 // CompileRoutes compiles a route configuration. The error names the field

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod and its users still set deprecated fields
+
 package config
 
 import (
@@ -130,7 +132,6 @@ func (c *routeCompiler) targets(at *place, w *routev3.WeightedCluster, chain *fi
 		}
 		sum += uint64(out[i].Weight)
 	}
-	//lint:ignore SA1019 a wrong sum tells of a mistake
 	if total := w.GetTotalWeight(); total != nil && uint64(total.GetValue()) != sum {
 		c.warn(at.in("total_weight"), "differs from the sum of the weights, which counts")
 	}
@@ -220,9 +221,7 @@ func timeouts(out *router.Route, at *place, a *routev3.RouteAction) (err error) 
 			return err
 		}
 	}
-	//lint:ignore SA1019 istiod still sets it
 	if d := a.GetMaxGrpcTimeout(); d != nil && a.GetMaxStreamDuration() == nil {
-		//lint:ignore SA1019 it goes with the one above
 		offset := a.GetGrpcTimeoutOffset()
 		any = true
 		if m.GRPC, err = grpcTimeout(at, "max_grpc_timeout", d, "grpc_timeout_offset", offset); err != nil {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod and its users still set deprecated fields
+
 package config
 
 import (
@@ -64,7 +66,6 @@ func addHeader(ops *router.HeaderOps, at *place, o *corev3.HeaderValueOption) er
 
 // headerAction reads the new field or the old one; false when both are set.
 func headerAction(o *corev3.HeaderValueOption) (router.HeaderAction, bool) {
-	//lint:ignore SA1019 configurations still use it
 	if old := o.GetAppend(); old != nil {
 		if old.GetValue() {
 			return router.AppendOrAdd, o.GetAppendAction() == 0

@@ -9,6 +9,7 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	previousprioritiesv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
+	"google.golang.org/protobuf/proto"
 
 	"pillion/proxy/filter"
 	"pillion/proxy/router"
@@ -27,6 +28,13 @@ const (
 func (c *routeCompiler) retryPolicy(at *place, p *routev3.RetryPolicy) (*router.RetryPolicy, error) {
 	if p == nil {
 		return nil, nil
+	}
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(p)
+	if err != nil {
+		return nil, at.errorf("%w", err)
+	}
+	if same := c.retries[string(wire)]; same != nil {
+		return same, nil
 	}
 	if err := c.only(at, p, retryFields, nil); err != nil {
 		return nil, err
@@ -49,7 +57,6 @@ func (c *routeCompiler) retryPolicy(at *place, p *routev3.RetryPolicy) (*router.
 	if n := p.GetHostSelectionRetryMaxAttempts(); n > 0 {
 		out.HostAttempts = int(min(n, 1000))
 	}
-	var err error
 	if out.PerTryTimeout, err = duration(at.in("per_try_timeout"), p.GetPerTryTimeout()); err != nil {
 		return nil, err
 	}
@@ -59,11 +66,7 @@ func (c *routeCompiler) retryPolicy(at *place, p *routev3.RetryPolicy) (*router.
 	if err := retryPlaces(out, at, p); err != nil {
 		return nil, err
 	}
-	key := fmt.Sprintf("%+v", *out)
-	if same := c.retries[key]; same != nil {
-		return same, nil
-	}
-	c.retries[key] = out
+	c.retries[string(wire)] = out
 	return out, nil
 }
 
