@@ -6,7 +6,6 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -233,6 +232,3 @@ func isLocal(a netip.Addr) bool {
 	}
 	return false
 }
-
-// giveBack returns memory that a reload needed and the data path doesn't.
-func giveBack() { debug.FreeOSMemory() }
