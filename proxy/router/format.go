@@ -65,7 +65,8 @@ const (
 	opHostname // replaced by text when parsed
 )
 
-// plainOperators are the operators without parameters.
+// plainOperator returns the operator of a name that takes no argument, or
+// opNone.
 //
 // The remote address is that of the connection: Envoy's x-forwarded-for
 // reckoning, which DOWNSTREAM_REMOTE_ADDRESS follows and

@@ -127,10 +127,11 @@ func (r *Route) Target(random uint64) *Target {
 // redirect to TLS.
 func (r *Route) VirtualHost() *VirtualHost { return r.vhost }
 
-// Salts make independent decisions of one random number.
+// Salts make independent decisions of one random number. No other package that
+// draws from Exchange.Random may use the same ones.
 const (
-	saltTarget = 0xd6e8feb86659fd93
-	saltMirror = 0xa0761d6478bd642f
+	saltTarget = 0x8bb84b93962eacc9
+	saltMirror = 0x4b33a62ed433d4a3
 )
 
 // mix is the finalizer of splitmix64: each bit of the input changes half of
