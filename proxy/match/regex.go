@@ -71,9 +71,6 @@ func (r *Regex) Match(b []byte) bool {
 	return r.re.Match(b)
 }
 
-// Source returns the pattern as configured.
-func (r *Regex) Source() string { return r.src }
-
 // String describes the predicate.
 func (r *Regex) String() string { return "regex " + strconv.Quote(r.src) }
 

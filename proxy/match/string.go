@@ -56,9 +56,6 @@ func NewString(kind Kind, value string, ignoreCase bool) String {
 // NewPattern makes a matcher of a regular expression.
 func NewPattern(re *Regex) String { return String{kind: Pattern, re: re} }
 
-// Kind tells how the matcher compares.
-func (m *String) Kind() Kind { return m.kind }
-
 // Match reports whether b satisfies the predicate.
 func (m *String) Match(b []byte) bool {
 	switch m.kind {
