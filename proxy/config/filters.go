@@ -209,6 +209,9 @@ func buildCORS(_ *chains, _, route *anypb.Any) (any, error) {
 			return nil, fmt.Errorf("allow_origin_string_match[%d]: %w", i, err)
 		}
 		origins[i] = &t
+		if m.GetExact() == "*" {
+			origins[i] = cors.Any{}
+		}
 	}
 	f, err := cors.New(cfg, origins)
 	if f == nil {

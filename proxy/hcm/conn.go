@@ -11,6 +11,7 @@ import (
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
+	"pillion/proxy/router"
 )
 
 // connState is what a connection is doing.
@@ -45,7 +46,9 @@ type stream struct {
 	cfg            *Config
 	ex             http.Exchange
 	call           forward.Call
-	chain          *filter.Chain // nil before routing
+	chain          *filter.Chain  // nil before routing
+	route          *router.Route  // nil when none was found
+	target         *router.Target // nil unless the route forwards
 }
 
 var streamPool = sync.Pool{New: func() any { return new(stream) }}
@@ -186,7 +189,7 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain = nil
+	st.chain, st.route, st.target = nil, nil, nil
 	st.ServerConn, st.c, st.cfg = nil, nil, nil
 	streamPool.Put(st)
 }

@@ -78,11 +78,12 @@ func (st *stream) fail(err *http.Error) {
 func (st *stream) writeLocalReply(status int, err *http.Error) {
 	ex := &st.ex
 	body := ex.LocalReply.Body
-	kept := st.routeFields()
-	ex.Resp.Status, ex.Resp.Reason = status, nil
-	ex.Resp.Protocol = http.HTTP11
+	if status == 204 || status == 304 {
+		body = "" // RFC 9110 sections 15.3.5 and 15.4.5
+	}
+	ex.Resp.Status, ex.Resp.Reason, ex.Resp.Protocol = status, nil, http.HTTP11
 	ex.Resp.Framing = http.Framing{Kind: http.BodyLength, Length: int64(len(body))}
-	if !kept {
+	if err != errDirect { // which may have made a Location
 		ex.Resp.Fields.Reset()
 	}
 	fields := &ex.Resp.Fields
@@ -96,6 +97,9 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	if err.Kind == http.KindOverflow {
 		fields.SetID(http.HeaderXEnvoyOverloaded, headerTrue)
 	}
+	if st.route != nil && !ex.LocalReply.Bare {
+		st.route.ApplyResponse(ex, st.target)
+	}
 	st.ResponseReady()
 	end := body == "" || ex.Req.Method == http.MethodHead
 	if st.WriteHead(&ex.Resp, end) != nil {
@@ -106,10 +110,6 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 		_ = st.WriteBody([]byte(body), true)
 	}
 }
-
-// routeFields reports whether ex.Resp holds fields that the route made for a
-// reply of its own, which a local reply must keep.
-func (st *stream) routeFields() bool { return st.ex.Err == errDirect }
 
 func appendInt(dst []byte, n int) []byte {
 	if n >= 10 {

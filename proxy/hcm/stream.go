@@ -53,14 +53,13 @@ func (st *stream) handle() {
 		return
 	}
 	ex.RouteName = route.Name
-	var target *router.Target
-	st.chain = route.Chain
+	st.route, st.chain = route, route.Chain
 	if route.Kind == router.Forward {
-		target = route.Target(ex.Random)
-		st.chain = target.Chain
+		st.target = route.Target(ex.Random)
+		st.chain = st.target.Chain
 	}
 	if st.filterRequest() {
-		st.answer(route, target)
+		st.answer()
 	}
 }
 
@@ -86,12 +85,12 @@ func (st *stream) filterRequest() bool {
 }
 
 // answer does what the route says.
-func (st *stream) answer(route *router.Route, target *router.Target) {
-	ex := &st.ex
+func (st *stream) answer() {
+	ex, route := &st.ex, st.route
 	switch route.Kind {
 	case router.Forward:
 		st.c.setActive(&st.call)
-		if err := st.call.Run(st.cfg.Forward, ex, st, route, target); err != nil {
+		if err := st.call.Run(st.cfg.Forward, ex, st, route, st.target); err != nil {
 			st.fail(err)
 		}
 	default:
@@ -103,7 +102,6 @@ func (st *stream) answer(route *router.Route, target *router.Target) {
 		}
 		ex.LocalReply.Status, ex.LocalReply.Body = status, body
 		ex.Details = errDirect.Detail
-		route.ApplyResponse(ex, nil)
 		st.fail(errDirect)
 	}
 }

@@ -98,6 +98,7 @@ type LocalReply struct {
 	Status  int
 	Body    string
 	Headers []Field // added to the reply; aliases configuration
+	Bare    bool    // the route's own changes of responses are left out
 	Err     *Error
 }
 

@@ -18,6 +18,12 @@ import (
 // Matcher matches an origin.
 type Matcher interface{ Match(b []byte) bool }
 
+// Any matches every origin: what the exact origin "*" stands for.
+type Any struct{}
+
+// Match returns true.
+func (Any) Match([]byte) bool { return true }
+
 // Filter applies one policy. Immutable.
 type Filter struct {
 	origins     []Matcher
@@ -115,7 +121,7 @@ func (f *Filter) OnRequest(ex *http.Exchange) filter.Status {
 	if !ok && f.forwardOthers {
 		return filter.Continue
 	}
-	ex.LocalReply = http.LocalReply{Status: 200, Err: preflightReply}
+	ex.LocalReply = http.LocalReply{Status: 200, Err: preflightReply, Bare: true}
 	if ok {
 		ex.LocalReply.Headers = f.permission(o)
 	}

@@ -112,6 +112,20 @@ func TestResponse(t *testing.T) {
 	}
 }
 
+// TestAnyOrigin holds that every origin may read what any origin may, and is
+// told its own name, since credentials forbid a "*".
+func TestAnyOrigin(t *testing.T) {
+	f, err := New(policy(), []Matcher{Any{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ex := request("GET", "Origin: https://anybody.example")
+	f.OnResponse(ex)
+	if v, _ := ex.Resp.Fields.Lookup(http.HeaderOther, []byte(nameOrigin)); string(v) != "https://anybody.example" {
+		t.Errorf("the response allows %q", v)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	off := policy()
 	off.FilterEnabled = &corev3.RuntimeFractionalPercent{DefaultValue: &typev3.FractionalPercent{}}

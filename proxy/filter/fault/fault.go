@@ -106,6 +106,9 @@ func supported(cfg *faultv3.HTTPFault) (err error) {
 }
 
 func (f *Filter) setAbort(a *faultv3.FaultAbort) error {
+	if a.GetResponseBody() != "" {
+		return fmt.Errorf("response_body: is not supported")
+	}
 	f.abortShare = newShare(a.GetPercentage())
 	f.abort = &http.Error{Side: http.SideLocal, Kind: http.KindInjected, Flag: http.FlagFaultInjected,
 		Detail: "fault_filter_abort", Body: "fault filter abort"}
