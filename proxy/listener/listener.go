@@ -123,8 +123,8 @@ func (l *Listener) serve(nc net.Conn) {
 // connection is closed, and the defect is logged and counted.
 func (l *Listener) contain(nc net.Conn) {
 	if r := recover(); r != nil {
+		defer nc.Close()
 		l.cxPanics.Inc()
-		_ = nc.Close()
 		l.log.Error("a connection was closed because of a defect in the proxy; please report it",
 			"listener", l.name, "panic", r, "stack", string(debug.Stack()))
 	}

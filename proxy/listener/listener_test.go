@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +27,24 @@ func greet(text string) Handler {
 		_, _ = io.WriteString(nc, text)
 		_ = nc.Close()
 	})
+}
+
+// lockedBuffer is a buffer that a test reads while others write.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer // guarded by mu
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func listen(t *testing.T, log *slog.Logger, h Handler) *Listener {
@@ -102,11 +122,10 @@ func TestCloseFreesTheAddress(t *testing.T) {
 // TestDefectIsContained holds that a panic costs one connection, is logged and
 // counted, and that the next one is served.
 func TestDefectIsContained(t *testing.T) {
-	var log bytes.Buffer
-	first := true
+	var log lockedBuffer
+	var served atomic.Int32
 	l := listen(t, slog.New(slog.NewTextHandler(&log, nil)), handlerFunc(func(nc net.Conn, _ *http.ConnInfo) {
-		if first {
-			first = false
+		if served.Add(1) == 1 {
 			panic("a defect")
 		}
 		_, _ = io.WriteString(nc, "fine")
