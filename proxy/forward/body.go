@@ -46,9 +46,9 @@ func (r *replay) release() {
 	r.on, r.ended, r.trailers = false, false, nil
 }
 
-// sendRequest sends or holds back the head and as much of the body as is
-// there, and starts the pump for the rest.
-func (c *Call) sendRequest() *http.Error {
+// sendHead sends or holds back the head; of a request without a body that is
+// all there is to send.
+func (c *Call) sendHead() *http.Error {
 	req := &c.ex.Req
 	if c.vh.IncludeAttemptCount {
 		req.Fields.SetID(http.HeaderXEnvoyAttemptCount, c.decimal(int64(c.ex.Attempts)))
@@ -59,6 +59,14 @@ func (c *Call) sendRequest() *http.Error {
 	}
 	if none {
 		c.requestSent()
+	}
+	return nil
+}
+
+// sendBody sends as much of the body as is there, and starts the pump for the
+// rest.
+func (c *Call) sendBody() *http.Error {
+	if c.ex.Req.Framing.Kind == http.BodyNone {
 		return nil
 	}
 	if err := c.sendRemembered(); err != nil {

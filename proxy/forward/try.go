@@ -85,19 +85,17 @@ func (c *Call) tryDeadline() int64 {
 // exchange sends the request on the connection and streams the response.
 func (c *Call) exchange() *http.Error {
 	c.up.Begin()
-	if err := c.sendRequest(); err != nil {
+	if err := c.sendHead(); err != nil {
 		return c.noticeCancel(err)
 	}
-	for {
-		if err := c.up.ReadHead(&c.ex.Resp); err != nil {
-			return c.noticeCancel(c.headFailed(err))
+	final, err := c.awaitContinue()
+	if err == nil && !final {
+		if err = c.sendBody(); err == nil {
+			err = c.readFinal()
 		}
-		if c.ex.Resp.Status >= 200 || c.ex.Resp.Status == 101 {
-			break
-		}
-		if err := c.passInterim(); err != nil {
-			return errCancelled
-		}
+	}
+	if err != nil {
+		return c.noticeCancel(err)
 	}
 	c.ex.UpstreamFirst = http.Now()
 	if c.ex.Resp.Status == 101 {
@@ -108,6 +106,55 @@ func (c *Call) exchange() *http.Error {
 		return errRetryStatus
 	}
 	return c.sendResponse()
+}
+
+// readFinal waits for the final response's head and hands interim ones on.
+func (c *Call) readFinal() *http.Error {
+	for {
+		if err := c.up.ReadHead(&c.ex.Resp); err != nil {
+			return c.headFailed(err)
+		}
+		if c.ex.Resp.Status >= 200 || c.ex.Resp.Status == 101 {
+			return nil
+		}
+		if err := c.passInterim(); err != nil {
+			return errCancelled
+		}
+	}
+}
+
+// continueWait is how long a host may take to say whether it wants the body
+// of a request with "Expect: 100-continue" before it gets it unasked, since it
+// may not know of such (RFC 9110 section 10.1.1).
+const continueWait = time.Second
+
+// awaitContinue holds the body of such a request back until the host asks for
+// it, and reports whether the host gave its final answer instead: the body is
+// then never sent, so that no host can take it for a request.
+func (c *Call) awaitContinue() (final bool, err *http.Error) {
+	if !c.ex.Req.Expect100 || c.ex.Req.Framing.Kind == http.BodyNone {
+		return false, nil
+	}
+	c.up.SetReadDeadline(time.Now().Add(continueWait))
+	defer c.up.SetReadDeadline(time.Time{})
+	for {
+		failed := c.up.ReadHead(&c.ex.Resp)
+		if he, ok := failed.(*http.Error); ok && he.Kind == http.KindTimeout && !c.cancelled.Load() {
+			return false, nil
+		}
+		if failed != nil {
+			return false, c.headFailed(failed)
+		}
+		if c.ex.Resp.Status >= 200 || c.ex.Resp.Status == 101 {
+			return true, nil
+		}
+		if c.passInterim() != nil {
+			return false, errCancelled
+		}
+		if c.ex.Resp.Status == 100 {
+			return false, nil
+		}
+	}
 }
 
 // passInterim hands an interim response on.
