@@ -262,11 +262,11 @@ func TestFaults(t *testing.T) {
 	if r := c.Do(get); r.Body != "ok" || time.Since(begun) < 200*time.Millisecond {
 		t.Errorf("%q after %v", r.Body, time.Since(begun))
 	}
-	metrics := fetch(t, "http://"+p.Addr("metrics")+"/stats/prometheus")
+	// An exchange is counted after its last byte was sent.
 	for _, flags := range []string{`response_flags="FI"`, `response_flags="DI"`} {
-		if !strings.Contains(metrics, flags) {
-			t.Errorf("no series with %s", flags)
-		}
+		p.WaitFor("a series with "+flags, func() bool {
+			return strings.Contains(fetch(t, "http://"+p.Addr("metrics")+"/stats/prometheus"), flags)
+		})
 	}
 }
 
