@@ -283,8 +283,7 @@ func TestNoBodyResponses(t *testing.T) {
 // TestUpstreamFailures holds the replies to hosts that are down, close or talk
 // nonsense.
 func TestUpstreamFailures(t *testing.T) {
-	dead := inproc.Echo(t, "")
-	dead.Close()
+	dead := inproc.Refusing(t)
 	for _, tc := range []struct {
 		name    string
 		backend *inproc.Backend

@@ -274,14 +274,13 @@ func TestFaults(t *testing.T) {
 // it closes the port.
 func TestGateway(t *testing.T) {
 	b := inproc.Echo(t, "through the gateway")
-	free := inproc.Echo(t, "")
-	free.Close() // its port is free now
+	port := inproc.FreePort(t)
 	gw := fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: default}\n"+
 		"spec: {selector: {app: client}, servers: [{port: {number: %d, name: http, protocol: HTTP}, hosts: [shop.example]}]}\n---\n"+
 		"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: shop, namespace: default}\n"+
-		"spec: {hosts: [shop.example], gateways: [gw], http: [{route: [{destination: {host: echo, port: {number: 9080}}}]}]}\n", free.Port)
+		"spec: {hosts: [shop.example], gateways: [gw], http: [{route: [{destination: {host: echo, port: {number: 9080}}}]}]}\n", port)
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b), "gw.yaml": gw})
-	addr := fmt.Sprintf("127.0.0.1:%d", free.Port)
+	addr := fmt.Sprintf("127.0.0.1:%d", port)
 	if r := inproc.Dial(t, addr).Do("GET / HTTP/1.1\nHost: shop.example\n\n"); r.Body != "through the gateway" {
 		t.Errorf("%q %q", r.Line, r.Body)
 	}

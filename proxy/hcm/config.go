@@ -66,7 +66,7 @@ type Config struct {
 
 	// IdleTimeout closes a connection without a request (default 1 h),
 	// HeadersTimeout bounds the time from a head's first byte to its last
-	// (0: none), RequestTimeout that to the request's end (0: none).
+	// (0: none), RequestTimeout that from the head's end to the body's (0: none).
 	IdleTimeout, HeadersTimeout, RequestTimeout time.Duration
 }
 

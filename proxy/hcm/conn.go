@@ -46,6 +46,7 @@ type stream struct {
 	cfg            *Config
 	ex             http.Exchange
 	call           forward.Call
+	bodyTimed      bool           // the request's body has a deadline
 	chain          *filter.Chain  // nil before routing
 	route          *router.Route  // nil when none was found
 	target         *router.Target // nil unless the route forwards
@@ -119,6 +120,9 @@ func (c *conn) serveOne() (keep bool) {
 		st.handle()
 		st.finish()
 	}
+	if st.bodyTimed {
+		st.SetReadDeadline(time.Time{})
+	}
 	c.setIdle()
 	keep = c.sc.End()
 	st.release()
@@ -154,6 +158,10 @@ func (st *stream) readHead() bool {
 	}
 	st.ex.Start = http.Now()
 	st.ex.RequestHeadBytes = int64(st.HeadLen())
+	if d := st.cfg.RequestTimeout; d > 0 && err == nil && st.ex.Req.Framing.Kind != http.BodyNone {
+		st.bodyTimed = true
+		st.SetReadDeadline(time.Now().Add(d))
+	}
 	if err != nil && err.Status == 0 {
 		st.c.m.Stats.CxDestroyRemote.Inc()
 		return false
@@ -189,7 +197,7 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain, st.route, st.target = nil, nil, nil
+	st.chain, st.route, st.target, st.bodyTimed = nil, nil, nil, false
 	st.ServerConn, st.c, st.cfg = nil, nil, nil
 	streamPool.Put(st)
 }

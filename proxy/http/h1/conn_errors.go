@@ -20,8 +20,9 @@ var (
 		Flag: http.FlagDownstreamProtocolError, Detail: "request_header_timeout", Body: "Request Timeout", Close: true}
 	errHeadTooLarge = &http.Error{Side: http.SideDownstream, Kind: http.KindTooLarge, Status: 431,
 		Flag: http.FlagDownstreamProtocolError, Detail: "request_headers_too_large", Body: "Request Header Fields Too Large", Close: true}
-	errClientIdle = &http.Error{Side: http.SideDownstream, Kind: http.KindIdleTimeout,
-		Detail: "downstream_idle_timeout", Close: true}
+	// errRequestTimeout: the request's body took longer than it may.
+	errRequestTimeout = &http.Error{Side: http.SideDownstream, Kind: http.KindTimeout, Status: 408,
+		Detail: "request_overall_timeout", Body: "request timeout", Close: true}
 
 	errUpstreamClosed = &http.Error{Side: http.SideUpstream, Kind: http.KindReset, Retry: http.RetryByPolicy, Status: 503,
 		Flag:   http.FlagUpstreamConnTermination,

@@ -240,6 +240,32 @@ func TestHeadSurvivesBody(t *testing.T) {
 	}
 }
 
+// TestLateBody holds that a body past its deadline is told from a client that
+// left.
+func TestLateBody(t *testing.T) {
+	overBoth(t, func(t *testing.T, client, server net.Conn) {
+		go func() { _, _ = io.WriteString(client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n") }()
+		s := NewServerConn(server, nil)
+		var req http.RequestHead
+		if err := s.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.ReadHead(&req, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.SetReadDeadline(time.Unix(1, 0))
+		_, err := s.ReadBody()
+		if he, ok := err.(*http.Error); !ok || he.Status != 408 || he.Detail != "request_overall_timeout" {
+			t.Errorf("a late body gives %v", err)
+		}
+		s.SetReadDeadline(time.Time{})
+		_ = client.Close()
+		if _, err := s.ReadBody(); err != errClientGone {
+			t.Errorf("a client that left gives %v", err)
+		}
+	})
+}
+
 // TestPipelined holds that requests sent in one piece are answered in order.
 func TestPipelined(t *testing.T) {
 	overBoth(t, func(t *testing.T, client, server net.Conn) {

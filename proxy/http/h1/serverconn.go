@@ -142,7 +142,7 @@ func (c *ServerConn) ReadBody() ([]byte, error) {
 		return nil, he
 	}
 	if isTimeout(err) {
-		return nil, errClientIdle
+		return nil, errRequestTimeout
 	}
 	return nil, errClientGone
 }

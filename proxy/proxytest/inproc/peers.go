@@ -6,12 +6,15 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // patience bounds every wait for bytes.
@@ -248,9 +251,6 @@ func NewBackend(t testing.TB, serve func(c *Conn)) *Backend {
 	return b
 }
 
-// Close stops listening, so that new connections are refused.
-func (b *Backend) Close() { _ = b.ln.Close() }
-
 // Serve answers each request on c with answer until the client leaves.
 // answer gets the first line, the fields and the body, and returns the whole
 // response in the form of Send; empty closes the connection.
@@ -311,4 +311,39 @@ spec:
 		fmt.Fprintf(&b, "  - {address: 127.0.0.1, ports: {http: %d}, labels: {app: %s, version: v%d}}\n", be.Port, name, i+1)
 	}
 	return b.String()
+}
+
+// Refusing is a backend that refuses every connection: its port is taken, and
+// nobody listens on it.
+func Refusing(t testing.TB) *Backend {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Backend{Port: sa.(*unix.SockaddrInet4).Port}
+}
+
+// FreePort returns a port that nobody listens on, from below the range that
+// the kernel gives to those who ask for any.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 29000 + rand.IntN(3000)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			_ = ln.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port between 29000 and 32000")
+	return 0
 }
