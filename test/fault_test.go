@@ -78,6 +78,9 @@ func TestFaultAbort(t *testing.T) {
 	rig.Until(t, "the access log has a line with FI for each injected 503", func() error {
 		return wantCount(len(p.Stdout.Lines(`"GET /ratings/1 HTTP/1.1" 503 FI fault_filter_abort `)), aborted)
 	})
+	rig.Until(t, "the access log has a line for each answer of the upstream", func() error {
+		return wantCount(len(p.Stdout.Lines(`"GET /ratings/1 HTTP/1.1" 200 - via_upstream - `)), tally.Status[200])
+	})
 	for _, line := range p.Stdout.Lines(" FI ") {
 		if !strings.HasPrefix(line, "[20") {
 			t.Fatalf("an access log line begins with no time: %q", line)

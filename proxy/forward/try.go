@@ -205,6 +205,7 @@ func (c *Call) noticeCancel(err *http.Error) *http.Error {
 // sendResponse streams the response downstream.
 func (c *Call) sendResponse() *http.Error {
 	ex := c.ex
+	ex.Details = "via_upstream"
 	c.decorate()
 	c.down.ResponseReady()
 	if err := c.down.WriteHead(&ex.Resp, c.up.BodyEnded()); err != nil {
