@@ -385,6 +385,20 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+// TestNoTimeForARetry holds that a client gets an answer when the route's time
+// is up before the back-off of a retry is.
+func TestNoTimeForARetry(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(string, map[string]string, string) string {
+			return "HTTP/1.1 503 Service Unavailable\nContent-Length: 4\n\nfail"
+		})
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b),
+		"vs.yaml": route("  - timeout: 300ms\n    retries: {attempts: 50, retryOn: '503', backoff: 10s}\n    route: [{destination: {host: echo}}]\n")})
+	r := inproc.Dial(t, p.Addr("http")).Do(get)
+	wantLine(t, r, "HTTP/1.1 504 Gateway Timeout")
+}
+
 // TestTimeouts holds the route's and the try's timeout, before and within the
 // response.
 func TestTimeouts(t *testing.T) {

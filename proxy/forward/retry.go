@@ -116,6 +116,12 @@ func (c *Call) backOff() bool {
 // end makes the outcome of the last try that of the exchange.
 func (c *Call) end(err *http.Error) *http.Error {
 	ex, st := c.ex, c.cl.Stats
+	if err == errRetryStatus {
+		// The response was given up for a try that there is no time for.
+		if err = errTimeout; c.cancelled.Load() {
+			err = errCancelled
+		}
+	}
 	if err == nil {
 		if c.retries > 0 {
 			st.RqRetrySuccess.Inc()
