@@ -210,7 +210,7 @@ func TestExpectContinue(t *testing.T) {
 		}
 		c.Send("HTTP/1.1 100 Continue\n\n")
 		c.Want("hello")
-		c.Send(inproc.OK("got it"))
+		c.Send("HTTP/1.1 200 OK\nConnection: close\nContent-Length: 6\n\ngot it")
 	})
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
 	c := inproc.Dial(t, p.Addr("http"))
