@@ -26,11 +26,11 @@ test: tools unit blackbox ## install what the tests need, then run them all
 tools: ## install the programs that tests and benchmarks drive
 	./scripts/install-tools.sh
 
-# Once with the race detector, once without: its bookkeeping allocates, so
-# the tests that count allocations say nothing under it.
+# The data path once with the race detector and once without: its bookkeeping
+# allocates, so the tests that count allocations say nothing under it.
 unit: ## run the tests beside the code, with and without -race
 	CGO_ENABLED=1 $(GO) test -race $(UNIT)
-	$(GO) test $(UNIT)
+	$(GO) test ./cmd/... ./proxy/...
 
 blackbox: ## run the tests of the built binary
 	$(GO) test -count=1 -timeout 10m ./test/...
