@@ -106,6 +106,7 @@ func (s *Server) Start() error {
 		s.stopAll()
 		return err
 	}
+	s.tracker.OnQuiet = giveBack
 	s.goRun(s.tracker.Run)
 	s.goRun(s.families.Run)
 	// Watching begins before the first reading, so that no change in between

@@ -25,7 +25,17 @@ type Tracker struct {
 	count    int  // guarded by mu
 	draining atomic.Bool
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
+
+	// OnQuiet, unless nil, is called when nothing has moved on any connection
+	// for a second, once after each busy time and at most every quietEvery:
+	// it is the time to give memory back. Set it before Run.
+	OnQuiet   func()
+	busy      bool  // since the last call; owned by Run
+	lastQuiet int64 // of http.Now, 0 never; owned by Run
 }
+
+// quietEvery bounds how often OnQuiet is called.
+const quietEvery = 30 * time.Second
 
 // NewTracker returns an empty tracker. Run must be running for timeouts to
 // work.
@@ -44,7 +54,8 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			t.sweep(http.Now())
+			now := http.Now()
+			t.noteQuiet(t.sweep(now), now)
 		}
 	}
 }
@@ -85,11 +96,29 @@ func (t *Tracker) each(f func(c *conn)) {
 	}
 }
 
-func (t *Tracker) sweep(now int64) {
+// noteQuiet calls OnQuiet when a busy time has ended.
+func (t *Tracker) noteQuiet(moving bool, now int64) {
+	if moving {
+		t.busy = true
+		return
+	}
+	if !t.busy || t.OnQuiet == nil || t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery) {
+		return
+	}
+	t.busy, t.lastQuiet = false, now
+	t.OnQuiet()
+}
+
+// sweep closes and cancels what is due, and reports whether anything has
+// moved lately.
+func (t *Tracker) sweep(now int64) (moving bool) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		age := time.Duration(now - c.since)
+		if c.state == stateActive || age < sweepEvery {
+			moving = true
+		}
 		switch c.state {
 		case stateIdle:
 			if limit := c.m.config().IdleTimeout; limit > 0 && age > limit {
@@ -102,6 +131,7 @@ func (t *Tracker) sweep(now int64) {
 			}
 		}
 	})
+	return moving
 }
 
 // Rules of a drain: how often idle connections are looked at, and for how
