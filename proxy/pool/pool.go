@@ -66,9 +66,10 @@ func (p *Pool) Close() {
 }
 
 // surelyOpen is how long after an answer a connection counts as open without
-// a look, for requests that the forwarder repeats when it was not: a look at
-// each would cost 2 % of the CPU of a small request.
-const surelyOpen = int64(100 * time.Millisecond)
+// a look, for requests that the forwarder repeats when it was not. The look
+// also finds bytes that nobody asked for, which the next client would take for
+// its answer; so this is short, although a look costs 2 % of a small request.
+const surelyOpen = int64(time.Millisecond)
 
 // care says which idle connections a request may get.
 type care uint8
