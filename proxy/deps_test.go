@@ -105,9 +105,9 @@ var outside = []struct {
 const module = "pillion"
 
 type listed struct {
-	ImportPath                           string
-	Imports, TestImports, XTestImports   []string
-	GoFiles, TestGoFiles, IgnoredGoFiles []string
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+	GoFiles                            []string
 }
 
 // list runs go list over the patterns.
