@@ -104,3 +104,14 @@ func hostCases() []diffCase {
 		{name: "no route, POST with a body", raw: requestWithBody("POST", "partial.example.com", "/unknown", "body", "content-length: 4"), status: 404},
 	}
 }
+
+// strangerCases are hosts outside of the mesh, which may be reached by their
+// addresses.
+func (lab *diffLab) strangerCases() []diffCase {
+	return []diffCase{
+		{name: "stranger by address", raw: request("GET", lab.elsewhere, "/any?q=1"), status: 200, origin: "v1", target: "/any?q=1", host: lab.elsewhere},
+		{name: "stranger in absolute form", raw: request("GET", lab.elsewhere, "http://"+lab.elsewhere+"/any"), status: 200, origin: "v1", target: "/any", host: lab.elsewhere},
+		{name: "stranger that fails", raw: request("GET", lab.elsewhere, "/", "x-reply: 503"), status: 503, origin: "v1"},
+		{name: "stranger's name that doesn't resolve", raw: request("GET", "nowhere.invalid", "/"), status: 503},
+	}
+}

@@ -55,6 +55,7 @@ func requestWithBody(method, host, target, body string, fields ...string) string
 // diffLab is a real Envoy and the proxy beside it, before the same origins.
 type diffLab struct {
 	envoy, ours string // addresses of the forward proxies
+	elsewhere   string // address of origin v1, as a client would name it
 
 	mu   sync.Mutex
 	seen map[string][]*wire.Request // guarded by mu; by case
@@ -69,6 +70,7 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 	v1 := wire.NewOrigin(t, "v1", "127.0.0.1:0", lab.answer)
 	v2 := wire.NewOrigin(t, "v2", "127.0.0.1:0", lab.answer)
 	_, gone, _ := strings.Cut(rig.FreeAddr(t), ":")
+	lab.elsewhere = v1.Addr
 
 	dir := t.TempDir()
 	files, err := filepath.Glob(filepath.Join("testdata", folder, "*.yaml"))
@@ -245,13 +247,12 @@ func interimStatuses(r *wire.Response) string {
 	return fmt.Sprint(all)
 }
 
-// TestDifferential is the comparison. One case runs after the other, so that
-// what an origin sees belongs to one of them.
-func TestDifferential(t *testing.T) {
-	t.Parallel()
-	lab := newDiffLab(t, "differential", "--labels", "app=client")
-	cases := slices.Concat(matchCases(), actionCases(), retryCases(), targetCases(), fieldCases(), framingCases(), failureCases(lab))
-	ran, names, used := 0, map[string]bool{}, map[int]bool{}
+// run makes every case through both proxies, one after the other, so that
+// what an origin sees belongs to one of them. It returns which allowances were
+// made use of, and whether all cases ran.
+func (lab *diffLab) run(t *testing.T, cases []diffCase) (used map[int]bool, whole bool) {
+	ran, names := 0, map[string]bool{}
+	used = map[int]bool{}
 	for _, c := range cases {
 		if names[c.name] {
 			t.Fatalf("two cases are called %s", c.name)
@@ -267,12 +268,39 @@ func TestDifferential(t *testing.T) {
 			}
 		})
 	}
+	return used, ran == len(cases)
+}
+
+func TestDifferential(t *testing.T) {
+	t.Parallel()
+	lab := newDiffLab(t, "differential", "--labels", "app=client")
+	cases := slices.Concat(matchCases(), lab.strangerCases(), actionCases(), retryCases(), targetCases(), fieldCases(), framingCases(), failureCases(lab))
 	if len(cases) < 150 {
 		t.Errorf("there are %d cases, want at least 150", len(cases))
 	}
+	used, whole := lab.run(t, cases)
 	for i, l := range allowances {
-		if !used[i] && ran == len(cases) && !t.Failed() {
+		if whole && !used[i] && !t.Failed() {
 			t.Errorf("nothing differs any more where %s %s may (%s): take the allowance away", l.where, l.field, l.why)
 		}
 	}
+}
+
+// TestDifferentialRegistryOnly is the same where hosts outside of the mesh
+// may not be reached.
+func TestDifferentialRegistryOnly(t *testing.T) {
+	t.Parallel()
+	lab := newDiffLab(t, "registry-only")
+	refused := func(name, method, host string) diffCase {
+		return diffCase{name: name, raw: request(method, host, "/"), status: 502}
+	}
+	lab.run(t, []diffCase{
+		{name: "known host", raw: request("GET", "plain", "/"), status: 200, origin: "v1"},
+		refused("address that nobody knows", "GET", lab.elsewhere),
+		refused("name that nobody knows", "GET", "nowhere.example.com"),
+		refused("name that nobody knows, HEAD", "HEAD", "nowhere.example.com"),
+		refused("host out of scope", "GET", "remote.other.svc.cluster.local"),
+		refused("port that the service doesn't have", "GET", "plain:81"),
+		{name: "absolute form of an unknown host", raw: request("GET", "plain", "http://nowhere.example.com/"), status: 502},
+	})
 }
