@@ -205,12 +205,16 @@ func (c *routeCompiler) actionRewrite(at *place, a *routev3.RouteAction) (*route
 }
 
 // timeouts compiles the bounds in time. Envoy's newer max_stream_duration
-// switches the older gRPC fields off.
+// switches timeout and the older gRPC fields off
+// (RouteEntryImplBase::using_new_timeouts_).
 func timeouts(out *router.Route, at *place, a *routev3.RouteAction) (err error) {
 	if out.Timeout, err = duration(at.in("timeout"), a.GetTimeout()); err != nil {
 		return err
 	}
-	if a.GetTimeout() == nil {
+	switch {
+	case a.GetMaxStreamDuration() != nil:
+		out.Timeout = 0
+	case a.GetTimeout() == nil:
 		out.Timeout = defaultRouteTimeout
 	}
 	m := more(out)

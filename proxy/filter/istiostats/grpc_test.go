@@ -37,7 +37,7 @@ func TestGRPCStatus(t *testing.T) {
 		"trailers without it":    {func(ex *http.Exchange) { ex.RespTrailers = &http.Fields{}; header("3")(ex) }, "3"},
 		"trailers before header": {func(ex *http.Exchange) { ex.RespTrailers = grpcTrailers("1"); header("3")(ex) }, "1"},
 	} {
-		if got := grpcStatus(finished(c.edit)).String(); got != c.want {
+		if got := grpcLabel(grpcStatus(finished(c.edit))); got != c.want {
 			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
@@ -47,20 +47,4 @@ func grpcTrailers(status string) *http.Fields {
 	f := &http.Fields{}
 	f.AddID(http.HeaderGRPCStatus, []byte(status))
 	return f
-}
-
-func TestIsGRPC(t *testing.T) {
-	for v, want := range map[string]bool{
-		"application/grpc": true, "application/grpc+json": true, "application/grpc-web": false,
-		"application/grpc;charset=x": false, "application/json": false, "": false,
-	} {
-		var h http.RequestHead
-		h.Fields.AddID(http.HeaderContentType, []byte(v))
-		if got := isGRPC(&h); got != want {
-			t.Errorf("%q: %v, want %v", v, got, want)
-		}
-	}
-	if isGRPC(&http.RequestHead{}) {
-		t.Error("a request without a content type is taken for gRPC")
-	}
 }
