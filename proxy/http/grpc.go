@@ -87,6 +87,11 @@ func parseGRPCStatus(v []byte) GRPCCode {
 	return n
 }
 
+// AppendGRPCStatus appends a code as the value of grpc-status.
+func AppendGRPCStatus(dst []byte, code GRPCCode) []byte {
+	return strconv.AppendInt(dst, int64(code), 10)
+}
+
 // GRPCOfHTTP is the code that stands for an HTTP status which is not gRPC's
 // (grpc/grpc: doc/http-grpc-status-mapping.md).
 func GRPCOfHTTP(status int) GRPCCode {

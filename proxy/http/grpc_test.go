@@ -326,3 +326,19 @@ func TestHostStatus(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorGRPCStatus(t *testing.T) {
+	for _, c := range []struct {
+		err    Error
+		status int
+		want   GRPCCode
+	}{
+		{Error{GRPC: 4}, 504, GRPCDeadlineExceeded}, {Error{}, 504, GRPCUnavailable}, {Error{}, 200, GRPCUnknown},
+		{Error{Kind: KindInjected}, 503, GRPCUnavailable}, {Error{Kind: KindInjected}, 200, GRPCOK},
+		{Error{Kind: KindInjected, GRPC: 7}, 200, GRPCPermissionDenied},
+	} {
+		if got := c.err.GRPCStatus(c.status); got != c.want {
+			t.Errorf("%+v as %d: %d, want %d", c.err, c.status, got, c.want)
+		}
+	}
+}
