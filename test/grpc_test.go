@@ -25,6 +25,9 @@ func TestCalls(t *testing.T) {
 			if c.why != "" {
 				ignore = []string{"grpc-status", "grpc-message", "x-extra"}
 			}
+			if c.tries == perhaps {
+				envoy.seen, ours.seen = nil, nil
+			}
 			if a, b := envoy.describe(ignore...), ours.describe(ignore...); a != b && !t.Failed() {
 				t.Errorf("Envoy gives\n%s\nours\n%s", a, b)
 			}
@@ -39,10 +42,14 @@ func (c call) check(t *testing.T, who string, r reply, grpc string) {
 		t.Errorf("%s: %v", who, r.err)
 	case r.status != c.status || r.grpc() != grpc:
 		t.Errorf("%s answers %d with grpc-status %q, want %d and %q:\n%s", who, r.status, r.grpc(), c.status, grpc, r.describe())
-	case len(r.seen) != c.tries:
+	case len(r.seen) != c.tries && c.tries != perhaps:
 		t.Errorf("%s: the service got %d requests, want %d:\n%s", who, len(r.seen), c.tries, r.describe())
 	}
 }
+
+// perhaps is how often the service is asked when that is a race: the head may
+// be on its way before the body turns out to be bad.
+const perhaps = -1
 
 const (
 	isGRPC    = "content-type: application/grpc"
@@ -131,8 +138,8 @@ func webCalls() []call {
 		{name: "web text, no connection", path: "/t.Down/M", fields: text, status: 503, grpc: "14"},
 		{name: "web, abort", path: "/t.Abort/M", fields: []string{isWeb}, status: 200, grpc: "2",
 			ours: "8", why: "Envoy forgets the status that the fault asks for"},
-		{name: "web text, no base64", path: "/t.Once/M?trailer=0", fields: text, body: "AAAA!AAA", status: 400, grpc: "13", tries: 0},
-		{name: "web text, cut short", path: "/t.Once/M?trailer=0", fields: text, body: "AAAAA", status: 400, grpc: "13", tries: 0},
+		{name: "web text, no base64", path: "/t.Once/M?trailer=0", fields: text, body: "AAAA!AAA", status: 400, grpc: "13", tries: perhaps},
+		{name: "web text, cut short", path: "/t.Once/M?trailer=0", fields: text, body: "AAAAA", status: 400, grpc: "13", tries: perhaps},
 		{name: "web, JSON", path: "/t.S/M?trailer=0", fields: []string{"content-type: application/grpc-web+json"}, body: messages, status: 200, tries: 1},
 		{name: "web, parameter", path: "/t.S/M?trailer=0", fields: []string{"content-type: application/grpc-web; charset=utf-8"}, body: messages, status: 200, tries: 1},
 	}
