@@ -4,6 +4,7 @@ package h2
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,10 +90,11 @@ type Conn struct {
 	pinged               atomic.Int64 // when an unanswered PING was sent, of http.Now; 0 none
 }
 
-// NewServer takes ownership of nc, the connection of a client. Run serves it.
-func NewServer(nc net.Conn, cfg *Config, st *Stats, accept Acceptor) *Conn {
+// NewServer takes ownership of nc, the connection of a client, and of in, the
+// bytes that were read from it. Run serves it.
+func NewServer(nc net.Conn, in buf.Buffer, cfg *Config, st *Stats, accept Acceptor) *Conn {
 	c := newConn(nc, cfg, st)
-	c.accept = accept
+	c.accept, c.in = accept, in
 	settings := []http2.Setting{
 		{ID: http2.SettingMaxConcurrentStreams, Val: cfg.maxStreams()},
 		{ID: http2.SettingInitialWindowSize, Val: cfg.streamWindow()},
@@ -196,11 +198,12 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	return id, nil
 }
 
-// Room reports whether another stream can be opened.
-func (c *Conn) Room() bool {
+// Room reports whether another stream can be opened. limit, unless 0, bounds
+// the streams beyond what the peer asks for.
+func (c *Conn) Room(limit uint32) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.roomLocked()
+	return c.roomLocked() && (limit == 0 || len(c.streams) < int(limit))
 }
 
 func (c *Conn) roomLocked() bool {
@@ -235,6 +238,11 @@ func (c *Conn) remove(s *Stream) {
 	}
 	s.open = false
 	s.drop()
+	if s.waiting {
+		i := slices.Index(c.waiters, s)
+		c.waiters = slices.Delete(c.waiters, i, i+1)
+		s.waiting = false
+	}
 	delete(c.streams, s.id)
 	c.lastStream.Store(http.Now())
 	c.active.Add(-1)

@@ -18,6 +18,9 @@ type Block struct {
 	text []byte // what literals that are in no table point into
 }
 
+// Wire returns the size of the block as it came, in bytes.
+func (b *Block) Wire() int { return b.wire }
+
 // decoded is one field of a block. stable tells that its octets are those of
 // a table and outlive the block.
 type decoded struct {

@@ -73,9 +73,3 @@ var (
 	errDownLate = &http.Error{Side: http.SideDownstream, Kind: http.KindTimeout, Status: 408,
 		Detail: "request_overall_timeout", Body: "request timeout"}
 )
-
-// Errors of a request's head that get an answer instead of a reset.
-var (
-	errHeadTooLarge = &http.Error{Side: http.SideDownstream, Kind: http.KindTooLarge, Status: 431,
-		Flag: http.FlagDownstreamProtocolError, Detail: "http2.too_many_headers", Body: "Request Header Fields Too Large"}
-)

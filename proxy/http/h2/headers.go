@@ -118,7 +118,7 @@ func (c *Conn) request(id uint32, b *Block, end bool) *connError {
 	s.left = b.length()
 	c.add(s)
 	c.mu.Unlock()
-	return c.judge(recv.OnHead(Event{c, id, &c.batch}, b, end), s, id)
+	return c.judge(recv.OnHead(Event{c, id, &c.batch}, b, end), id)
 }
 
 // length returns the content-length that a block names, -1 for none. Whether
@@ -154,9 +154,9 @@ func (c *Conn) response(s *Stream, b *Block, end bool) *connError {
 	c.mu.Unlock()
 	if bad {
 		c.stats.RxMessagingError.Inc()
-		return c.streamError(s, id, http2.ErrCodeProtocol)
+		return c.streamError(id, http2.ErrCodeProtocol)
 	}
-	return c.judge(recv.OnHead(Event{c, id, &c.batch}, b, end), s, id)
+	return c.judge(recv.OnHead(Event{c, id, &c.batch}, b, end), id)
 }
 
 // maxInterim bounds the 1xx responses before a final one.
@@ -189,15 +189,15 @@ func (c *Conn) trailerBlock(s *Stream, b *Block, end bool) *connError {
 	if !end || s.left > 0 {
 		c.mu.Unlock()
 		c.stats.RxMessagingError.Inc()
-		return c.streamError(s, id, http2.ErrCodeProtocol)
+		return c.streamError(id, http2.ErrCodeProtocol)
 	}
 	c.endRemote(s)
 	c.mu.Unlock()
-	return c.judge(recv.OnTrailers(Event{c, id, &c.batch}, b), s, id)
+	return c.judge(recv.OnTrailers(Event{c, id, &c.batch}, b), id)
 }
 
 // judge acts on a receiver's verdict.
-func (c *Conn) judge(v Verdict, s *Stream, id uint32) *connError {
+func (c *Conn) judge(v Verdict, id uint32) *connError {
 	if v == Good {
 		return nil
 	}
@@ -210,7 +210,7 @@ func (c *Conn) judge(v Verdict, s *Stream, id uint32) *connError {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.open && s.id == id {
+	if s := c.streams[id]; s != nil {
 		c.resetLocked(s, code)
 	}
 	return c.budget.reset(&c.stats.ResetFlood)

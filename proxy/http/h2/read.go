@@ -13,8 +13,14 @@ import (
 // Run reads the connection until it ends, and ends all its streams then. It
 // returns when the connection is closed.
 func (c *Conn) Run() {
-	c.batch.touch(c)
 	for {
+		now := http.Now()
+		c.lastRead.Store(now)
+		if err := c.frames(now); err != nil {
+			c.fail(err)
+			break
+		}
+		c.batch.touch(c)
 		c.batch.Flush()
 		c.in.ReleaseIfEmpty()
 		if len(c.in.Free()) == 0 && !c.in.Grow() {
@@ -23,16 +29,9 @@ func (c *Conn) Run() {
 		if c.io.Fill(&c.in) != nil {
 			break
 		}
-		now := http.Now()
-		c.lastRead.Store(now)
 		c.mu.Lock()
 		c.reads++
 		c.mu.Unlock()
-		if err := c.frames(now); err != nil {
-			c.fail(err)
-			break
-		}
-		c.batch.touch(c)
 	}
 	c.end()
 }
@@ -146,14 +145,14 @@ func (c *Conn) data(h *frameHeader, p []byte) *connError {
 	}
 	if int64(len(p)) > s.recvWin {
 		c.mu.Unlock()
-		return c.streamError(s, h.id, http2.ErrCodeFlowControl)
+		return c.streamError(h.id, http2.ErrCodeFlowControl)
 	}
 	s.recvWin -= int64(len(p))
 	s.credit += uint32(len(p) - len(body)) // padding is nobody's to take
 	if !s.headDone || s.left >= 0 && (int64(len(body)) > s.left || end && int64(len(body)) != s.left) {
 		c.mu.Unlock()
 		c.stats.RxMessagingError.Inc()
-		return c.streamError(s, h.id, http2.ErrCodeProtocol)
+		return c.streamError(h.id, http2.ErrCodeProtocol)
 	}
 	if s.left >= 0 {
 		s.left -= int64(len(body))
@@ -245,10 +244,11 @@ func (c *Conn) abandon(s *Stream, id uint32) *connError {
 }
 
 // streamError resets a stream for what the peer did on it.
-func (c *Conn) streamError(s *Stream, id uint32, code http2.ErrCode) *connError {
+func (c *Conn) streamError(id uint32, code http2.ErrCode) *connError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.open || s.id != id {
+	s := c.streams[id] // a receiver may have ended it meanwhile
+	if s == nil {
 		return nil
 	}
 	c.resetLocked(s, code)
@@ -356,7 +356,7 @@ func (c *Conn) priority(h *frameHeader, p []byte, now int64) *connError {
 		s := c.streams[h.id]
 		c.mu.Unlock()
 		if s != nil {
-			return c.streamError(s, h.id, http2.ErrCodeFrameSize)
+			return c.streamError(h.id, http2.ErrCodeFrameSize)
 		}
 		return errFrameSize
 	}

@@ -24,6 +24,10 @@ type Event struct {
 // this is has run dry.
 func (e Event) Touch(c *Conn) { e.batch.touch(c) }
 
+// Background returns the event of nobody's stream, for work that no connection
+// brought about. b is to be flushed when it is done.
+func Background(b *Batch) Event { return Event{batch: b} }
+
 // Batch is the connections that wait to be written.
 type Batch struct{ dirty []*Conn }
 
@@ -91,6 +95,9 @@ type Stream struct {
 	queued   int     // how much of queue was sent already
 	queueEnd bool    // the stream ends with the queue
 	trailers []http.Field
+	// lastWord is a reset that follows the queue.
+	lastWord    http2.ErrCode
+	hasLastWord bool
 
 	started uint32 // of Conn.reads when the stream was opened
 
@@ -151,23 +158,25 @@ func (s *Stream) Data(p []byte, end bool) (taken int) {
 	return taken
 }
 
-// Trailers ends the body with trailer fields.
-func (s *Stream) Trailers(f *http.Fields) {
+// Trailers ends the body with trailer fields. It reports whether they went out
+// at once; otherwise they follow what is queued, and OnTaken will tell.
+func (s *Stream) Trailers(f *http.Fields) (sent bool) {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !s.open || s.localEnd || s.queueEnd {
-		return
+		return true
 	}
 	if s.queue == nil {
 		c.appendTrailers(s, f)
-		return
+		return true
 	}
 	s.queueEnd = true
 	for _, fl := range f.All() {
 		fl.Name, fl.Value = bytes.Clone(fl.Name), bytes.Clone(fl.Value)
 		s.trailers = append(s.trailers, fl)
 	}
+	return false
 }
 
 // Reset ends the stream at once. No further event comes, but for those that
@@ -178,6 +187,20 @@ func (s *Stream) Reset(code http2.ErrCode) {
 	defer c.mu.Unlock()
 	if s.open {
 		c.resetLocked(s, code)
+	}
+}
+
+// ResetWhenSent resets the stream once all that is queued was sent.
+func (s *Stream) ResetWhenSent(code http2.ErrCode) {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !s.open:
+	case s.queue == nil:
+		c.resetLocked(s, code)
+	default:
+		s.lastWord, s.hasLastWord = code, true
 	}
 }
 
@@ -212,8 +235,11 @@ func (s *Stream) Closed() bool {
 // endLocal notes that END_STREAM was sent. Conn.mu is held.
 func (s *Stream) endLocal() {
 	s.localEnd = true
-	if s.remoteEnd {
+	switch {
+	case s.remoteEnd:
 		s.c.remove(s)
+	case s.hasLastWord:
+		s.c.resetLocked(s, s.lastWord)
 	}
 }
 
