@@ -127,11 +127,12 @@ func (s *ClientStream) ReadBody() ([]byte, error) {
 	return p, err
 }
 
-// BodyEnded reports whether the response has no more to read.
+// BodyEnded reports whether the response has no body and no trailers, or
+// ReadBody has told of its end.
 func (s *ClientStream) BodyEnded() bool {
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
-	return s.box.ended && s.box.body == nil && !s.box.hasTrail
+	return s.bodyDone || s.box.ended && s.box.body == nil && s.box.given == nil && !s.box.hasTrail
 }
 
 // ResponseTrailers returns the trailers after ReadBody returned io.EOF.

@@ -4,6 +4,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"runtime"
 
 	"golang.org/x/net/http2"
 
@@ -19,6 +20,9 @@ func (c *Conn) Run() {
 		if err := c.frames(now); err != nil {
 			c.fail(err)
 			break
+		}
+		if len(c.batch.dirty) > 0 && !c.client {
+			runtime.Gosched()
 		}
 		c.batch.touch(c)
 		c.batch.Flush()
