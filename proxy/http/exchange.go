@@ -60,6 +60,9 @@ type Exchange struct {
 	GRPC bool
 	// GRPCWeb is what a gRPC-Web client speaks and wants to hear.
 	GRPCWeb GRPCWeb
+	// Wrapped says that a filter stands between the forwarder and the client:
+	// all of both bodies has to go through it.
+	Wrapped bool
 	// RequestMessages and ResponseMessages count gRPC messages if the chain
 	// has a filter that wants to know (envoy.filters.http.grpc_stats). Whoever
 	// carries a body gives its pieces to Add.
