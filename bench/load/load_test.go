@@ -61,7 +61,7 @@ func started(t *testing.T) (g *proc.Group, self, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return g, self, o.Addrs[0]
+	return g, self, o.Addrs[origin.HTTP][0]
 }
 
 // handled serves each connection with f until the test ends and

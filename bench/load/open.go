@@ -362,8 +362,13 @@ func (l *openLoop) finish(total int, now time.Time) {
 		l.record(l.dueAt(l.due), now)
 	}
 	l.result.Duration = now.Sub(l.start)
-	l.result.Latency = Latency{
-		P50: l.h.Quantile(0.5), P90: l.h.Quantile(0.9), P99: l.h.Quantile(0.99),
-		P999: l.h.Quantile(0.999), Max: l.h.Max(),
+	l.result.Latency = latencyOf(&l.h)
+}
+
+// latencyOf sums up a histogram.
+func latencyOf(h *hist.Histogram) Latency {
+	return Latency{
+		P50: h.Quantile(0.5), P90: h.Quantile(0.9), P99: h.Quantile(0.99),
+		P999: h.Quantile(0.999), Max: h.Max(),
 	}
 }

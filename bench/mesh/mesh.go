@@ -32,6 +32,24 @@ const (
 	MaxConnections = 8192
 )
 
+// Protocol is what the endpoints of a mesh speak, or the clients of a peer.
+type Protocol int
+
+// The protocols.
+const (
+	HTTP1 Protocol = iota
+	HTTP2          // by prior knowledge, without TLS
+	GRPC           // likewise, with gRPC's messages and trailers in it
+)
+
+// IsHTTP2 reports whether the protocol is HTTP/2 or inside of it.
+func (p Protocol) IsHTTP2() bool { return p == HTTP2 || p == GRPC }
+
+// portName is the name of a service's port, from which Istio takes its protocol.
+func (p Protocol) portName() string {
+	return [...]string{HTTP1: "http", HTTP2: "http2", GRPC: "grpc"}[p]
+}
+
 // Service is one service of the mesh.
 type Service struct {
 	// Name is its short name.
@@ -49,6 +67,8 @@ type Mesh struct {
 	Services []Service
 	// Subsets: each service has two, chosen by a header match.
 	Subsets bool
+	// Protocol is what the endpoints speak.
+	Protocol Protocol
 }
 
 // New returns a mesh of n services: svc-0000, svc-0001 and so on.
@@ -97,6 +117,7 @@ func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
 		"{NAMESPACE}", Namespace,
 		"{HOST}", s.Host(),
 		"{PORT}", fmt.Sprint(Port),
+		"{PROTOCOL}", m.Protocol.portName(), "{KIND}", strings.ToUpper(m.Protocol.portName()),
 		"{FIELD}", MatchField,
 		"{VALUE}", MatchValue,
 		"{LIMIT}", fmt.Sprint(MaxConnections),
@@ -113,11 +134,11 @@ kind: ServiceEntry
 metadata: {name: {NAME}, namespace: {NAMESPACE}}
 spec:
   hosts: ["{HOST}"]
-  ports: [{number: {PORT}, name: http, protocol: HTTP}]
+  ports: [{number: {PORT}, name: {PROTOCOL}, protocol: {KIND}}]
   location: MESH_INTERNAL
   resolution: STATIC
   endpoints:
-  - {address: "{ADDR1}", ports: {http: {PORT1}}, labels: {app: {NAME}, version: v1}}
+  - {address: "{ADDR1}", ports: {{PROTOCOL}: {PORT1}}, labels: {app: {NAME}, version: v1}}
 `
 	tail = `---
 apiVersion: networking.istio.io/v1
@@ -145,7 +166,7 @@ spec:
 ` + tail
 
 // withSubsets has the routes of the reference mesh.
-const withSubsets = head + `  - {address: "{ADDR2}", ports: {http: {PORT2}}, labels: {app: {NAME}, version: v2}}
+const withSubsets = head + `  - {address: "{ADDR2}", ports: {{PROTOCOL}: {PORT2}}, labels: {app: {NAME}, version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService

@@ -23,6 +23,8 @@ func (envoy) Summary() string {
 	return "Envoy: static bootstrap, breakers, outlier detection and statistics on, no access log"
 }
 
+func (envoy) Unable(Job) string { return "" }
+
 func (e envoy) Locate(ctx context.Context, _ string) (Tool, error) {
 	var cached []string
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -65,7 +67,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: mesh
-          codec_type: HTTP1
+          codec_type: {{if .Downstream.IsHTTP2}}AUTO{{else}}HTTP1{{end}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
@@ -111,6 +113,12 @@ static_resources:
       base_ejection_time: 30s
       max_ejection_percent: 50
       enforcing_success_rate: 0
+{{- if .Protocol.IsHTTP2}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+{{- end}}
     load_assignment:
       cluster_name: "outbound|{{.Port}}|{{.Subset}}|{{.Host}}"
       endpoints:

@@ -20,6 +20,8 @@ func (haproxy) Summary() string {
 	return "HAProxy: http-reuse always, hosts in a map, no log, no health checks"
 }
 
+func (haproxy) Unable(Job) string { return "" }
+
 func (h haproxy) Locate(ctx context.Context, _ string) (Tool, error) {
 	path, err := find(h.Name(), "HAPROXY_BIN", "make tools installs it (Debian's package haproxy)", "/usr/sbin/haproxy")
 	if err != nil {
@@ -68,16 +70,16 @@ defaults
     timeout http-keep-alive 1h
 
 frontend mesh
-    bind {{index .Listen 0}}
+    bind {{index .Listen 0}}{{if .Downstream.IsHTTP2}} proto h2{{end}}
 {{- if .Subsets}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v2 if { req.hdr({{.MatchField}}) -m str {{.MatchValue}} }
 {{- end}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v1
 {{range .Services}}
 backend {{.Name}}-v1
-    server v1 {{index $.Origins 0}}
+    server v1 {{index $.Origins 0}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
 {{- if $.Subsets}}
 backend {{.Name}}-v2
-    server v2 {{index $.Origins 1}}
+    server v2 {{index $.Origins 1}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
 {{- end}}
 {{end}}`

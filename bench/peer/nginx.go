@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -19,6 +20,16 @@ type nginx struct{}
 func (nginx) Name() string { return "nginx" }
 func (nginx) Summary() string {
 	return "nginx: upstream keepalive, no access log, request bodies unbuffered"
+}
+
+func (nginx) Unable(job Job) string {
+	switch {
+	case job.Protocol == mesh.HTTP2:
+		return "nginx speaks HTTP/2 to no upstream but gRPC"
+	case job.Protocol == mesh.GRPC && !job.Downstream.IsHTTP2():
+		return "nginx takes gRPC from HTTP/2 only"
+	}
+	return ""
 }
 
 func (n nginx) Locate(ctx context.Context, _ string) (Tool, error) {
@@ -95,14 +106,21 @@ http {
 {{- end}}
 {{- end}}
     server {
-        listen {{index .Listen 0}} backlog=4096;
+        listen {{index .Listen 0}} backlog=4096{{if .Downstream.IsHTTP2}} http2{{end}};
         location / {
+{{- if .Protocol.IsHTTP2}}
+            grpc_pass grpc://$service-$subset;
+            grpc_set_header Host $http_host;
+            grpc_read_timeout 1h;
+            grpc_send_timeout 1h;
+{{- else}}
             proxy_pass http://$service-$subset;
             proxy_http_version 1.1;
             proxy_set_header Connection "";
             proxy_set_header Host $http_host;
             proxy_request_buffering off;
             proxy_read_timeout 1h;
+{{- end}}
         }
     }
 }

@@ -50,6 +50,8 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 	return Tool{Path: path, Version: v}, err
 }
 
+func (pillion) Unable(Job) string { return "" }
+
 func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	addrs, err := listenAddrs(3)
 	if err != nil {

@@ -27,11 +27,12 @@ func (Startup) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (m Startup) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	able, absent := b.able(sc)
 	g := report.Group{
-		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline,
+		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline, Absent: absent,
 		Columns: []report.Metric{report.Ready, report.RSS, report.Anon},
 	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
 		r, err := b.start(ctx, l, sc)
 		if err != nil {
 			return err
@@ -74,12 +75,13 @@ func (IdleConnections) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	able, absent := b.able(sc)
 	g := report.Group{
-		Scenario: sc.Name, Headline: report.PerConnection,
+		Scenario: sc.Name, Headline: report.PerConnection, Absent: absent,
 		Title:   fmt.Sprintf("%s; after: %v after they closed", sc.Summary, b.Settle),
 		Columns: []report.Metric{report.PerConnection, report.RSSBefore, report.RSSHeld, report.RSSAfter},
 	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
 		r, err := b.start(ctx, l, sc)
 		if err != nil {
 			return err

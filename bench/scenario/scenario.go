@@ -12,6 +12,7 @@ import (
 	"context"
 	"time"
 
+	"pillion/bench/mesh"
 	"pillion/bench/report"
 )
 
@@ -25,8 +26,11 @@ type Scenario struct {
 	// subsets chosen by a header match.
 	Services int
 	Subsets  bool
-	// Connections is how many clients connect at once.
-	Connections int
+	// Downstream is what the clients speak, Upstream what the services do.
+	Downstream, Upstream mesh.Protocol
+	// Connections is how many clients connect at once, Streams how many requests
+	// each has under way where the protocol lets it choose.
+	Connections, Streams int
 	// Measure is how it is measured.
 	Measure Measurer
 }
@@ -66,6 +70,30 @@ func All() []Scenario {
 			Summary:  "HTTP/1.1: 64 clients, a new connection for each request",
 			Services: 1, Subsets: true, Connections: 64,
 			Measure: Throughput{Close: true},
+		},
+		{
+			Name:     "h2",
+			Summary:  "HTTP/2 to HTTP/2: answers of 1 KiB over 4 connections with 16 streams each, routed by host and header",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 4, Streams: 16,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h2-64x1",
+			Summary:  "as h2, over 64 connections with one stream each",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 64, Streams: 1,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-to-h2",
+			Summary:  "HTTP/1.1 clients of HTTP/2 services: as h1 otherwise",
+			Services: 1, Subsets: true, Upstream: mesh.HTTP2, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h2-to-h1",
+			Summary:  "HTTP/2 clients of HTTP/1.1 services: as h2 otherwise",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Connections: 4, Streams: 16,
+			Measure: Throughput{},
 		},
 		{
 			Name:     "idle",

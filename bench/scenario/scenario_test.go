@@ -52,8 +52,9 @@ func TestMain(m *testing.M) {
 // crashing is a peer whose program ends at once.
 type crashing struct{}
 
-func (crashing) Name() string    { return "crashing" }
-func (crashing) Summary() string { return "fails" }
+func (crashing) Name() string           { return "crashing" }
+func (crashing) Summary() string        { return "fails" }
+func (crashing) Unable(peer.Job) string { return "" }
 func (crashing) Locate(context.Context, string) (peer.Tool, error) {
 	return peer.Tool{}, nil
 }
@@ -322,7 +323,7 @@ while :; do sleep 0.05; done
 	if _, err := b.Run(t.Context(), Scenario{Name: "none", Services: 1, Measure: nothing{}}); err != nil {
 		t.Fatal(err)
 	}
-	r, err := b.start(t.Context(), b.programs()[0], sc)
+	r, err := b.start(t.Context(), programs(b.Peers)[0], sc)
 	if err != nil {
 		t.Fatal(err)
 	}

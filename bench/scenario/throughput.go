@@ -66,8 +66,10 @@ func warmup(s Settings) time.Duration { return max(time.Second, s.Duration/2) }
 type session struct {
 	*Bench
 	Throughput
-	sc  Scenario
-	wrk load.Wrk
+	sc Scenario
+	// able can do the job; absent says why others can't.
+	able   []Located
+	absent []string
 	// serving are the peers that started, in order; running has what they run.
 	serving []Located
 	running map[string]*peer.Running
@@ -75,13 +77,14 @@ type session struct {
 
 // Run implements Measurer.
 func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	if b.Wrk == "" {
+	switch http2 := sc.Downstream.IsHTTP2(); {
+	case b.Wrk == "" && !http2:
 		return nil, errors.New(WrkRemedy)
+	case b.H2Load == "" && http2:
+		return nil, errors.New(H2LoadRemedy)
 	}
-	s := &session{
-		Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{},
-		wrk: load.Wrk{Path: b.Wrk, Dir: b.Dir, Threads: wrkThreads, CPUs: b.otherCPUs()},
-	}
+	s := &session{Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{}}
+	s.able, s.absent = b.able(sc)
 	defer s.close()
 	errs := []error{s.startAll(ctx)}
 	peak, err := s.peak(ctx)
@@ -101,7 +104,7 @@ func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Gr
 // startAll starts the peers and gives each its unmeasured load; one that fails
 // is left out.
 func (s *session) startAll(ctx context.Context) error {
-	return s.turns(ctx, s.sc.Name, 1, s.Peers, func(l Located, _ int) error {
+	return s.turns(ctx, s.sc.Name, 1, s.able, func(l Located, _ int) error {
 		r, err := s.start(ctx, l, s.sc)
 		if err != nil {
 			return err
@@ -126,7 +129,15 @@ func (s *session) close() {
 func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
 	req := s.request(s.sc, r.Addr)
 	req.Body, req.Close = s.Body, s.Close
-	res, err := s.wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
+	var res load.Result
+	var err error
+	if s.sc.Downstream.IsHTTP2() {
+		h2load := load.H2Load{Path: s.H2Load, Dir: s.Dir, CPUs: s.otherCPUs()}
+		res, err = h2load.Run(ctx, s.Group, req, s.sc.Connections, max(1, s.sc.Streams), d)
+	} else {
+		wrk := load.Wrk{Path: s.Wrk, Dir: s.Dir, Threads: wrkThreads, CPUs: s.otherCPUs()}
+		res, err = wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
+	}
 	return res, errors.Join(err, r.Alive())
 }
 
@@ -143,7 +154,7 @@ func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (
 // peak is the closed loop on all peers.
 func (s *session) peak(ctx context.Context) (report.Group, error) {
 	g := report.Group{
-		Scenario: s.sc.Name, Load: "peak", Title: s.sc.Summary + "; as fast as it goes", Headline: report.CPU,
+		Scenario: s.sc.Name, Load: "peak", Title: s.sc.Summary + "; as fast as it goes", Headline: report.CPU, Absent: s.absent,
 		Columns: []report.Metric{
 			report.CPU, report.CPUSystem, report.Rate, report.P50, report.P99, report.P999, report.RSS, report.Switches,
 		},
@@ -162,7 +173,8 @@ func (s *session) peak(ctx context.Context) (report.Group, error) {
 func (s *session) open(ctx context.Context, share, rate float64, of string) (report.Group, error) {
 	g := report.Group{
 		Scenario: s.sc.Name, Load: fmt.Sprintf("%.0f%% load", share*100),
-		Title: fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %s", s.sc.Summary, rate, of),
+		Absent: s.absent,
+		Title:  fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %s", s.sc.Summary, rate, of),
 	}
 	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
 		return s.openLoop(ctx, r, rate)
