@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case HTTP2Role:
+		err = ServeHTTP2(ctx, os.Stdin, os.Stdout)
 	case OpenRole:
 		err = ServeOpen(ctx, os.Stdin, os.Stdout)
 	default:

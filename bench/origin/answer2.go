@@ -2,24 +2,14 @@
 
 package origin
 
-import "encoding/binary"
-
-// appendFrame appends a frame's header.
-func appendFrame(b []byte, length int, kind, flags byte, id uint32) []byte {
-	b = append(b, byte(length>>16), byte(length>>8), byte(length), kind, flags)
-	return binary.BigEndian.AppendUint32(b, id)
-}
-
-func appendWindowUpdate(b []byte, id uint32, n int) []byte {
-	return binary.BigEndian.AppendUint32(appendFrame(b, 4, frameWindowUpdate, 0, id), uint32(n))
-}
+import "pillion/bench/frame"
 
 // answer sends the constant response, or what the windows allow of it.
 func (h *http2) answer(l *loop, id uint32) {
-	h.sendFields(l, id, flagEndHeaders, true, fieldDate, fieldType, fieldVersion, fieldLength)
+	h.sendFields(l, id, frame.EndHeaders, true, fieldDate, fieldType, fieldVersion, fieldLength)
 	if s := h.streams[id]; s == nil && h.window >= BodySize && h.initial >= BodySize {
 		h.window -= BodySize
-		l.out = append(appendFrame(l.out, BodySize, frameData, flagEndStream, id), body...)
+		l.out = append(frame.Append(l.out, BodySize, frame.Data, frame.EndStream, id), body...)
 		return
 	}
 	s := h.open(id)
@@ -31,7 +21,7 @@ func (h *http2) answer(l *loop, id uint32) {
 // sendFields sends a header block: with the status 200, or trailers.
 func (h *http2) sendFields(l *loop, id uint32, flags byte, status bool, fields ...int) {
 	at := len(l.out)
-	l.out = appendFrame(l.out, 0, frameHeaders, flags, id)
+	l.out = frame.Append(l.out, 0, frame.Headers, flags, id)
 	if h.shrink {
 		h.shrink = false
 		l.out = append(l.out, 0x20) // the table's size is 0 (RFC 7541, section 6.3)
@@ -52,7 +42,7 @@ func (h *http2) sendFields(l *loop, id uint32, flags byte, status bool, fields .
 			l.out = append(l.out, h.answers.indexing[f]...)
 		}
 	}
-	length := len(l.out) - at - frameHeader
+	length := len(l.out) - at - frame.HeaderSize
 	l.out[at+1], l.out[at+2] = byte(length>>8), byte(length)
 }
 
@@ -78,20 +68,14 @@ func (h *http2) forget(s *stream) {
 	}
 }
 
-// end notes that a gRPC request is complete.
-func (h *http2) end(l *loop, s *stream) {
-	s.ended = true
-	h.push(l, s)
-}
-
 // push sends what the windows allow of a stream's response, and its end.
 func (h *http2) push(l *loop, s *stream) {
 	if !s.answered {
 		s.answered = true
-		h.sendFields(l, s.id, flagEndHeaders, true, fieldGRPCType, fieldVersion)
+		h.sendFields(l, s.id, frame.EndHeaders, true, fieldGRPCType, fieldVersion)
 	}
 	for len(s.pending) > 0 {
-		n := min(int64(len(s.pending)), h.window, s.window, maxFrame)
+		n := min(int64(len(s.pending)), h.window, s.window, frame.MaxSize)
 		if n <= 0 {
 			if !s.waiting {
 				s.waiting = true
@@ -103,16 +87,16 @@ func (h *http2) push(l *loop, s *stream) {
 		s.window -= n
 		flags := byte(0)
 		if !h.grpc && s.ended && n == int64(len(s.pending)) {
-			flags = flagEndStream
+			flags = frame.EndStream
 		}
-		l.out = append(appendFrame(l.out, int(n), frameData, flags, s.id), s.pending[:n]...)
+		l.out = append(frame.Append(l.out, int(n), frame.Data, flags, s.id), s.pending[:n]...)
 		s.pending = s.pending[:copy(s.pending, s.pending[n:])]
 	}
 	if !s.ended {
 		return
 	}
 	if h.grpc {
-		h.sendFields(l, s.id, flagEndHeaders|flagEndStream, false, fieldGRPCStatus)
+		h.sendFields(l, s.id, frame.EndHeaders|frame.EndStream, false, fieldGRPCStatus)
 	}
 	h.forget(s)
 }

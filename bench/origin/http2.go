@@ -3,35 +3,9 @@
 package origin
 
 import (
-	"encoding/binary"
 	"strconv"
-)
 
-// What HTTP/2 looks like on the wire (RFC 9113, sections 3.4, 4.1, 6 and 11.2).
-const (
-	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-	frameHeader = 9
-	maxFrame    = 16384
-
-	frameData         = 0
-	frameHeaders      = 1
-	frameRSTStream    = 3
-	frameSettings     = 4
-	framePing         = 6
-	frameWindowUpdate = 8
-	frameContinuation = 9
-
-	flagEndStream  = 0x1
-	flagAck        = 0x1
-	flagEndHeaders = 0x4
-	flagPadded     = 0x8
-
-	settingHeaderTableSize   = 1
-	settingInitialWindowSize = 4
-
-	defaultWindow      = 65535
-	defaultHeaderTable = 4096
-	maxWindow          = 1<<31 - 1
+	"pillion/bench/frame"
 )
 
 // What the origin announces: windows that no load here fills, given back in
@@ -142,7 +116,7 @@ type stream struct {
 }
 
 func newHTTP2(a *answers2, grpc bool) *http2 {
-	return &http2{answers: a, grpc: grpc, window: defaultWindow, initial: defaultWindow, streams: map[uint32]*stream{}}
+	return &http2{answers: a, grpc: grpc, window: frame.DefaultWindow, initial: frame.DefaultWindow, streams: map[uint32]*stream{}}
 }
 
 // take handles each frame that is complete.
@@ -152,71 +126,62 @@ func (h *http2) take(l *loop, b []byte) bool {
 		b = h.in
 	}
 	if !h.greeted {
-		n := min(len(b), len(preface))
-		if string(b[:n]) != preface[:n] {
+		n := min(len(b), len(frame.Preface))
+		if string(b[:n]) != frame.Preface[:n] {
 			return false
 		}
-		if n < len(preface) {
+		if n < len(frame.Preface) {
 			h.in = append(h.in[:0], b...)
 			return true
 		}
 		b, h.greeted = b[n:], true
-		l.out = appendFrame(l.out, 6, frameSettings, 0, 0)
-		l.out = binary.BigEndian.AppendUint16(l.out, settingInitialWindowSize)
-		l.out = binary.BigEndian.AppendUint32(l.out, ownStreamWindow)
-		l.out = appendWindowUpdate(l.out, 0, ownConnWindow-defaultWindow)
+		l.out = frame.AppendSettings(l.out, frame.SettingInitialWindowSize, ownStreamWindow)
+		l.out = frame.AppendWindowUpdate(l.out, 0, ownConnWindow-frame.DefaultWindow)
 	}
-	for len(b) >= frameHeader {
-		n := int(b[0])<<16 | int(b[1])<<8 | int(b[2])
-		if n > maxFrame {
+	for {
+		f, rest, size := frame.Next(b)
+		if size > frame.MaxSize {
 			return false
 		}
-		if len(b) < frameHeader+n {
+		if size < 0 {
 			break
 		}
-		id := binary.BigEndian.Uint32(b[5:]) & maxWindow
-		if !h.frame(l, b[3], b[4], id, b[frameHeader:frameHeader+n]) {
+		if !h.frame(l, f) {
 			return false
 		}
-		b = b[frameHeader+n:]
+		b = rest
 	}
 	h.in = append(h.in[:0], b...)
 	return true
 }
 
 // frame handles one frame. It reports whether the connection stays.
-func (h *http2) frame(l *loop, kind, flags byte, id uint32, p []byte) bool {
-	switch kind {
-	case frameHeaders:
-		h.block, h.blockEnds = id, flags&flagEndStream != 0
-		if flags&flagEndHeaders != 0 {
+func (h *http2) frame(l *loop, f frame.Frame) bool {
+	switch f.Kind {
+	case frame.Headers:
+		h.block, h.blockEnds = f.Stream, f.Has(frame.EndStream)
+		if f.Has(frame.EndHeaders) {
 			h.fields(l)
 		}
-	case frameContinuation:
-		if id == 0 || id != h.block {
+	case frame.Continuation:
+		if f.Stream == 0 || f.Stream != h.block {
 			return false
 		}
-		if flags&flagEndHeaders != 0 {
+		if f.Has(frame.EndHeaders) {
 			h.fields(l)
 		}
-	case frameData:
-		return h.data(l, flags, id, p)
-	case frameSettings:
-		return flags&flagAck != 0 || h.settings(l, p)
-	case framePing:
-		if len(p) != 8 {
-			return false
+	case frame.Data:
+		return h.data(l, f)
+	case frame.Settings:
+		return f.Has(frame.Ack) || h.settings(l, f.Payload)
+	case frame.Ping:
+		if !f.Has(frame.Ack) {
+			l.out = append(frame.Append(l.out, len(f.Payload), frame.Ping, frame.Ack, 0), f.Payload...)
 		}
-		if flags&flagAck == 0 {
-			l.out = append(appendFrame(l.out, 8, framePing, flagAck, 0), p...)
-		}
-	case frameWindowUpdate:
-		if len(p) != 4 {
-			return false
-		}
-		h.windowUpdate(l, id, int64(binary.BigEndian.Uint32(p)&maxWindow))
-	case frameRSTStream:
-		if s := h.streams[id]; s != nil {
+	case frame.WindowUpdate:
+		h.windowUpdate(l, f.Stream, f.Increment())
+	case frame.RSTStream:
+		if s := h.streams[f.Stream]; s != nil {
 			h.forget(s)
 		}
 	}
@@ -232,8 +197,9 @@ func (h *http2) fields(l *loop) {
 		h.open(id)
 		fallthrough
 	case h.grpc:
-		if h.blockEnds {
-			h.end(l, h.streams[id])
+		if s := h.streams[id]; h.blockEnds {
+			s.ended = true
+			h.push(l, s)
 		}
 	case h.blockEnds:
 		h.answer(l, id)
@@ -241,65 +207,54 @@ func (h *http2) fields(l *loop) {
 }
 
 // data handles a piece of a request's body.
-func (h *http2) data(l *loop, flags byte, id uint32, p []byte) bool {
-	if h.credit += len(p); h.credit >= creditStep {
-		l.out = appendWindowUpdate(l.out, 0, h.credit)
+func (h *http2) data(l *loop, f frame.Frame) bool {
+	size, ends := len(f.Payload), f.Has(frame.EndStream)
+	if h.credit += size; h.credit >= creditStep {
+		l.out = frame.AppendWindowUpdate(l.out, 0, h.credit)
 		h.credit = 0
 	}
-	ends := flags&flagEndStream != 0
 	if !h.grpc {
-		// An upload within the stream's window needs no state; one beyond gets
-		// its credit piece by piece.
+		// Without state of the stream, each piece is given back at once.
 		if ends {
-			h.answer(l, id)
-		} else if len(p) > 0 {
-			l.out = appendWindowUpdate(l.out, id, len(p))
+			h.answer(l, f.Stream)
+		} else if size > 0 {
+			l.out = frame.AppendWindowUpdate(l.out, f.Stream, size)
 		}
 		return true
 	}
-	s := h.streams[id]
+	s := h.streams[f.Stream]
 	if s == nil {
 		return true // it was reset
 	}
-	if s.credit += len(p); s.credit >= creditStep && !ends {
-		l.out = appendWindowUpdate(l.out, id, s.credit)
+	if s.credit += size; s.credit >= creditStep && !ends {
+		l.out = frame.AppendWindowUpdate(l.out, f.Stream, s.credit)
 		s.credit = 0
 	}
-	if flags&flagPadded != 0 {
-		if len(p) == 0 || int(p[0]) >= len(p) {
-			return false
-		}
-		p = p[1 : len(p)-int(p[0])]
-	}
-	s.pending = append(s.pending, p...)
-	if ends {
-		h.end(l, s)
-	} else {
-		h.push(l, s)
-	}
-	return true
+	p, ok := f.Content()
+	s.pending, s.ended = append(s.pending, p...), ends
+	h.push(l, s)
+	return ok
 }
 
 // settings takes over the peer's settings and acknowledges them.
 func (h *http2) settings(l *loop, p []byte) bool {
-	for ; len(p) >= 6; p = p[6:] {
-		v := binary.BigEndian.Uint32(p[2:])
-		switch binary.BigEndian.Uint16(p) {
-		case settingInitialWindowSize:
+	ok := frame.EachSetting(p, func(setting uint16, v uint32) {
+		switch setting {
+		case frame.SettingInitialWindowSize:
 			grown := int64(v) - h.initial
 			h.initial = int64(v)
 			for _, s := range h.streams {
 				s.window += grown
 			}
-		case settingHeaderTableSize:
-			if v < defaultHeaderTable {
+		case frame.SettingHeaderTableSize:
+			if v < frame.DefaultTable {
 				h.literal, h.shrink = true, true
 			}
 		}
-	}
-	l.out = appendFrame(l.out, 0, frameSettings, flagAck, 0)
+	})
+	l.out = frame.Append(l.out, 0, frame.Settings, frame.Ack, 0)
 	h.pushBlocked(l)
-	return len(p) == 0
+	return ok
 }
 
 func (h *http2) windowUpdate(l *loop, id uint32, n int64) {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"pillion/bench/frame"
 )
 
 // conn is one connection of a client.
@@ -220,7 +222,7 @@ func (s *sniffed) take(l *loop, b []byte) bool {
 		switch {
 		case len(b) < telling:
 			return true
-		case string(b[:telling]) == preface[:telling]:
+		case string(b[:telling]) == frame.Preface[:telling]:
 			s.chosen = newHTTP2(&l.http2[s.version], false)
 		default:
 			s.chosen = &http1{answers: &l.http1[s.version]}

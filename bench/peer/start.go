@@ -97,10 +97,14 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 	defer cancel()
 	tick := time.NewTicker(readyPause)
 	defer tick.Stop()
+	var last error
 	for {
 		err := job.ask(ctx, r.Addr, job.Last(), true)
 		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil { // else it was only broken off
+			last = err
 		}
 		if err := r.Alive(); err != nil {
 			return err
@@ -108,7 +112,7 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w; the last try: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w; the last try: %w", context.Cause(ctx), last)
 		}
 	}
 }

@@ -104,7 +104,11 @@ func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report
 func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.Sample, error) {
 	s := report.Sample{Peer: r.Peer.Name(), Values: map[report.Metric]float64{}}
 	req := b.request(sc, r.Addr)
-	warm, err := load.Hold(ctx, req, primer)
+	hold := load.Hold
+	if sc.Downstream.IsHTTP2() {
+		hold = load.HoldHTTP2
+	}
+	warm, err := hold(ctx, req, primer)
 	if err != nil {
 		return s, err
 	}
@@ -113,7 +117,7 @@ func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.
 	if err != nil {
 		return s, err
 	}
-	held, err := load.Hold(ctx, req, sc.Connections)
+	held, err := hold(ctx, req, sc.Connections)
 	if err != nil {
 		return s, err
 	}

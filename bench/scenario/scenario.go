@@ -75,7 +75,7 @@ func All() []Scenario {
 			Name:     "h2",
 			Summary:  "HTTP/2 to HTTP/2: answers of 1 KiB over 4 connections with 16 streams each, routed by host and header",
 			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 4, Streams: 16,
-			Measure: Throughput{},
+			Measure: Throughput{OpenAt: []float64{0.5}},
 		},
 		{
 			Name:     "h2-64x1",
@@ -96,6 +96,18 @@ func All() []Scenario {
 			Measure: Throughput{},
 		},
 		{
+			Name:     "grpc-unary",
+			Summary:  "gRPC: unary calls of 100 bytes each way over 4 connections with 16 streams each, status in trailers",
+			Services: 1, Subsets: true, Downstream: mesh.GRPC, Upstream: mesh.GRPC, Connections: 4, Streams: 16,
+			Measure: Throughput{Body: 100, OpenAt: []float64{0.5}},
+		},
+		{
+			Name:     "grpc-stream",
+			Summary:  "gRPC: messages of 100 bytes to and fro on 64 open streams, 16 on each of 4 connections",
+			Services: 1, Subsets: true, Downstream: mesh.GRPC, Upstream: mesh.GRPC, Connections: 4, Streams: 16,
+			Measure: Throughput{Body: 100, Messages: true},
+		},
+		{
 			Name:     "idle",
 			Summary:  "memory of a peer with one service and no traffic",
 			Services: 1, Subsets: true, Connections: 64,
@@ -105,6 +117,12 @@ func All() []Scenario {
 			Name:     "idle-connections",
 			Summary:  "memory of 5,000 idle keep-alive connections, each of which has served a request",
 			Services: 1, Subsets: true, Connections: 5000,
+			Measure: IdleConnections{},
+		},
+		{
+			Name:     "idle-connections-h2",
+			Summary:  "memory of 2,000 idle HTTP/2 connections, each of which has served a request",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 2000,
 			Measure: IdleConnections{},
 		},
 		{

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case load.HTTP2Role:
+		err = load.ServeHTTP2(ctx, os.Stdin, os.Stdout)
 	case load.OpenRole:
 		err = load.ServeOpen(ctx, os.Stdin, os.Stdout)
 	case peer.GoNetHTTPRole:

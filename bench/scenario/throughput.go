@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pillion/bench/load"
+	"pillion/bench/mesh"
+	"pillion/bench/origin"
 	"pillion/bench/peer"
 	"pillion/bench/report"
 )
@@ -29,8 +31,10 @@ const (
 // the scenario's connections, and then the latency that a peer adds at shares
 // of the slowest peer's peak, by an open loop. All peers run during all turns.
 type Throughput struct {
-	// Body makes each request a POST of so many bytes.
-	Body int
+	// Body makes each request a POST of so many bytes, of gRPC it is the size of
+	// a message. Messages: streams stay open, and messages are what is counted.
+	Body     int
+	Messages bool
 	// Close has each request use a connection of its own.
 	Close bool
 	// OpenAt are the shares of the slowest peer's peak; none for no open loop.
@@ -77,10 +81,10 @@ type session struct {
 
 // Run implements Measurer.
 func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	switch http2 := sc.Downstream.IsHTTP2(); {
-	case b.Wrk == "" && !http2:
+	switch {
+	case b.Wrk == "" && sc.Downstream == mesh.HTTP1:
 		return nil, errors.New(WrkRemedy)
-	case b.H2Load == "" && http2:
+	case b.H2Load == "" && sc.Downstream == mesh.HTTP2:
 		return nil, errors.New(H2LoadRemedy)
 	}
 	s := &session{Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{}}
@@ -131,10 +135,13 @@ func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Durati
 	req.Body, req.Close = s.Body, s.Close
 	var res load.Result
 	var err error
-	if s.sc.Downstream.IsHTTP2() {
+	switch s.sc.Downstream {
+	case mesh.GRPC:
+		res, err = s.http2Load(ctx, load.HTTP2Spec{Request: req, Duration: d})
+	case mesh.HTTP2:
 		h2load := load.H2Load{Path: s.H2Load, Dir: s.Dir, CPUs: s.otherCPUs()}
 		res, err = h2load.Run(ctx, s.Group, req, s.sc.Connections, max(1, s.sc.Streams), d)
-	} else {
+	default:
 		wrk := load.Wrk{Path: s.Wrk, Dir: s.Dir, Threads: wrkThreads, CPUs: s.otherCPUs()}
 		res, err = wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
 	}
@@ -145,10 +152,31 @@ func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Durati
 func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (load.Result, error) {
 	req := s.request(s.sc, r.Addr)
 	req.Body = s.Body
-	res, err := load.OpenChild(ctx, s.Group, s.Self, s.otherCPUs(), load.OpenSpec{
-		Request: req, Connections: s.sc.Connections, Rate: rate, Warmup: openWarmup, Duration: s.Duration,
-	})
+	var res load.Result
+	var err error
+	if s.sc.Downstream.IsHTTP2() {
+		res, err = s.http2Load(ctx, load.HTTP2Spec{Request: req, Rate: rate, Warmup: openWarmup, Duration: s.Duration})
+	} else {
+		res, err = load.OpenChild(ctx, s.Group, s.Self, s.otherCPUs(), load.OpenSpec{
+			Request: req, Connections: s.sc.Connections, Rate: rate, Warmup: openWarmup, Duration: s.Duration,
+		})
+	}
 	return res, errors.Join(err, r.Alive())
+}
+
+// http2Load runs our own load over HTTP/2, with the connections and the kind of
+// requests of the scenario.
+func (s *session) http2Load(ctx context.Context, spec load.HTTP2Spec) (load.Result, error) {
+	spec.Connections, spec.Streams = s.sc.Connections, max(1, s.sc.Streams)
+	switch {
+	case s.Messages:
+		spec.Mode = load.Messages
+	case s.sc.Downstream == mesh.GRPC:
+		spec.Mode = load.Unary
+	default:
+		spec.Want = origin.BodySize
+	}
+	return load.HTTP2Child(ctx, s.Group, s.Self, s.otherCPUs(), spec)
 }
 
 // peak is the closed loop on all peers.
