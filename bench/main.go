@@ -53,6 +53,8 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 		err = origin.ServeFiles(ctx)
 	case word == load.OpenRole:
 		err = load.ServeOpen(ctx, stdin, stdout)
+	case word == load.SocketRole:
+		err = load.ServeSocket(ctx, stdin, stdout)
 	case word == load.HTTP2Role:
 		err = load.ServeHTTP2(ctx, stdin, stdout)
 	case word == peer.GoNetHTTPRole && len(rest) == 1:

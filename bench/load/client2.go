@@ -4,7 +4,6 @@ package load
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"strconv"
@@ -21,8 +20,6 @@ const (
 	clientStreamWindow = 1 << 20
 	clientConnWindow   = 16 << 20
 	creditStep         = 256 << 10
-	// grpcPrefix is the size of the prefix of a gRPC message.
-	grpcPrefix = 5
 )
 
 // client2 is one HTTP/2 connection of a client, without its socket: it is fed
@@ -93,8 +90,7 @@ func newClient2(spec *HTTP2Spec, done func(*call2, outcome)) *client2 {
 	c.out = frame.AppendSettings(c.out, frame.SettingInitialWindowSize, clientStreamWindow)
 	c.out = frame.AppendWindowUpdate(c.out, 0, clientConnWindow-frame.DefaultWindow)
 	if spec.Mode != Fetch {
-		n := spec.Request.Body
-		c.message = append(binary.BigEndian.AppendUint32([]byte{0}, uint32(n)), bytes.Repeat([]byte(bodyByte), n)...)
+		c.message = GRPCMessage(spec.Request.Body)
 	}
 	c.dec = hpack.NewDecoder(frame.DefaultTable, c.field)
 	return c

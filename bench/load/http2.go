@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"pillion/bench/hist"
 	"pillion/bench/proc"
 )
 
@@ -72,6 +71,7 @@ func ServeHTTP2(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // http2Loop is the state of one load: one thread, one epoll instance.
 type http2Loop struct {
+	pace
 	spec HTTP2Spec
 	poll *poller
 	// conns holds all connections; idle has, for each request that could be
@@ -84,13 +84,8 @@ type http2Loop struct {
 	// touched are the connections that may have something to send.
 	touched []int
 
-	// due is the number of the next request to send; it falls due at start +
-	// due/rate. sending: more are to be sent. ending: open streams are ended.
-	due             int
-	start           time.Time
-	sending, ending bool
-	result          Result
-	h               hist.Histogram
+	// ending: open streams are being ended.
+	ending bool
 }
 
 // slot is room for one request: a new stream of a connection, or an open one.
@@ -184,50 +179,39 @@ func (l *http2Loop) close() {
 	l.poll.close()
 }
 
-// dueAt is when request n should be sent.
-func (l *http2Loop) dueAt(n int) time.Time {
-	return l.start.Add(time.Duration(float64(n) / l.spec.Rate * float64(time.Second)))
-}
-
 // run sends and reads until all is answered.
 func (l *http2Loop) run(ctx context.Context) error {
-	l.start, l.sending = time.Now(), true
+	l.begin(l.spec.Rate, l.spec.Warmup, l.spec.Duration)
 	l.now = l.start
-	length := l.spec.Warmup + l.spec.Duration
-	total := int(math.Round(l.spec.Rate * length.Seconds()))
-	deadline := l.start.Add(length + drainTime)
 	all := len(l.conns) * l.spec.Streams
-	for l.sending || len(l.idle) < all {
+	for !l.over(l.now) || len(l.idle) < all {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !l.now.Before(deadline) {
+		if l.expired(l.now) {
 			break
 		}
-		wait := min(deadline.Sub(l.now), 100*time.Millisecond)
-		switch {
-		case !l.sending:
-		case l.spec.Rate == 0:
-			l.sending = l.now.Before(l.start.Add(length))
-			for n := len(l.idle); l.sending && n > 0; n-- {
-				l.send(l.now)
+		for len(l.idle) > 0 {
+			due, ok := l.next(l.now)
+			if !ok {
+				break
 			}
-		default:
-			for l.due < total && len(l.idle) > 0 && !l.now.Before(l.dueAt(l.due)) {
-				l.send(l.dueAt(l.due))
-				l.due++
-			}
-			if l.sending = l.due < total; l.sending && len(l.idle) > 0 {
-				wait = min(wait, time.Until(l.dueAt(l.due)))
-			}
+			l.send(due)
 		}
 		if err := l.flushAll(); err != nil {
 			return err
 		}
-		if err := l.wait(wait); err != nil {
+		if err := l.wait(l.pace.wait(l.now, len(l.idle) > 0)); err != nil {
 			return err
 		}
 	}
-	l.result.Duration = l.now.Sub(l.start)
-	return l.finish(total)
+	for i := range l.conns {
+		for _, s := range l.conns[i].calls {
+			if !s.quiet {
+				l.unanswered(s.due, l.now)
+			}
+		}
+	}
+	l.finish(l.now)
+	return l.endStreams()
 }

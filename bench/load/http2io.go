@@ -211,32 +211,6 @@ func (l *http2Loop) fail(r outcome) {
 	}
 }
 
-// record notes the latency of a request that was due after the warm-up.
-func (l *http2Loop) record(due, now time.Time) {
-	if due.Sub(l.start) >= l.spec.Warmup {
-		l.h.Record(now.Sub(due))
-	}
-}
-
-// finish counts what wasn't answered or not even sent as timed out, with the
-// time that it has waited, ends streams that are open, and sums up.
-func (l *http2Loop) finish(total int) error {
-	for i := range l.conns {
-		for _, s := range l.conns[i].calls {
-			if !s.quiet {
-				l.result.Errors.Timeout++
-				l.record(s.due, l.now)
-			}
-		}
-	}
-	for ; l.due < total; l.due++ {
-		l.result.Errors.Timeout++
-		l.record(l.dueAt(l.due), l.now)
-	}
-	l.result.Latency = latencyOf(&l.h)
-	return l.endStreams()
-}
-
 // endStreams ends the open streams: each has to close with the status 0.
 func (l *http2Loop) endStreams() error {
 	l.ending = true

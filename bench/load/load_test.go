@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		err = origin.ServeFiles(ctx)
 	case HTTP2Role:
 		err = ServeHTTP2(ctx, os.Stdin, os.Stdout)
+	case SocketRole:
+		err = ServeSocket(ctx, os.Stdin, os.Stdout)
 	case OpenRole:
 		err = ServeOpen(ctx, os.Stdin, os.Stdout)
 	default:

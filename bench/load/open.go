@@ -56,6 +56,7 @@ func ServeOpen(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // openLoop is the state of one open-loop load: one thread, one epoll instance.
 type openLoop struct {
+	pace
 	spec OpenSpec
 	wire []byte
 	poll *poller
@@ -63,13 +64,6 @@ type openLoop struct {
 	conns []openConn
 	idle  []int
 	read  []byte
-
-	// due is the number of the next request to send; it falls due at
-	// start + due/rate.
-	due    int
-	start  time.Time
-	result Result
-	h      hist.Histogram
 }
 
 // openConn is one connection.
@@ -135,40 +129,36 @@ func (l *openLoop) close() {
 
 // run sends what is due and reads what comes until all is answered.
 func (l *openLoop) run(ctx context.Context) error {
-	l.start = time.Now()
-	total := int(math.Round(l.spec.Rate * (l.spec.Warmup + l.spec.Duration).Seconds()))
-	deadline := l.start.Add(l.spec.Warmup + l.spec.Duration + drainTime)
+	l.begin(l.spec.Rate, l.spec.Warmup, l.spec.Duration)
 	now := l.start
-	for l.due < total || len(l.idle) < len(l.conns) {
+	for !l.over(now) || len(l.idle) < len(l.conns) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if !now.Before(deadline) {
+		if l.expired(now) {
 			break
 		}
-		for l.due < total && len(l.idle) > 0 && !now.Before(l.dueAt(l.due)) {
-			if err := l.send(l.dueAt(l.due)); err != nil {
+		for len(l.idle) > 0 {
+			due, ok := l.next(now)
+			if !ok {
+				break
+			}
+			if err := l.send(due); err != nil {
 				return err
 			}
-			l.due++
 		}
-		// Look at the context now and then even if nothing happens.
-		wait := min(deadline.Sub(now), 100*time.Millisecond)
-		if l.due < total && len(l.idle) > 0 {
-			wait = min(wait, time.Until(l.dueAt(l.due)))
-		}
-		if err := l.wait(wait); err != nil {
+		if err := l.wait(l.pace.wait(now, len(l.idle) > 0)); err != nil {
 			return err
 		}
 		now = time.Now()
 	}
-	l.finish(total, now)
+	for i := range l.conns {
+		if c := &l.conns[i]; c.busy {
+			l.unanswered(c.due, now)
+		}
+	}
+	l.finish(now)
 	return nil
-}
-
-// dueAt is when request n should be sent.
-func (l *openLoop) dueAt(n int) time.Time {
-	return l.start.Add(time.Duration(float64(n) / l.spec.Rate * float64(time.Second)))
 }
 
 // send starts a request on an idle connection.
@@ -281,30 +271,6 @@ func (l *openLoop) renew(i int) error {
 		return fmt.Errorf("open loop: the peer broke a connection and takes no new one: %w", err)
 	}
 	return nil
-}
-
-// record notes the latency of a request that was due after the warm-up.
-func (l *openLoop) record(due, now time.Time) {
-	if due.Sub(l.start) >= l.spec.Warmup {
-		l.h.Record(now.Sub(due))
-	}
-}
-
-// finish counts what wasn't answered or not even sent as timed out, with the
-// time that it has waited, and sums up.
-func (l *openLoop) finish(total int, now time.Time) {
-	for i := range l.conns {
-		if c := &l.conns[i]; c.busy {
-			l.result.Errors.Timeout++
-			l.record(c.due, now)
-		}
-	}
-	for ; l.due < total; l.due++ {
-		l.result.Errors.Timeout++
-		l.record(l.dueAt(l.due), now)
-	}
-	l.result.Duration = now.Sub(l.start)
-	l.result.Latency = latencyOf(&l.h)
 }
 
 // latencyOf sums up a histogram.

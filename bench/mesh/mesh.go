@@ -37,17 +37,22 @@ type Protocol int
 
 // The protocols.
 const (
-	HTTP1 Protocol = iota
-	HTTP2          // by prior knowledge, without TLS
-	GRPC           // likewise, with gRPC's messages and trailers in it
+	HTTP1     Protocol = iota
+	HTTP2              // by prior knowledge, without TLS
+	GRPC               // likewise, with gRPC's messages and trailers in it
+	TCP                // bytes
+	WebSocket          // HTTP/1.1 and then an upgraded connection
 )
 
 // IsHTTP2 reports whether the protocol is HTTP/2 or inside of it.
 func (p Protocol) IsHTTP2() bool { return p == HTTP2 || p == GRPC }
 
+// IsUpgrade reports whether connections are upgraded and then carry bytes.
+func (p Protocol) IsUpgrade() bool { return p == WebSocket }
+
 // portName is the name of a service's port, from which Istio takes its protocol.
 func (p Protocol) portName() string {
-	return [...]string{HTTP1: "http", HTTP2: "http2", GRPC: "grpc"}[p]
+	return [...]string{HTTP1: "http", HTTP2: "http2", GRPC: "grpc", TCP: "tcp", WebSocket: "http"}[p]
 }
 
 // Service is one service of the mesh.
@@ -104,6 +109,30 @@ func (m Mesh) Write(dir, v1, v2 string) error {
 		}
 	}
 	return nil
+}
+
+// WriteTCP creates the YAML file of a mesh's first service as one of TCP: it
+// is reached at its own address and port, which a proxy on loopback listens on.
+// There is one endpoint and one route.
+func (m Mesh) WriteTCP(dir, listen, endpoint string) error {
+	l, err := netip.ParseAddrPort(listen)
+	if err != nil {
+		return fmt.Errorf("address of the service: %q isn't an IP address and port", listen)
+	}
+	e, err := netip.ParseAddrPort(endpoint)
+	if err != nil {
+		return fmt.Errorf("endpoint: %q isn't an IP address and port", endpoint)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	s := m.Services[0]
+	text := strings.NewReplacer(
+		"{NAME}", s.Name, "{NAMESPACE}", Namespace, "{HOST}", s.Host(), "{LIMIT}", fmt.Sprint(MaxConnections),
+		"{ADDR}", l.Addr().String(), "{PORT}", fmt.Sprint(l.Port()),
+		"{ADDR1}", e.Addr().String(), "{PORT1}", fmt.Sprint(e.Port()),
+	).Replace(ofTCP)
+	return os.WriteFile(filepath.Join(dir, s.Name+".yaml"), []byte(text), 0o644)
 }
 
 // yaml returns the three resources of a service.
@@ -180,4 +209,37 @@ spec:
 ` + tail + `  subsets:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
+`
+
+// ofTCP is a service of TCP.
+const ofTCP = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  addresses: ["{ADDR}"]
+  ports: [{number: {PORT}, name: tcp, protocol: TCP}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: "{ADDR1}", ports: {tcp: {PORT1}}, labels: {app: {NAME}, version: v1}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  tcp:
+  - match: [{port: {PORT}}]
+    route: [{destination: {host: "{HOST}", port: {number: {PORT}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  host: "{HOST}"
+  trafficPolicy:
+    connectionPool:
+      tcp: {maxConnections: {LIMIT}}
+    outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
 `

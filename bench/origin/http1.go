@@ -41,17 +41,25 @@ func today() string { return time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 
 
 // http1 is a connection that speaks HTTP/1.1.
 type http1 struct {
-	answers *answers1
+	version int
+	// socket is what the connection was upgraded to; else nil.
+	socket *webSocket
 	// head is an unfinished request head; skip is what an unfinished request
 	// body lacks. Never both.
 	head []byte
 	skip int64
 	// closing: the request whose body is being skipped is the last.
 	closing bool
+	// upgrade: the request is for a WebSocket; key is its key.
+	upgrade bool
+	key     []byte
 }
 
 // take answers each request that is complete.
 func (c *http1) take(l *loop, b []byte) bool {
+	if c.socket != nil {
+		return c.socket.take(l, b)
+	}
 	if len(c.head) > 0 {
 		b = append(c.head, b...)
 		c.head = nil
@@ -79,11 +87,16 @@ func (c *http1) take(l *loop, b []byte) bool {
 		if c.skip > 0 {
 			continue
 		}
-		if c.closing {
-			l.out = append(l.out, c.answers.closing...)
+		switch {
+		case c.upgrade:
+			c.socket = &webSocket{}
+			l.out = appendUpgrade(l.out, Versions[c.version], c.key)
+			return len(b) == 0 || c.socket.take(l, b)
+		case c.closing:
+			l.out = append(l.out, l.http1[c.version].closing...)
 			return false
 		}
-		l.out = append(l.out, c.answers.kept...)
+		l.out = append(l.out, l.http1[c.version].kept...)
 	}
 	return true
 }
@@ -91,14 +104,18 @@ func (c *http1) take(l *loop, b []byte) bool {
 // begin reads a request head without its closing empty line. It reports
 // whether the request is one that the origin takes.
 func (c *http1) begin(head []byte) bool {
-	c.skip, c.closing = 0, false
+	c.skip, c.closing, c.upgrade = 0, false, false
 	_, rest, _ := bytes.Cut(head, []byte("\r\n"))
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
 		name, value, _ := bytes.Cut(line, []byte(":"))
-		// The lengths of the three names that matter; most fields end here.
+		// The lengths of the names that matter; most fields end here.
 		switch len(name) {
+		case len("upgrade"):
+			if bytes.EqualFold(name, []byte("upgrade")) && bytes.EqualFold(bytes.TrimSpace(value), []byte("websocket")) {
+				c.upgrade = true
+			}
 		case len("connection"):
 			if bytes.EqualFold(name, []byte("connection")) && bytes.EqualFold(bytes.TrimSpace(value), []byte("close")) {
 				c.closing = true
@@ -111,9 +128,12 @@ func (c *http1) begin(head []byte) bool {
 				}
 				c.skip = n
 			}
-		case len("transfer-encoding"):
+		case len("transfer-encoding"): // and sec-websocket-key
 			if bytes.EqualFold(name, []byte("transfer-encoding")) {
 				return false
+			}
+			if bytes.EqualFold(name, []byte("sec-websocket-key")) {
+				c.key = bytes.Clone(bytes.TrimSpace(value))
 			}
 		}
 	}

@@ -16,6 +16,8 @@ import (
 type conn struct {
 	fd    int
 	speak protocol
+	// source is speak where it only sends; else nil.
+	source *tcp
 	// out is what a full socket buffer left unsent. Nothing is read meanwhile,
 	// so a client that doesn't read takes no more memory than one read's answers.
 	out []byte
@@ -129,8 +131,11 @@ func (l *loop) accept(x *listener) {
 
 // protocolOf returns what a new connection of a listener speaks.
 func (l *loop) protocolOf(x *listener) protocol {
-	if x.kind == GRPC {
+	switch x.kind {
+	case GRPC:
 		return newHTTP2(&l.http2[x.version], true)
+	case TCP:
+		return &tcp{}
 	}
 	return &sniffed{l: l, version: x.version}
 }
@@ -152,6 +157,9 @@ func (l *loop) close() {
 
 // ready handles a connection's events. It reports whether the connection stays.
 func (l *loop) ready(c *conn, events uint32) bool {
+	if c.source != nil {
+		return c.source.pour(l, c.fd, events)
+	}
 	if len(c.out) > 0 {
 		if events&unix.EPOLLOUT == 0 {
 			return false // an error: nothing else was waited for
@@ -175,6 +183,10 @@ func (l *loop) ready(c *conn, events uint32) bool {
 	}
 	l.out = l.out[:0]
 	stays := c.speak.take(l, l.buf[:n])
+	if t, ok := c.speak.(*tcp); ok && t.mode == Source {
+		c.source = t
+		return l.want(c, unix.EPOLLIN|unix.EPOLLOUT)
+	}
 	rest := l.write(c, l.out)
 	switch {
 	case rest < 0:
@@ -225,7 +237,7 @@ func (s *sniffed) take(l *loop, b []byte) bool {
 		case string(b[:telling]) == frame.Preface[:telling]:
 			s.chosen = newHTTP2(&l.http2[s.version], false)
 		default:
-			s.chosen = &http1{answers: &l.http1[s.version]}
+			s.chosen = &http1{version: s.version}
 		}
 		s.in = nil
 	}

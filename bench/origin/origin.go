@@ -31,11 +31,13 @@ type Kind int
 
 const (
 	// HTTP is the constant answer over HTTP/1.1 and over HTTP/2 by prior
-	// knowledge, whichever a connection begins with.
+	// knowledge, whichever a connection begins with, and the echo of a WebSocket.
 	HTTP Kind = iota
 	// GRPC, over HTTP/2, answers each message with the same one and ends with
 	// status 0, unary calls and streams alike.
 	GRPC
+	// TCP is an echo or a source of bytes, as a connection's first byte says.
+	TCP
 	kinds
 )
 

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -44,7 +45,11 @@ func (e envoy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "envoy.yaml")
-	if err := render(file, envoyBootstrap, job, addrs...); err != nil {
+	bootstrap := envoyBootstrap
+	if job.Downstream == mesh.TCP {
+		bootstrap = envoyTCP
+	}
+	if err := render(file, bootstrap, job, addrs...); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addrs[0], Spec: &proc.Spec{
@@ -68,6 +73,9 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: mesh
           codec_type: {{if .Downstream.IsHTTP2}}AUTO{{else}}HTTP1{{end}}
+{{- if .Downstream.IsUpgrade}}
+          upgrade_configs: [{upgrade_type: websocket}]
+{{- end}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}

@@ -49,6 +49,8 @@ type goNetHTTPConfig struct {
 	Origins [2]string `json:"origins"`
 	// Idle is how many connections to an origin are kept.
 	Idle int `json:"idle"`
+	// TCP: bytes are copied to the first origin, and nothing else is done.
+	TCP bool `json:"tcp"`
 	// HTTP2 says whether clients and origins speak HTTP/2.
 	HTTP2 struct {
 		Clients bool `json:"clients"`
@@ -62,6 +64,7 @@ func (p goNetHTTP) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	c := goNetHTTPConfig{Listen: addr, Origins: job.Origins, Idle: max(job.Connections, 64)}
+	c.TCP = job.Downstream == mesh.TCP
 	c.HTTP2.Clients, c.HTTP2.Origins = job.Downstream.IsHTTP2(), job.Protocol.IsHTTP2()
 	if !job.Subsets {
 		c.Origins[1] = c.Origins[0]
@@ -97,6 +100,9 @@ func ServeGoNetHTTP(ctx context.Context, file string) error {
 	ln, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return err
+	}
+	if c.TCP {
+		return serveGoTCP(ctx, ln, c.Origins[0])
 	}
 	srv := &nethttp.Server{
 		Handler:           goNetHTTPHandler(c),

@@ -6,6 +6,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -41,7 +42,11 @@ func (h haproxy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	if err := render(file, haproxyConfig, job, addr); err != nil {
+	config := haproxyConfig
+	if job.Downstream == mesh.TCP {
+		config = haproxyTCP
+	}
+	if err := render(file, config, job, addr); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addr, Spec: &proc.Spec{
@@ -66,6 +71,7 @@ defaults
     timeout connect 10s
     timeout client 1h
     timeout server 1h
+    timeout tunnel 1h
     timeout http-request 10s
     timeout http-keep-alive 1h
 

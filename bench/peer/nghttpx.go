@@ -6,6 +6,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -20,6 +21,9 @@ func (nghttpx) Summary() string {
 }
 
 func (nghttpx) Unable(job Job) string {
+	if job.Downstream == mesh.TCP {
+		return "nghttpx proxies no TCP"
+	}
 	if !job.Downstream.IsHTTP2() && !job.Protocol.IsHTTP2() {
 		return "nghttpx is compared for HTTP/2 only"
 	}

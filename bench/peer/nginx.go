@@ -47,7 +47,11 @@ func (n nginx) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "nginx.conf")
-	if err := render(file, nginxConfig, job, addr); err != nil {
+	config := nginxConfig
+	if job.Downstream == mesh.TCP {
+		config = nginxTCP
+	}
+	if err := render(file, config, job, addr); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addr, Spec: &proc.Spec{
@@ -116,7 +120,12 @@ http {
 {{- else}}
             proxy_pass http://$service-$subset;
             proxy_http_version 1.1;
+{{- if .Downstream.IsUpgrade}}
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+{{- else}}
             proxy_set_header Connection "";
+{{- end}}
             proxy_set_header Host $http_host;
             proxy_request_buffering off;
             proxy_read_timeout 1h;

@@ -198,7 +198,7 @@ func TestCountedRequests(t *testing.T) {
 			"istio_requests_total{a=\"x y\"} 3\nistio_requests_total{a=\"}\"} 4.5e1\nistio_requests_totals{} 9\nother 1\n"))
 	}))
 	defer srv.Close()
-	n, err := countedRequests(t.Context(), srv.Listener.Addr().String())
+	n, err := counted(t.Context(), srv.Listener.Addr().String(), "istio_requests_total")
 	if err != nil || n != 48 {
 		t.Errorf("counted %v, error %v, want 48", n, err)
 	}

@@ -24,6 +24,16 @@ type facts struct {
 	Limit                  int
 }
 
+// StreamModule is the file of nginx's stream module where it isn't part of the
+// program; "" elsewhere.
+func (f facts) StreamModule() string {
+	const debian = "/usr/lib/nginx/modules/ngx_stream_module.so"
+	if _, err := os.Stat(debian); err != nil {
+		return ""
+	}
+	return debian
+}
+
 // Keep is how many idle connections to an origin a peer may keep.
 func (f facts) Keep() int { return max(64, f.Connections) }
 

@@ -135,24 +135,28 @@ func (r *Running) check(ctx context.Context, job Job, metrics string) error {
 	if metrics == "" {
 		return nil
 	}
-	return countsRequests(ctx, metrics, asked)
+	return job.counts(ctx, metrics, asked)
 }
 
-// countsRequests waits until a metrics address has counted n requests: proof
-// that what is measured pays for its metrics.
-func countsRequests(ctx context.Context, addr string, n int) error {
+// counts waits until a metrics address has counted n requests, or connections
+// of TCP: proof that what is measured pays for its metrics.
+func (j Job) counts(ctx context.Context, addr string, n int) error {
+	name := "istio_requests_total"
+	if j.Downstream == mesh.TCP {
+		name = "istio_tcp_connections_opened_total"
+	}
 	ctx, cancel := context.WithTimeout(ctx, countLimit)
 	defer cancel()
 	tick := time.NewTicker(10 * readyPause)
 	defer tick.Stop()
 	err := errors.New("no look at it succeeded")
 	for {
-		counted, lookErr := countedRequests(ctx, addr)
+		got, lookErr := counted(ctx, addr, name)
 		switch {
-		case lookErr == nil && counted >= float64(n):
+		case lookErr == nil && got >= float64(n):
 			return nil
 		case lookErr == nil:
-			err = fmt.Errorf("istio_requests_total is %v after %d requests", counted, n)
+			err = fmt.Errorf("%s is %v after %d requests", name, got, n)
 		case ctx.Err() == nil: // else the look was only broken off
 			err = lookErr
 		}

@@ -93,8 +93,11 @@ func (b *Bench) job(sc Scenario) peer.Job {
 	m := mesh.New(sc.Services, sc.Subsets)
 	m.Protocol = sc.Upstream
 	kind := origin.HTTP
-	if sc.Upstream == mesh.GRPC {
+	switch sc.Upstream {
+	case mesh.GRPC:
 		kind = origin.GRPC
+	case mesh.TCP:
+		kind = origin.TCP
 	}
 	return peer.Job{
 		Mesh: m, Downstream: sc.Downstream, Origins: b.origin.Addrs[kind],

@@ -108,6 +108,18 @@ func All() []Scenario {
 			Measure: Throughput{Body: 100, Messages: true},
 		},
 		{
+			Name:     "tcp",
+			Summary:  "TCP, one listener and one endpoint",
+			Services: 1, Downstream: mesh.TCP, Upstream: mesh.TCP, Connections: 64,
+			Measure: Throughput{Body: 64, Bulk: 16, OpenAt: []float64{0.5}},
+		},
+		{
+			Name:     "websocket",
+			Summary:  "WebSocket over HTTP/1.1: messages of 100 bytes to and fro on 64 connections, routed by host and header",
+			Services: 1, Subsets: true, Downstream: mesh.WebSocket, Upstream: mesh.WebSocket, Connections: 64,
+			Measure: Throughput{Body: 100},
+		},
+		{
 			Name:     "idle",
 			Summary:  "memory of a peer with one service and no traffic",
 			Services: 1, Subsets: true, Connections: 64,

@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		err = origin.ServeFiles(ctx)
 	case load.HTTP2Role:
 		err = load.ServeHTTP2(ctx, os.Stdin, os.Stdout)
+	case load.SocketRole:
+		err = load.ServeSocket(ctx, os.Stdin, os.Stdout)
 	case load.OpenRole:
 		err = load.ServeOpen(ctx, os.Stdin, os.Stdout)
 	case peer.GoNetHTTPRole:

@@ -35,6 +35,9 @@ type Throughput struct {
 	// a message. Messages: streams stay open, and messages are what is counted.
 	Body     int
 	Messages bool
+	// Bulk measures first what it costs to pass on bytes, one way and as many as
+	// will go, over so many connections; 0 for not at all.
+	Bulk int
 	// Close has each request use a connection of its own.
 	Close bool
 	// OpenAt are the shares of the slowest peer's peak; none for no open loop.
@@ -91,9 +94,13 @@ func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Gr
 	s.able, s.absent = b.able(sc)
 	defer s.close()
 	errs := []error{s.startAll(ctx)}
+	var groups []report.Group
+	if t.Bulk > 0 {
+		g, err := s.bulk(ctx)
+		groups, errs = append(groups, g), append(errs, err)
+	}
 	peak, err := s.peak(ctx)
-	groups := []report.Group{peak}
-	errs = append(errs, err)
+	groups, errs = append(groups, peak), append(errs, err)
 	slowest, rate := slowestPeak(peak)
 	for _, share := range t.openShares(b.Settings) {
 		if slowest == "" || ctx.Err() != nil {
@@ -129,54 +136,20 @@ func (s *session) close() {
 	}
 }
 
-// closedLoop drives a peer as fast as it goes.
-func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
-	req := s.request(s.sc, r.Addr)
-	req.Body, req.Close = s.Body, s.Close
-	var res load.Result
-	var err error
-	switch s.sc.Downstream {
-	case mesh.GRPC:
-		res, err = s.http2Load(ctx, load.HTTP2Spec{Request: req, Duration: d})
-	case mesh.HTTP2:
-		h2load := load.H2Load{Path: s.H2Load, Dir: s.Dir, CPUs: s.otherCPUs()}
-		res, err = h2load.Run(ctx, s.Group, req, s.sc.Connections, max(1, s.sc.Streams), d)
-	default:
-		wrk := load.Wrk{Path: s.Wrk, Dir: s.Dir, Threads: wrkThreads, CPUs: s.otherCPUs()}
-		res, err = wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
+// bulk drives bytes through all peers.
+func (s *session) bulk(ctx context.Context) (report.Group, error) {
+	g := report.Group{
+		Scenario: s.sc.Name, Load: "bulk", Absent: s.absent, Headline: report.CPUPerGiB,
+		Title:   fmt.Sprintf("%s; bytes from the origin over %d connections, as many as will go", s.sc.Summary, s.Bulk),
+		Columns: []report.Metric{report.CPUPerGiB, report.BytesRate, report.RSS},
 	}
-	return res, errors.Join(err, r.Alive())
-}
-
-// openLoop drives a peer at a fixed rate.
-func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (load.Result, error) {
-	req := s.request(s.sc, r.Addr)
-	req.Body = s.Body
-	var res load.Result
-	var err error
-	if s.sc.Downstream.IsHTTP2() {
-		res, err = s.http2Load(ctx, load.HTTP2Spec{Request: req, Rate: rate, Warmup: openWarmup, Duration: s.Duration})
-	} else {
-		res, err = load.OpenChild(ctx, s.Group, s.Self, s.otherCPUs(), load.OpenSpec{
-			Request: req, Connections: s.sc.Connections, Rate: rate, Warmup: openWarmup, Duration: s.Duration,
+	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
+		res, err := load.SocketChild(ctx, s.Group, s.Self, s.otherCPUs(), load.SocketSpec{
+			Addr: r.Addr, Hello: []byte{origin.Source}, Connections: s.Bulk, Duration: s.Duration,
 		})
-	}
-	return res, errors.Join(err, r.Alive())
-}
-
-// http2Load runs our own load over HTTP/2, with the connections and the kind of
-// requests of the scenario.
-func (s *session) http2Load(ctx context.Context, spec load.HTTP2Spec) (load.Result, error) {
-	spec.Connections, spec.Streams = s.sc.Connections, max(1, s.sc.Streams)
-	switch {
-	case s.Messages:
-		spec.Mode = load.Messages
-	case s.sc.Downstream == mesh.GRPC:
-		spec.Mode = load.Unary
-	default:
-		spec.Want = origin.BodySize
-	}
-	return load.HTTP2Child(ctx, s.Group, s.Self, s.otherCPUs(), spec)
+		return res, errors.Join(err, r.Alive())
+	})
+	return g, err
 }
 
 // peak is the closed loop on all peers.
@@ -236,7 +209,7 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 	if err != nil {
 		return report.Sample{}, err
 	}
-	if res.Requests == 0 {
+	if res.Requests == 0 && res.Bytes == 0 {
 		return report.Sample{}, fmt.Errorf("no request was answered (errors: %v)", res.Errors)
 	}
 	return w.close(res)
@@ -245,14 +218,23 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 // outcome is a sample in a few words.
 func outcome(s report.Sample) string {
 	out := s.Peer
+	if v, ok := s.Values[report.BytesRate]; ok {
+		out += fmt.Sprintf(" %.1f ms CPU per GiB, %.0f MiB/s", s.Values[report.CPUPerGiB], v)
+		return out + failures(s)
+	}
 	if v, ok := s.Values[report.CPU]; ok {
 		out += fmt.Sprintf(" %.1f µs CPU per request,", v)
 	}
 	out += fmt.Sprintf(" %.0f requests/s, p99 %.0f µs", s.Values[report.Rate], s.Values[report.P99])
-	if s.Errors > 0 {
-		out += fmt.Sprintf(", %d ERRORS (%s)", s.Errors, s.ErrorKinds)
+	return out + failures(s)
+}
+
+// failures are a sample's errors in a few words.
+func failures(s report.Sample) string {
+	if s.Errors == 0 {
+		return ""
 	}
-	return out
+	return fmt.Sprintf(", %d ERRORS (%s)", s.Errors, s.ErrorKinds)
 }
 
 // slowestPeak returns the proxy with the lowest median rate of a closed loop,
