@@ -26,6 +26,7 @@ var (
 	valueGRPC      = []byte("application/grpc")
 	valueWeb       = []byte(typeWebProto)
 	valueText      = []byte(typeTextProto)
+	valueZero      = []byte("0")
 	valueTrailers  = []byte("trailers")
 	valueIdentity  = []byte("identity")
 	acceptEncoding = []byte("grpc-accept-encoding")

@@ -181,13 +181,13 @@ func TestResponses(t *testing.T) {
 		{"an empty message, text", wantsText, response{200, []string{grpc}, "\x00\x00\x00\x00\x00", []string{"grpc-status: 0"}, false}, base64, "AAAAAAA=gAAAAA9ncnBjLXN0YXR1czowDQo=", http.BodyStream},
 		{"a service of gRPC-Web", "", response{200, []string{"content-type: Application/grpc-web ; a=b"}, twoMessages, trailers, false}, proto, twoMessages + frame, http.BodyStream},
 		{"failure", "", response{503, []string{"content-type: text/plain", "content-length: 5"}, "plain", nil, false},
-			"content-type: application/grpc-web+proto|grpc-message: plain|grpc-status: 14|", "", http.BodyLength},
+			"content-type: application/grpc-web+proto|grpc-message: plain|grpc-status: 14|content-length: 0|", "", http.BodyLength},
 		{"failure with trailers", "", response{404, []string{grpc}, "oops", []string{"grpc-status: 3"}, false},
-			"content-type: application/grpc-web+proto|grpc-message: oops|grpc-status: 12|", "", http.BodyLength},
+			"content-type: application/grpc-web+proto|grpc-message: oops|grpc-status: 12|content-length: 0|", "", http.BodyLength},
 		{"failure in text", wantsText, response{403, []string{"content-type: text/plain"}, "no % é way", nil, false},
-			"content-type: application/grpc-web-text+proto|grpc-message: no %25 %C3%A9 way|grpc-status: 7|", "", http.BodyLength},
+			"content-type: application/grpc-web-text+proto|grpc-message: no %25 %C3%A9 way|grpc-status: 7|content-length: 0|", "", http.BodyLength},
 		{"not gRPC", "", response{200, []string{"content-type: text/html"}, "plain", nil, false},
-			"content-type: application/grpc-web+proto|grpc-message: plain|grpc-status: 2|", "", http.BodyLength},
+			"content-type: application/grpc-web+proto|grpc-message: plain|grpc-status: 2|content-length: 0|", "", http.BodyLength},
 		{"redirect", "", response{301, []string{"location: http://foo/"}, "", nil, true},
 			"location: http://foo/|content-type: application/grpc-web+proto|", "", http.BodyLength},
 	} {
@@ -238,7 +238,7 @@ func TestReplyOfTheProxy(t *testing.T) {
 	ex.Err = &http.Error{GRPC: 4}
 	r := response{status: 504, head: []string{"content-type: text/plain"}, body: "late"}
 	r.send(t, ex, s, 100)
-	if got, want := text(&down.head.Fields), "content-type: application/grpc-web+proto|grpc-message: late|grpc-status: 4|"; got != want || down.heads != 1 {
+	if got, want := text(&down.head.Fields), "content-type: application/grpc-web+proto|grpc-message: late|grpc-status: 4|content-length: 0|"; got != want || down.heads != 1 {
 		t.Errorf("%d heads, the last is %s, want %s", down.heads, got, want)
 	}
 }

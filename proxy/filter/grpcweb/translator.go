@@ -150,6 +150,7 @@ func (t *Translator) EndOpaque(h *http.ResponseHead) {
 	t.opaque = false
 	h.Fields.SetID(http.HeaderGRPCMessage, http.AppendGRPCMessage(nil, string(t.message)))
 	h.Fields.SetID(http.HeaderGRPCStatus, http.AppendGRPCStatus(nil, code))
+	h.Fields.SetID(http.HeaderContentLength, valueZero)
 	h.Framing = http.Framing{Kind: http.BodyLength}
 }
 
