@@ -470,7 +470,7 @@ func FuzzCompileRoutes(f *testing.F) {
 					target = r.Target(1)
 					r.ApplyRequest(ex, target)
 					r.Hash(ex)
-					r.TimeoutFor(&ex.Req)
+					r.TimesFor(ex)
 				} else {
 					r.Direct(ex)
 				}

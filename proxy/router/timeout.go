@@ -124,13 +124,3 @@ func (t *Times) left(elapsed time.Duration) time.Duration {
 	}
 	return d
 }
-
-// TimeoutFor returns the time that a request may take until its response has
-// ended, 0 without a bound.
-func (r *Route) TimeoutFor(h *http.RequestHead) time.Duration {
-	if r.More == nil || !r.More.GRPC.Set || !h.IsGRPC() {
-		return r.Timeout
-	}
-	d, _ := r.More.GRPC.response(h)
-	return d
-}
