@@ -193,7 +193,8 @@ func TestRetryPolicyDefaults(t *testing.T) {
 	}
 }
 
-// TestTimes holds what Envoy 1.40 does; ByClient is ours.
+// TestTimes holds what Envoy 1.40 does; ByClient is ours, and what a service is
+// told of a try's time.
 func TestTimes(t *testing.T) {
 	const plain, grpc = "content-type: text/plain", "content-type: application/grpc"
 	const s, ms = time.Second, time.Millisecond
@@ -222,8 +223,8 @@ func TestTimes(t *testing.T) {
 		{old(3*s, 0), 0, grpc + "|grpc-timeout: 100m", Times{Response: 100 * ms, ByClient: true}, "100 100m"},
 		{old(0, 100*ms), 0, grpc + "|grpc-timeout: 400m", Times{Response: 300 * ms, ByClient: true}, "300 300m"},
 		{old(0, 100*ms), 0, grpc + "|grpc-timeout: 50m", Times{Response: 50 * ms, ByClient: true}, "50 50m"},
-		{old(0, 0), 200 * ms, grpc + "|grpc-timeout: 5S", Times{Response: 5 * s, Try: 200 * ms, ByClient: true}, "200 200m"},
-		{old(0, 0), 200 * ms, grpc, Times{Try: 200 * ms}, "200 200m"},
+		{old(0, 0), 200 * ms, grpc + "|grpc-timeout: 5S", Times{Response: 5 * s, Try: 200 * ms, ByClient: true}, "200 5000m"},
+		{old(0, 0), 200 * ms, grpc, Times{Try: 200 * ms}, "200 "},
 		{old(0, 0), 6 * s, grpc + "|grpc-timeout: 5S", Times{Response: 5 * s, ByClient: true}, "5000 5000m"},
 		{stream(0, 0, 0), 0, grpc, Times{HasStream: true}, " "},
 		{stream(0, 0, 0), 0, plain + "|grpc-timeout: 1S", Times{Stream: s, HasStream: true, ByClient: true}, " 1000m"},

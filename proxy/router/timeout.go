@@ -95,15 +95,23 @@ func (g *GRPCTimeout) stream(d time.Duration) time.Duration {
 // Tell makes the request say how long its answer is waited for. elapsed is
 // how much of the time was used up by earlier tries; expected asks for the
 // x-envoy-expected-rq-timeout-ms field (Envoy: FilterUtility::setTimeoutHeaders).
+//
+// Envoy puts the time of one try into grpc-timeout as well. A service holds to
+// that for the whole call, so that perTryTimeout would cut off every stream,
+// and a try that is given up is reset anyway: here it is told of the deadline.
 func (t *Times) Tell(ex *http.Exchange, elapsed time.Duration, expected bool) {
-	if d := t.left(elapsed); d > 0 {
-		if expected {
-			ms := max((d+time.Millisecond-1)/time.Millisecond, 1)
+	rest := t.left(elapsed)
+	if d := rest; expected {
+		if t.Try > 0 && (d == 0 || t.Try < d) {
+			d = t.Try
+		}
+		if d > 0 {
+			ms := (d + time.Millisecond - 1) / time.Millisecond
 			ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, strconv.AppendInt(ex.Scratch(20)[:0], int64(ms), 10))
 		}
-		if t.tell {
-			ex.Req.Fields.SetID(http.HeaderGRPCTimeout, http.AppendGRPCTimeout(ex.Scratch(20)[:0], d))
-		}
+	}
+	if t.tell && rest > 0 {
+		ex.Req.Fields.SetID(http.HeaderGRPCTimeout, http.AppendGRPCTimeout(ex.Scratch(20)[:0], rest))
 	}
 	if t.HasStream && t.Stream > 0 {
 		if _, asked := ex.Req.GRPCTimeout(); asked {
@@ -112,15 +120,11 @@ func (t *Times) Tell(ex *http.Exchange, elapsed time.Duration, expected bool) {
 	}
 }
 
-// left is what a try that begins now may take, 0 without a bound.
+// left is what is left of the response's time, 0 without a bound. Out of time
+// is not without a bound.
 func (t *Times) left(elapsed time.Duration) time.Duration {
-	d := t.Try
-	if t.Response > 0 {
-		// Out of time is not without a bound.
-		rest := max(t.Response-elapsed, time.Millisecond)
-		if d == 0 || rest < d {
-			d = rest
-		}
+	if t.Response == 0 {
+		return 0
 	}
-	return d
+	return max(t.Response-elapsed, time.Millisecond)
 }

@@ -113,11 +113,11 @@ func (s *ClientStream) Buffered() bool { return s.box.buffered() }
 
 // ReadBody returns the next piece of the response's body.
 func (s *ClientStream) ReadBody() ([]byte, error) {
-	p, taken, err := s.box.get()
-	if taken > 0 {
+	if taken := s.box.done(); taken > 0 {
 		s.Stream.Credit(taken)
 		s.conn.Flush()
 	}
+	p, err := s.box.get()
 	if err == io.EOF {
 		s.bodyDone = true
 	}
