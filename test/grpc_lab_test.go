@@ -4,7 +4,6 @@ package test
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -15,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"golang.org/x/net/http2"
 
 	"pillion/test/need"
 	"pillion/test/rig"
@@ -77,23 +74,16 @@ func serveHTTP2(t *testing.T, h nethttp.Handler) (addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var conns sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
-	conns.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { c.Close() })
-			conns.Go(func() {
-				defer stop()
-				new(http2.Server).ServeConn(c, &http2.ServeConnOpts{Handler: h})
-			})
-		}
-	})
-	t.Cleanup(func() { ln.Close(); cancel(); conns.Wait() })
+	server := &nethttp.Server{Handler: h, Protocols: onlyHTTP2()}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { _ = server.Close() })
 	return ln.Addr().String()
+}
+
+func onlyHTTP2() *nethttp.Protocols {
+	p := &nethttp.Protocols{}
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // answer is the service. Of the query, "status" is the HTTP status, "ct" the
@@ -193,7 +183,9 @@ func (lab *callLab) through(t *testing.T, addr string, c call) (r reply) {
 		name, value, _ := strings.Cut(f, ": ")
 		req.Header.Set(name, value)
 	}
-	resp, err := transport(addr, c.http1).RoundTrip(req)
+	client := transport(addr, c.http1)
+	defer client.CloseIdleConnections()
+	resp, err := client.RoundTrip(req)
 	if err != nil {
 		return reply{err: err}
 	}
@@ -208,15 +200,14 @@ func (lab *callLab) through(t *testing.T, addr string, c call) (r reply) {
 }
 
 // transport connects to addr whatever host is asked for.
-func transport(addr string, http1 bool) nethttp.RoundTripper {
-	if http1 {
-		return &nethttp.Transport{DisableCompression: true, DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "tcp", addr)
-		}}
-	}
-	return &http2.Transport{DisableCompression: true, AllowHTTP: true, DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+func transport(addr string, http1 bool) *nethttp.Transport {
+	t := &nethttp.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	}}
+	if !http1 {
+		t.Protocols = onlyHTTP2()
+	}
+	return t
 }
 
 // measured are fields that differ between any two exchanges.

@@ -4,7 +4,6 @@ package config
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +15,6 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -117,38 +115,30 @@ func origin(t *testing.T, h nethttp.HandlerFunc) (addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { nc.Close() })
-			conns.Go(func() {
-				defer stop()
-				new(http2.Server).ServeConn(nc, &http2.ServeConnOpts{Handler: h})
-			})
-		}
-	})
-	t.Cleanup(func() { ln.Close(); cancel(); conns.Wait() })
+	server := &nethttp.Server{Handler: h, Protocols: onlyHTTP2()}
+	go func() { _ = server.Serve(ln) }()
+	t.Cleanup(func() { _ = server.Close() })
 	return ln.Addr().String()
+}
+
+// onlyHTTP2 is HTTP/2 by prior knowledge.
+func onlyHTTP2() *nethttp.Protocols {
+	p := &nethttp.Protocols{}
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // ask sends a request of either version and returns the response, read.
 func ask(t *testing.T, addr string, version int, body io.Reader, fields ...string) (*nethttp.Response, string) {
 	t.Helper()
-	dial := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "tcp", addr) }
-	var rt nethttp.RoundTripper = &nethttp.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) }}
+	rt := &nethttp.Transport{}
 	if version == 2 {
-		rt = &http2.Transport{AllowHTTP: true,
-			DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) { return dial(ctx) }}
+		rt.Protocols = onlyHTTP2()
 	}
+	defer rt.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	req, err := nethttp.NewRequestWithContext(ctx, "POST", "http://h/t.S/M", body)
+	req, err := nethttp.NewRequestWithContext(ctx, "POST", "http://"+addr+"/t.S/M", body)
 	if err != nil {
 		t.Fatal(err)
 	}
