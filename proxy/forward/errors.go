@@ -12,7 +12,7 @@ import (
 // are Envoy's (source/common/router/router.cc, source/common/stream_info/…).
 var (
 	errNoCluster = &http.Error{Side: http.SideLocal, Kind: http.KindNoRoute, Status: 503, Flag: http.FlagNoCluster,
-		Detail: "cluster_not_found", GRPC: 14}
+		Detail: "cluster_not_found"}
 	errNoHealthy = &http.Error{Side: http.SideUpstream, Kind: http.KindNoHealthy, Status: 503, Flag: http.FlagNoHealthyUpstream,
 		Detail: "no_healthy_upstream", Body: "no healthy upstream", GRPC: 14}
 	errOverflow = &http.Error{Side: http.SideUpstream, Kind: http.KindOverflow, Status: 503, Flag: http.FlagUpstreamOverflow,

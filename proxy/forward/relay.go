@@ -221,6 +221,7 @@ func (u *upSide) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 	_ = r.owner.WriteHead(&ex.Resp, end)
 	switch {
 	case end:
+		c.judge(true)
 		c.relayed(e, nil)
 	case c.times.Try > 0:
 		c.startTimer(c.bodyDeadline())

@@ -61,10 +61,10 @@ func hasGRPCType(f *Fields) bool {
 
 // GRPCStatus returns the grpc-status among the fields of a response's head or
 // trailers: GRPCInvalid when it is not a code that gRPC knows, false when
-// there is none.
+// there is none or it is empty.
 func (f *Fields) GRPCStatus() (GRPCCode, bool) {
 	v, ok := f.Get(HeaderGRPCStatus)
-	if !ok {
+	if !ok || len(v) == 0 {
 		return 0, false
 	}
 	return parseGRPCStatus(v), true
@@ -72,9 +72,6 @@ func (f *Fields) GRPCStatus() (GRPCCode, bool) {
 
 // parseGRPCStatus takes leading zeros, as Envoy does (Grpc::Common::getGrpcStatus).
 func parseGRPCStatus(v []byte) GRPCCode {
-	if len(v) == 0 {
-		return GRPCInvalid
-	}
 	n := GRPCCode(0)
 	for _, c := range v {
 		if c < '0' || c > '9' {

@@ -55,15 +55,20 @@ func TestResponseIsGRPC(t *testing.T) {
 
 func TestGRPCStatus(t *testing.T) {
 	for v, want := range map[string]GRPCCode{"0": 0, "16": 16, "014": 14, "0000": 0, "17": GRPCInvalid, "100": GRPCInvalid,
-		"": GRPCInvalid, "x": GRPCInvalid, "-1": GRPCInvalid, " 1": GRPCInvalid, "99999999999999999999": GRPCInvalid} {
+		"x": GRPCInvalid, "-1": GRPCInvalid, " 1": GRPCInvalid, "99999999999999999999": GRPCInvalid} {
 		var f Fields
 		f.AddID(HeaderGRPCStatus, []byte(v))
 		if got, ok := f.GRPCStatus(); !ok || got != want {
 			t.Errorf("%q: %d, %t, want %d", v, got, ok, want)
 		}
 	}
-	if _, ok := new(Fields).GRPCStatus(); ok {
+	var f Fields
+	if _, ok := f.GRPCStatus(); ok {
 		t.Error("there is a status where none is")
+	}
+	f.AddID(HeaderGRPCStatus, nil)
+	if _, ok := f.GRPCStatus(); ok {
+		t.Error("there is a status where it is empty")
 	}
 }
 

@@ -21,8 +21,8 @@ func grpcLabel(g http.GRPCCode) string {
 }
 
 // grpcStatus returns the status of a gRPC request: that of the trailers, of
-// the head when there was nothing but trailers, or what gRPC makes of an HTTP
-// error. A 200 without a status has none, since it may have broken off.
+// the head when there was nothing but trailers, or what gRPC makes of HTTP's,
+// which for a 200 that broke off is UNKNOWN (Envoy: Grpc::Common::getGrpcStatus).
 func grpcStatus(ex *http.Exchange) http.GRPCCode {
 	if ex.RespTrailers != nil {
 		if code, ok := ex.RespTrailers.GRPCStatus(); ok {
@@ -32,7 +32,7 @@ func grpcStatus(ex *http.Exchange) http.GRPCCode {
 	if code, ok := ex.Resp.Fields.GRPCStatus(); ok {
 		return code
 	}
-	if ex.Resp.Status == 0 || ex.Resp.Status == 200 {
+	if ex.Resp.Status == 0 {
 		return grpcNone
 	}
 	return http.GRPCOfHTTP(ex.Resp.Status)

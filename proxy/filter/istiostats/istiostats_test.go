@@ -200,7 +200,11 @@ func TestLabels(t *testing.T) {
 		{"gRPC without a status", http.Outbound, func(ex *http.Exchange) {
 			toReviews(ex)
 			ex.GRPC = true
-		}, outbound, map[string]string{"request_protocol": "grpc"}},
+		}, outbound, map[string]string{"request_protocol": "grpc", "grpc_response_status": "2"}},
+		{"gRPC without an answer", http.Outbound, func(ex *http.Exchange) {
+			toReviews(ex)
+			ex.GRPC, ex.Resp.Status = true, 0
+		}, outbound, map[string]string{"request_protocol": "grpc", "response_code": "0"}},
 		{"inbound", http.Inbound, func(ex *http.Exchange) {
 			ex.Upstream, ex.ClusterName = host(http.Peer{}), "inbound|9080||"
 		}, inbound, nil},
