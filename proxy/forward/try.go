@@ -106,8 +106,8 @@ func (c *Call) awaitContinue() (final bool, err *http.Error) {
 	if !c.ex.Req.Expect100 || c.ex.Req.Framing.Kind == http.BodyNone {
 		return false, nil
 	}
-	c.up.SetReadDeadline(time.Now().Add(continueWait))
-	defer c.up.SetReadDeadline(time.Time{})
+	c.bound(time.Now().Add(continueWait))
+	defer c.bound(time.Time{})
 	for {
 		failed := c.up.ReadHead(&c.ex.Resp)
 		if he, ok := failed.(*http.Error); ok && he.Kind == http.KindTimeout && !c.cancelled.Load() {
@@ -147,7 +147,16 @@ func (c *Call) armDeadline() {
 // arm bounds the reading of the response by a time of http.Now.
 func (c *Call) arm(d int64) {
 	c.timed.Store(true)
-	c.up.SetReadDeadline(time.Now().Add(time.Duration(d - http.Now())))
+	c.bound(time.Now().Add(time.Duration(d - http.Now())))
+}
+
+// bound sets the deadline of reading, which is also how Cancel interrupts it:
+// a Cancel that came just before has the last word.
+func (c *Call) bound(t time.Time) {
+	c.up.SetReadDeadline(t)
+	if c.cancelled.Load() {
+		c.up.Interrupt()
+	}
 }
 
 // rearm takes the bound of one try away once the response has begun. The pump
@@ -158,7 +167,7 @@ func (c *Call) rearm() {
 		return
 	}
 	c.timed.Store(false)
-	c.up.SetReadDeadline(time.Time{})
+	c.bound(time.Time{})
 }
 
 // headFailed maps an error of ReadHead: a client that went away in mid-body
