@@ -15,6 +15,7 @@ import (
 	"pillion/proxy/buf"
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
 )
@@ -80,7 +81,8 @@ type Call struct {
 
 	relay relay
 
-	heads []buf.Buffer // storage of response heads, until Release
+	heads []buf.Buffer       // storage of response heads, until Release
+	used  []*h2.ClientStream // likewise
 
 	mu        sync.Mutex
 	cancelled atomic.Bool
@@ -183,6 +185,11 @@ func (c *Call) Release() {
 	for i := range c.heads {
 		c.heads[i].Release()
 	}
+	for _, s := range c.used {
+		s.Recycle()
+	}
+	clear(c.used)
+	c.used = c.used[:0]
 	c.body.release()
 	clear(c.tried)
 	c.mu.Lock()
