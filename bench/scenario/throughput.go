@@ -219,8 +219,10 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 func outcome(s report.Sample) string {
 	out := s.Peer
 	if v, ok := s.Values[report.BytesRate]; ok {
-		out += fmt.Sprintf(" %.1f ms CPU per GiB, %.0f MiB/s", s.Values[report.CPUPerGiB], v)
-		return out + failures(s)
+		if cpu, ok := s.Values[report.CPUPerGiB]; ok {
+			out += fmt.Sprintf(" %.0f ms CPU per GiB,", cpu)
+		}
+		return out + fmt.Sprintf(" %.0f MiB/s", v) + failures(s)
 	}
 	if v, ok := s.Values[report.CPU]; ok {
 		out += fmt.Sprintf(" %.1f µs CPU per request,", v)
