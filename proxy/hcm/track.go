@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/netio"
+	"pillion/proxy/stats"
 )
 
 // sweepEvery is how often idle and waiting connections are looked at.
@@ -25,6 +27,9 @@ type Tracker struct {
 	count    int  // guarded by mu
 	draining atomic.Bool
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
+
+	// HTTP2 is what connections of HTTP/2 count by themselves.
+	HTTP2 h2.Stats
 
 	// OnQuiet, unless nil, is called when nothing has moved on any connection
 	// for a second, once after each busy time and at most every quietEvery:
@@ -115,6 +120,10 @@ func (t *Tracker) sweep(now int64) (moving bool) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			moving = c.sweepMultiLocked(now) || moving
+			return
+		}
 		age := time.Duration(now - c.since)
 		if c.state == stateActive || age < sweepEvery {
 			moving = true
@@ -170,6 +179,10 @@ func (t *Tracker) closeQuiet(now int64) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			c.drainMultiLocked(now)
+			return
+		}
 		if c.state == stateIdle && now-c.since > int64(drainQuiet) {
 			c.m.Stats.CxDrainClose.Inc()
 			c.closeIdleLocked()
@@ -181,6 +194,10 @@ func (t *Tracker) abortAll() {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			c.multi.Abort()
+			return
+		}
 		c.cancelLocked()
 		c.sc.Abort()
 	})
@@ -204,3 +221,40 @@ func (t *Tracker) startDrain() chan struct{} {
 // Draining reports whether connections are to be closed after their current
 // exchange.
 func (t *Tracker) Draining() bool { return t.draining.Load() }
+
+// CollectStats reports what HTTP/2 connections count, under the names that
+// Envoy gives its codec.
+func (t *Tracker) CollectStats(e *stats.Emitter) {
+	t.HTTP2.Counters(func(name string, v uint64) { e.Counter("http2."+name, "", v) })
+	t.HTTP2.Gauges(func(name string, v int64) { e.Gauge("http2."+name, "", v) })
+}
+
+// sweepMultiLocked is sweep for an HTTP/2 connection; mu is held.
+func (c *conn) sweepMultiLocked(now int64) (moving bool) {
+	idle := c.multi.IdleSince()
+	if idle == 0 || time.Duration(now-idle) < sweepEvery {
+		moving = true
+	}
+	limit := c.m.config().IdleTimeout
+	if idle != 0 && limit > 0 && time.Duration(now-idle) > limit && c.state != stateClosing {
+		c.m.Stats.CxIdleTimeout.Inc()
+		c.state, c.since = stateClosing, now
+		go c.multi.FinishDrain() // it writes, and the tracker is locked
+		return moving
+	}
+	c.multi.Keepalive(now)
+	return moving
+}
+
+// drainMultiLocked ends an HTTP/2 connection in two steps: the streams that
+// are on their way when the client is told are still served. mu is held.
+func (c *conn) drainMultiLocked(now int64) {
+	switch {
+	case c.state != stateClosing:
+		c.m.Stats.CxDrainClose.Inc()
+		c.state, c.since = stateClosing, now
+		go c.multi.Drain()
+	case now-c.since > int64(drainQuiet):
+		go c.multi.FinishDrain()
+	}
+}
