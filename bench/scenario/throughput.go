@@ -58,6 +58,9 @@ func (t Throughput) openShares(s Settings) []float64 {
 // Estimate implements Measurer.
 func (t Throughput) Estimate(s Settings, peers int) time.Duration {
 	closed := time.Duration(s.Turns)*s.Duration + warmup(s)
+	if t.Bulk > 0 {
+		closed += time.Duration(s.Turns) * s.Duration
+	}
 	open := time.Duration(len(t.openShares(s))*s.Turns) * (openWarmup + s.Duration)
 	var traced time.Duration
 	if s.Syscalls {
