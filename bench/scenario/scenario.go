@@ -3,9 +3,8 @@
 // Package scenario holds the table of scenarios and the ways to measure them.
 //
 // A scenario is a struct literal in All: how many services of which shape the
-// peers are configured for, how many clients connect, and one of the Measurers.
-// A new protocol adds a Measurer, and to each peer that speaks it a
-// configuration.
+// peers are configured for, what both sides speak, how many clients connect, and
+// one of the Measurers.
 package scenario
 
 import (
