@@ -81,18 +81,25 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 		text := fillText(t, file, "v1", v1.Port(), "v2", v2.Port(), "gone", gone)
 		write(t, filepath.Join(dir, filepath.Base(file)), text)
 	}
-	lab.ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
+	lab.envoy, lab.ours = startBoth(t, envoy, dir, flags...)
+	return lab
+}
 
-	lab.envoy = rig.FreeAddr(t)
+// startBoth starts the proxy and a real Envoy with what is made of the YAML in
+// dir, and returns the addresses of their forward proxies.
+func startBoth(t *testing.T, binary, dir string, flags ...string) (envoy, ours string) {
+	t.Helper()
+	ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
+	envoy = rig.FreeAddr(t)
 	admin := rig.FreeAddr(t)
-	args := append([]string{"translate", "-o", "envoy", "--http", lab.envoy, "--admin", admin}, flags...)
+	args := append([]string{"translate", "-o", "envoy", "--http", envoy, "--admin", admin}, flags...)
 	bootstrap, stderr, code := command(t, "", append(args, dir)...)
 	if code != 0 {
 		t.Fatalf("translate -o envoy: exit code %d: %s", code, stderr)
 	}
 	path := filepath.Join(t.TempDir(), "envoy.json")
 	write(t, path, bootstrap)
-	process := rig.StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
+	process := rig.StartProcess(t, exec.Command(binary, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
 	rig.Until(t, "Envoy is ready", func() error {
 		if process.Exited() {
 			t.Fatalf("Envoy doesn't take the translation: %s", process.Stderr)
@@ -100,7 +107,7 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 		_, err := rig.Fetch("GET", "http://"+admin+"/ready")
 		return err
 	})
-	return lab
+	return envoy, ours
 }
 
 // answer is the handler of both origins: it keeps what it saw and answers as

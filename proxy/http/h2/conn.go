@@ -4,6 +4,7 @@ package h2
 
 import (
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -63,10 +64,12 @@ type Conn struct {
 	out     *[]byte // frames that wait to be written; nil when there are none
 	control int     // how many of them answer the peer's frames
 	writing bool    // a goroutine writes
-	broken  bool    // a write has failed
-	waiters []*Stream
-	queues  int // streams that have a queue
-	taken   []taken
+	// promised says that a goroutine is about to write.
+	promised bool
+	broken   bool // a write has failed
+	waiters  []*Stream
+	queues   int // streams that have a queue
+	taken    []taken
 
 	sendWin       int64 // of the connection
 	peerWindow    int64 // SETTINGS_INITIAL_WINDOW_SIZE of the peer
@@ -171,6 +174,28 @@ func (c *Conn) Flush() {
 	var b Batch
 	c.flush(&b)
 	b.Flush()
+}
+
+// FlushSoon is Flush for one of many goroutines that send at the same time: the
+// first lets the others that can run have their turn, and writes for all.
+func (c *Conn) FlushSoon() {
+	if !c.promise() {
+		return
+	}
+	runtime.Gosched()
+	c.Flush()
+}
+
+// promise makes it the caller's duty to flush what is there and what still
+// comes. false: somebody else has it.
+func (c *Conn) promise() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.promised {
+		return false
+	}
+	c.promised = true
+	return true
 }
 
 // Open begins a request on a client's connection; with end it has no body.

@@ -4,7 +4,6 @@ package h2
 
 import (
 	"encoding/binary"
-	"runtime"
 
 	"golang.org/x/net/http2"
 
@@ -21,8 +20,8 @@ func (c *Conn) Run() {
 			c.fail(err)
 			break
 		}
-		if len(c.batch.dirty) > 0 && !c.client {
-			runtime.Gosched()
+		if !c.client {
+			c.batch.flushSoon()
 		}
 		c.batch.touch(c)
 		c.batch.Flush()

@@ -195,6 +195,7 @@ func (c *Conn) deliver(list []taken, b *Batch) {
 // what they have to it.
 func (c *Conn) flush(b *Batch) {
 	c.mu.Lock()
+	c.promised = false
 	if c.writing {
 		c.mu.Unlock()
 		return
