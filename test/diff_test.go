@@ -5,14 +5,12 @@ package test
 import (
 	"fmt"
 	"io"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"pillion/test/need"
 	"pillion/test/rig"
 	"pillion/test/wire"
 )
@@ -65,7 +63,6 @@ type diffLab struct {
 // newDiffLab starts everything. flags go to the proxy and to the translation.
 func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 	t.Helper()
-	envoy := need.Envoy(t)
 	lab := &diffLab{seen: map[string][]*wire.Request{}, held: make(chan struct{})}
 	v1 := wire.NewOrigin(t, "v1", "127.0.0.1:0", lab.answer)
 	v2 := wire.NewOrigin(t, "v2", "127.0.0.1:0", lab.answer)
@@ -83,23 +80,7 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 	}
 	lab.ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
 
-	lab.envoy = rig.FreeAddr(t)
-	admin := rig.FreeAddr(t)
-	args := append([]string{"translate", "-o", "envoy", "--http", lab.envoy, "--admin", admin}, flags...)
-	bootstrap, stderr, code := command(t, "", append(args, dir)...)
-	if code != 0 {
-		t.Fatalf("translate -o envoy: exit code %d: %s", code, stderr)
-	}
-	path := filepath.Join(t.TempDir(), "envoy.json")
-	write(t, path, bootstrap)
-	process := rig.StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
-	rig.Until(t, "Envoy is ready", func() error {
-		if process.Exited() {
-			t.Fatalf("Envoy doesn't take the translation: %s", process.Stderr)
-		}
-		_, err := rig.Fetch("GET", "http://"+admin+"/ready")
-		return err
-	})
+	lab.envoy = startEnvoy(t, flags, dir).HTTP
 	return lab
 }
 
