@@ -72,7 +72,7 @@ func (h *Host) ReportFailure(kind http.Kind) {
 	switch kind {
 	case http.KindTimeout, http.KindIdleTimeout, http.KindMaxDuration:
 		h.Stats.RqTimeout.Inc()
-	case http.KindConnectFailure, http.KindConnectTimeout, http.KindReset, http.KindRefused, http.KindPoolReset,
+	case http.KindConnectFailure, http.KindConnectTimeout, http.KindReset, http.KindStreamReset, http.KindRefused, http.KindPoolReset,
 		http.KindUpstreamProtocol, http.KindResolve:
 	default:
 		return

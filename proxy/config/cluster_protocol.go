@@ -12,6 +12,8 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"pillion/proxy/pool"
 )
 
 const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -49,16 +51,31 @@ func (b *clusterBuilder) typedHTTP(path string, o *httpv3.HttpProtocolOptions) e
 	if err := at("common_http_protocol_options", b.commonHTTP(o.GetCommonHttpProtocolOptions())); err != nil {
 		return err
 	}
-	if e := o.GetExplicitHttpConfig(); e != nil {
-		if e.GetHttp2ProtocolOptions() != nil {
-			b.out.Conn.Socket.HTTP2 = true
-			b.warn("%s.explicit_http_config.http2_protocol_options: HTTP/2 is not spoken to upstream hosts yet; "+
-				"requests to this cluster are answered with 503", path)
-		}
-		if e.GetHttp3ProtocolOptions() != nil {
+	conn := &b.out.Conn
+	var h2 *corev3.Http2ProtocolOptions
+	where := "explicit_http_config"
+	switch u := o.GetUpstreamProtocolOptions().(type) {
+	case *httpv3.HttpProtocolOptions_ExplicitHttpConfig_:
+		if u.ExplicitHttpConfig.GetHttp3ProtocolOptions() != nil {
 			return fmt.Errorf("explicit_http_config.http3_protocol_options: is not supported")
 		}
+		if h2 = u.ExplicitHttpConfig.GetHttp2ProtocolOptions(); h2 != nil {
+			conn.Speaks = pool.SpeaksHTTP2
+		}
+	case *httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig:
+		where = "use_downstream_protocol_config"
+		conn.Speaks, h2 = pool.SpeaksClients, u.UseDownstreamProtocolConfig.GetHttp2ProtocolOptions()
+	case *httpv3.HttpProtocolOptions_AutoConfig:
+		return fmt.Errorf("auto_config: is not supported")
 	}
+	if h2 == nil {
+		return nil
+	}
+	cfg, err := compileHTTP2(h2)
+	if err != nil {
+		return at(where+".http2_protocol_options", err)
+	}
+	conn.HTTP2, conn.MaxStreams = cfg, h2.GetMaxConcurrentStreams().GetValue()
 	return nil
 }
 

@@ -164,7 +164,7 @@ func TestReviewsOfIstiod(t *testing.T) {
 		Breakers: cluster.Breakers{MaxRequests: 1000, MaxRetries: pool.NoLimit},
 		Conn: pool.Settings{MaxConnections: 100, MaxPending: 100, MaxRequestsPerConnection: 10, ConnectTimeout: 3 * time.Second,
 			IdleTimeout: 90 * time.Second, Socket: pool.Socket{Keepalive: true, KeepaliveTime: 300 * time.Second,
-				KeepaliveInterval: 75 * time.Second, HTTP2: true}},
+				KeepaliveInterval: 75 * time.Second}, Speaks: pool.SpeaksHTTP2},
 		ServiceHost: "reviews.default.svc.cluster.local", ServiceName: "reviews.default.svc.cluster.local", ServiceNamespace: "default",
 		Reference: "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews",
 	}
@@ -336,7 +336,6 @@ func TestClusterWarnings(t *testing.T) {
 		{`{name: a, close_connections_on_host_health_failure: true}`, "close_connections_on_host_health_failure"},
 		{`{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, outlier_detection: {enforcing_success_rate: 0}}`, "outlier_detection: is not done"},
 		{`{name: a, ` + httpOptions(`common_http_protocol_options: {max_headers_count: 5}`) + `}`, "common_http_protocol_options: responses"},
-		{`{name: a, ` + httpOptions(`explicit_http_config: {http2_protocol_options: {}}`) + `}`, httpPath + "explicit_http_config.http2_protocol_options: HTTP/2 is not spoken"},
 		{`{name: a, typed_extension_protocol_options: {x: {"@type": type.googleapis.com/google.protobuf.Empty}}}`, "typed_extension_protocol_options[x]: is not known"},
 		{`{name: a, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: "::6", port_value: 0}}]}}`, "upstream_bind_config.extra_source_addresses"},
 		{`{name: a, load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}, additional_addresses: [{}]}}]}]}}`, "endpoint 10.0.0.1:80: additional_addresses"},

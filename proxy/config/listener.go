@@ -151,6 +151,12 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	if n := common.GetMaxHeadersCount(); n != nil {
 		cfg.Limits.MaxFields = int(n.GetValue())
 	}
+	http2, err := compileHTTP2(m.GetHttp2ProtocolOptions())
+	if err != nil {
+		return nil, fmt.Errorf("http2_protocol_options: %w", err)
+	}
+	http2.MaxHeadBytes, http2.MaxFields = cfg.Limits.MaxHeadBytes, cfg.Limits.MaxFields
+	cfg.HTTP2 = &http2
 	logs, err := c.accessLogs(m.GetAccessLog())
 	if err != nil {
 		return nil, fmt.Errorf("access_log: %w", err)
@@ -169,7 +175,7 @@ func orDefault(s, def string) string {
 // checkHCM refuses values that would be served other than they say.
 func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	switch m.GetCodecType() {
-	case hcmv3.HttpConnectionManager_AUTO, hcmv3.HttpConnectionManager_HTTP1:
+	case hcmv3.HttpConnectionManager_AUTO, hcmv3.HttpConnectionManager_HTTP1, hcmv3.HttpConnectionManager_HTTP2:
 	default:
 		return fmt.Errorf("codec_type: %s is not supported by this build", m.GetCodecType())
 	}

@@ -26,6 +26,10 @@ var (
 		Flag: http.FlagUpstreamRequestTimeout, Detail: "upstream_response_timeout", Close: true, GRPC: 4}
 	errCancelled = &http.Error{Side: http.SideDownstream, Kind: http.KindClientGone,
 		Flag: http.FlagDownstreamConnTermination, Detail: "downstream_remote_disconnect", Close: true}
+	// errUpstreamBroken: the host broke the rules of the protocol.
+	errUpstreamBroken = &http.Error{Side: http.SideUpstream, Kind: http.KindUpstreamProtocol, Retry: http.RetryByPolicy, Status: 502,
+		Flag: http.FlagUpstreamProtocolError, Detail: "upstream_reset_before_response_started{protocol_error}",
+		Body: "upstream connect error or disconnect/reset before headers. reset reason: protocol error", GRPC: 14}
 	errUnaskedUpgrade = &http.Error{Side: http.SideUpstream, Kind: http.KindUpstreamProtocol, Status: 502,
 		Flag: http.FlagUpstreamProtocolError, Detail: "upstream_reset_before_response_started{protocol_error}",
 		Body: "upstream connect error or disconnect/reset before headers. reset reason: protocol error", GRPC: 14}
@@ -74,6 +78,8 @@ func resetReason(err *http.Error) string {
 		return "connection timeout"
 	case http.KindReset, http.KindPoolReset:
 		return "connection termination"
+	case http.KindStreamReset:
+		return "remote reset"
 	case http.KindRefused:
 		return "remote refused stream reset"
 	case http.KindOverflow:

@@ -16,7 +16,6 @@ import (
 	"pillion/proxy/buf"
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
-	"pillion/proxy/http/h1"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
 )
@@ -57,9 +56,11 @@ type Call struct {
 	timeout time.Duration // of the response, from the request's end; 0 none
 
 	// The current try.
-	host *cluster.Host
-	conn *pool.Conn
-	up   *h1.ClientConn
+	host   *cluster.Host
+	picked bool // host was chosen before the try began
+	up     upstream
+	conn   *pool.Conn       // that up is on; nil if it is on an HTTP/2 one
+	stream *pool.StreamConn // that up is on; nil if it is on an HTTP/1 one
 	// timed says that the connection has a deadline set; unseen that the last
 	// try's request can't have reached the application. timed and deadline
 	// may be set by the pump.
@@ -76,12 +77,14 @@ type Call struct {
 	body replay
 	pump pump
 
+	relay relay
+
 	heads []buf.Buffer // storage of response heads, until Release
 
 	mu        sync.Mutex
 	cancelled atomic.Bool
-	live      *h1.ClientConn // the connection to interrupt; guarded by mu
-	done      chan struct{}  // closed by Cancel; guarded by mu, made on demand
+	live      upstream      // to interrupt; guarded by mu
+	done      chan struct{} // closed by Cancel; guarded by mu, made on demand
 }
 
 // maxReissues bounds the repeats of a request that met dead connections.
@@ -91,6 +94,14 @@ const maxReissues = 3
 // sent. If the error comes before down's head was written, the caller sends
 // the local reply that ex.LocalReply and the error describe.
 func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *router.Route, target *router.Target) *http.Error {
+	if err := c.setUp(opt, ex, down, route, target); err != nil {
+		return err
+	}
+	return c.Proceed()
+}
+
+// setUp prepares the exchange for its first try.
+func (c *Call) setUp(opt *Options, ex *http.Exchange, down Downstream, route *router.Route, target *router.Target) *http.Error {
 	c.opt, c.ex, c.down, c.vh, c.route, c.target = opt, ex, down, route.VirtualHost(), route, target
 	ex.ClusterName = c.target.Cluster.Name()
 	slot, _ := c.target.Cluster.(*cluster.Slot)
@@ -102,13 +113,22 @@ func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *rout
 	}
 	route.ApplyRequest(ex, c.target)
 	c.prepare()
-	if ex.Req.Framing.Kind == http.BodyNone {
+	return nil
+}
+
+// Proceed makes the tries of an exchange that is set up.
+func (c *Call) Proceed() *http.Error {
+	if c.ex.Req.Framing.Kind == http.BodyNone {
 		c.sendMirrors()
 	} else {
 		defer c.sendMirrors()
 	}
+	return c.tries(c.try())
+}
+
+// tries repeats what failed with err as long as it may be repeated.
+func (c *Call) tries(err *http.Error) *http.Error {
 	for {
-		err := c.try()
 		if err != errRetryStatus {
 			c.releaseRetry()
 		}
@@ -116,6 +136,7 @@ func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *rout
 			c.releaseRetry()
 			return c.end(err)
 		}
+		err = c.try()
 	}
 }
 
@@ -177,17 +198,19 @@ func (c *Call) Release() {
 	defer c.mu.Unlock()
 	heads, tried := c.heads[:0], c.tried[:0]
 	c.opt, c.ex, c.down, c.vh, c.route, c.target, c.cl = nil, nil, nil, nil, nil, nil, nil
-	c.host, c.conn, c.up, c.unseen = nil, nil, nil, false
+	c.host, c.conn, c.stream, c.up, c.unseen, c.picked = nil, nil, nil, nil, false, false
 	c.retries, c.reissues, c.holdsRetry = 0, 0, false
 	c.timed.Store(false)
 	c.deadline.Store(0)
 	c.heads, c.tried = heads, tried
 	c.live, c.done = nil, nil
+	c.relay.down, c.relay.downConn = nil, nil
+	c.relay.trailers.Reset()
 	c.cancelled.Store(false)
 }
 
 // setLive names the connection that Cancel interrupts.
-func (c *Call) setLive(up *h1.ClientConn) {
+func (c *Call) setLive(up upstream) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.live = up

@@ -9,6 +9,7 @@ import (
 
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
 )
 
@@ -101,25 +102,49 @@ func (r *requestCopy) send(cl *cluster.Cluster) {
 		return
 	}
 	deadline := time.Now().Add(mirrorTime)
-	conn, err := cl.Acquire(host, http.Now()+int64(mirrorTime), nil, http.MethodOther)
+	status, ok, err := r.sendTo(cl, host, deadline)
 	if err != nil {
 		host.ReportFailure(err.Kind)
 		return
 	}
-	cl.Stats.RqTotal.Inc()
-	up := conn.H1
-	up.SetDeadline(deadline)
-	up.Begin()
-	status, ok := r.exchange(up)
-	up.SetDeadline(time.Time{})
-	reusable, head := up.End()
-	head.Release()
-	cl.Put(conn, reusable && ok)
 	if ok {
 		host.ReportStatus(status)
 	} else {
 		host.ReportFailure(http.KindReset)
 	}
+}
+
+// sendTo makes the request on a connection of the kind that the cluster's hosts
+// are spoken to with.
+func (r *requestCopy) sendTo(cl *cluster.Cluster, host *cluster.Host, deadline time.Time) (status int, ok bool, err *http.Error) {
+	late := http.Now() + int64(mirrorTime)
+	if cl.SpeaksHTTP2(r.head.Protocol) {
+		sc, err := cl.AcquireStream(host, late, nil)
+		if err != nil {
+			return 0, false, err
+		}
+		defer cl.PutStream(sc)
+		cl.Stats.RqTotal.Inc()
+		up := h2.NewClientStream(sc.H2)
+		up.SetReadDeadline(deadline)
+		status, ok = r.exchange(up)
+		up.End()
+		return status, ok, nil
+	}
+	conn, err := cl.Acquire(host, late, nil, http.MethodOther)
+	if err != nil {
+		return 0, false, err
+	}
+	cl.Stats.RqTotal.Inc()
+	up := conn.H1
+	up.SetDeadline(deadline)
+	up.Begin()
+	status, ok = r.exchange(up)
+	up.SetDeadline(time.Time{})
+	reusable, head := up.End()
+	head.Release()
+	cl.Put(conn, reusable && ok)
+	return status, ok, nil
 }
 
 func (r *requestCopy) exchange(up http.ClientStream) (status int, ok bool) {

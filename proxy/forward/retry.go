@@ -35,15 +35,16 @@ func (c *Call) again(err *http.Error) bool {
 	return c.backOff()
 }
 
-// reissue repeats, whatever the policy says, a request that met a pooled
-// connection which the host had already closed: no application saw it. For
-// methods that are not idempotent the kernel must vouch for that (RFC 9110
+// reissue repeats, whatever the policy says, a request that no application
+// saw: because it met a pooled connection which the host had already closed,
+// or because the host said so (RFC 9113 section 8.7). For a closed connection
+// and methods that are not idempotent the kernel must vouch for it (RFC 9110
 // section 9.2.2).
 func (c *Call) reissue(err *http.Error) bool {
-	if err.Kind != http.KindPoolReset || c.reissues == maxReissues || !c.replayable() {
+	if err.Retry != http.RetryAlways && err.Kind != http.KindPoolReset || c.reissues == maxReissues || !c.replayable() {
 		return false
 	}
-	if !c.ex.Req.Method.Idempotent() && !c.unseen {
+	if err.Kind == http.KindPoolReset && !c.ex.Req.Method.Idempotent() && !c.unseen {
 		return false
 	}
 	c.reissues++

@@ -6,10 +6,8 @@ import (
 	"io"
 	"time"
 
-	"pillion/proxy/cluster"
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
-	"pillion/proxy/pool"
 )
 
 // try makes one attempt. nil: the response was sent downstream completely.
@@ -32,43 +30,18 @@ func (c *Call) try() *http.Error {
 // connect chooses a host and gets a connection to it.
 func (c *Call) connect() *http.Error {
 	ex := c.ex
-	args := cluster.PickArgs{Authority: ex.Req.Authority}
-	if ex.Conn != nil {
-		args.OriginalDst = ex.Conn.OriginalDst
+	if err := c.pick(); err != nil {
+		return err
 	}
-	args.Hash, args.HasHash = c.route.Hash(ex)
-	if c.route.Retry != nil && c.route.Retry.AvoidPreviousHosts {
-		args.Avoid = c.tried
-	}
-	c.host = c.cl.Pick(&args)
-	if c.host == nil {
-		return errNoHealthy
-	}
-	ex.Upstream = c.host.Facts
-	ex.Attempts++
-	c.tried = append(c.tried, c.host)
-
-	conn, err := c.acquire()
-	if err != nil {
+	if err := c.acquire(); err != nil {
 		c.host.ReportFailure(err.Kind)
 		return c.noticeCancel(err)
 	}
-	c.conn, c.up = conn, conn.H1
 	ex.UpstreamLocal = c.up.LocalAddr()
-	ex.UpstreamProtocol = http.HTTP11
 	ex.UpstreamStart = http.Now()
 	c.cl.Stats.RqTotal.Inc()
 	c.setLive(c.up)
 	return nil
-}
-
-// acquire gets a connection to the host; a new one if an old one turned out
-// to be closed.
-func (c *Call) acquire() (*pool.Conn, *http.Error) {
-	if c.reissues > 0 {
-		return c.cl.AcquireFresh(c.host, c.tryDeadline(), nil)
-	}
-	return c.cl.Acquire(c.host, c.tryDeadline(), nil, c.ex.Req.Method)
 }
 
 // tryDeadline is when the current try must have ended, of http.Now; 0 never.
@@ -278,7 +251,7 @@ func (c *Call) blame(err *http.Error) {
 	switch err.Kind {
 	case http.KindPoolReset:
 		// The connection was closed between two requests: nobody's failure.
-		c.unseen = c.up.Unseen()
+		c.unseen = c.up != nil && c.up.Unseen()
 		return
 	case http.KindTimeout:
 		if err == errTryTimeout {
@@ -287,7 +260,7 @@ func (c *Call) blame(err *http.Error) {
 			st.RqTimeout.Inc()
 		}
 		st.RqTxReset.Inc()
-	case http.KindReset:
+	case http.KindReset, http.KindStreamReset, http.KindRefused:
 		st.RqRxReset.Inc()
 	case http.KindUpstreamProtocol:
 		st.CxProtocolError.Inc()
@@ -311,6 +284,5 @@ func (c *Call) hangUp(err *http.Error) {
 	} else {
 		c.heads = append(c.heads, head)
 	}
-	c.cl.Put(c.conn, reusable && whole && !c.cancelled.Load())
-	c.conn, c.up = nil, nil
+	c.put(reusable && whole && !c.cancelled.Load())
 }

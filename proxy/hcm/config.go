@@ -14,6 +14,7 @@ import (
 	"pillion/proxy/filter"
 	"pillion/proxy/forward"
 	"pillion/proxy/http/h1"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
 )
 
@@ -48,6 +49,7 @@ type Config struct {
 	NoRouteChain *filter.Chain
 	AccessLogs   []*accesslog.Logger
 	Limits       *h1.Limits
+	HTTP2        *h2.Config
 	Forward      *forward.Options
 
 	// ServerName is the value of the Server field.

@@ -11,6 +11,7 @@ import (
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
 )
 
@@ -23,12 +24,11 @@ const (
 	stateClosing                  // was idle and is being closed
 )
 
-// conn is one downstream HTTP/1 connection. It belongs to the goroutine that
-// serves it, but for the fields guarded by mu, through which the tracker
-// reaches it.
+// conn is one downstream connection. It belongs to the goroutine that serves
+// it, but for the fields guarded by mu, through which the tracker reaches it.
 type conn struct {
 	m    *Manager
-	sc   *h1.ServerConn
+	sc   *h1.ServerConn // until it turns out to speak HTTP/2
 	info *http.ConnInfo
 
 	next, prev *conn // guarded by Tracker.mu
@@ -37,19 +37,36 @@ type conn struct {
 	state connState     // guarded by mu
 	since int64         // when state changed, of http.Now; guarded by mu
 	call  *forward.Call // of the exchange under way; guarded by mu
+	multi *h2.Conn      // when it speaks HTTP/2; set once, guarded by mu
 }
 
 // stream is what one exchange needs; an idle connection has none.
 type stream struct {
-	*h1.ServerConn // of the connection, during the exchange
-	c              *conn
-	cfg            *Config
-	ex             http.Exchange
-	call           forward.Call
-	bodyTimed      bool           // the request's body has a deadline
-	chain          *filter.Chain  // nil before routing
-	route          *router.Route  // nil when none was found
-	target         *router.Target // nil unless the route forwards
+	codec     // during the exchange
+	c         *conn
+	cfg       *Config
+	ex        http.Exchange
+	call      forward.Call
+	bodyTimed bool           // the request's body has a deadline
+	chain     *filter.Chain  // nil before routing
+	route     *router.Route  // nil when none was found
+	target    *router.Target // nil unless the route forwards
+}
+
+// codec is the downstream side of an exchange, as h1.ServerConn and
+// h2.ServerStream offer it.
+type codec interface {
+	http.ServerStream
+	// Started reports whether the response's head was written.
+	Started() bool
+	// StopReading makes a ReadBody in progress, and those to come, fail until
+	// ResumeReading.
+	StopReading()
+	ResumeReading()
+	// SetReadDeadline bounds ReadBody; zero: no bound.
+	SetReadDeadline(time.Time)
+	// SetClosing ends an HTTP/1 connection with this exchange.
+	SetClosing()
 }
 
 var streamPool = sync.Pool{New: func() any { return new(stream) }}
@@ -62,14 +79,42 @@ func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
 	m.Stats.CxTotal.Inc()
 	m.Stats.CxActive.Inc()
 	defer func() {
-		c.sc.Close()
+		if c.multi == nil {
+			c.sc.Close()
+		}
 		m.Stats.CxActive.Dec()
 		m.Stats.CxDestroy.Inc()
 		m.tracker.remove(c)
 	}()
-	for c.await() {
-		if !c.serveOne() {
-			return
+	if !c.await() {
+		return
+	}
+	if c.speaksHTTP2() {
+		c.serveHTTP2()
+		return
+	}
+	for c.serveOne() && c.await() {
+	}
+}
+
+// speaksHTTP2 looks whether the connection begins as one of HTTP/2 does, which
+// no request of HTTP/1 does (codec_type AUTO).
+func (c *conn) speaksHTTP2() bool {
+	for {
+		match, _ := h2.MatchPreface(c.sc.Peek())
+		if !match {
+			return false
+		}
+		if len(c.sc.Peek()) >= len("PRI ") {
+			return true
+		}
+		if d := c.m.config().HeadersTimeout; d > 0 {
+			c.sc.SetReadDeadline(time.Now().Add(d))
+		}
+		err := c.sc.More()
+		c.sc.SetReadDeadline(time.Time{})
+		if err != nil {
+			return false
 		}
 	}
 }
@@ -114,9 +159,9 @@ func (c *conn) cancelLocked() {
 // serveOne serves one exchange and reports whether another may follow.
 func (c *conn) serveOne() (keep bool) {
 	st := streamPool.Get().(*stream)
-	st.ServerConn, st.c, st.cfg = c.sc, c, c.m.config()
+	st.codec, st.c, st.cfg = c.sc, c, c.m.config()
 	st.ex.Conn = c.info
-	if st.readHead() {
+	if st.readHead(c.sc) {
 		st.handle()
 		st.finish()
 	}
@@ -126,6 +171,7 @@ func (c *conn) serveOne() (keep bool) {
 	c.setIdle()
 	keep = c.sc.End()
 	st.release()
+	streamPool.Put(st)
 	return keep
 }
 
@@ -145,9 +191,9 @@ func (c *conn) setIdle() {
 
 // readHead reads the request's head. false: there is no exchange, since the
 // client left before it sent one.
-func (st *stream) readHead() bool {
+func (st *stream) readHead(sc *h1.ServerConn) bool {
 	timed := false
-	err := st.ServerConn.ReadHead(&st.ex.Req, func() {
+	err := sc.ReadHead(&st.ex.Req, func() {
 		if d := st.cfg.HeadersTimeout; d > 0 {
 			timed = true
 			st.SetReadDeadline(time.Now().Add(d))
@@ -157,7 +203,7 @@ func (st *stream) readHead() bool {
 		st.SetReadDeadline(time.Time{})
 	}
 	st.ex.Start = http.Now()
-	st.ex.RequestHeadBytes = int64(st.HeadLen())
+	st.ex.RequestHeadBytes = int64(sc.HeadLen())
 	if d := st.cfg.RequestTimeout; d > 0 && err == nil && st.ex.Req.Framing.Kind != http.BodyNone {
 		st.bodyTimed = true
 		st.SetReadDeadline(time.Now().Add(d))
@@ -193,11 +239,10 @@ func (st *stream) refuse(err *http.Error) {
 	st.fail(err)
 }
 
-// release gives the stream back to the pool.
+// release makes the stream ready for another exchange.
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
 	st.chain, st.route, st.target, st.bodyTimed = nil, nil, nil, false
-	st.ServerConn, st.c, st.cfg = nil, nil, nil
-	streamPool.Put(st)
+	st.codec, st.c, st.cfg = nil, nil, nil
 }

@@ -4,6 +4,7 @@ package hcm
 
 import (
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/stats"
 )
 
@@ -23,6 +24,12 @@ type Stats struct {
 	// Direct those that the route answered.
 	NoRoute, Redirects, Direct stats.Counter
 	RqTime                     stats.Timing
+
+	// HTTP2 is what connections of HTTP/2 count by themselves; Cx2Total,
+	// Cx2Active and Rq2Total are their share of the above.
+	HTTP2              h2.Stats
+	Cx2Total, Rq2Total stats.Counter
+	Cx2Active          stats.Gauge
 }
 
 // finished counts an exchange that is over.
@@ -43,9 +50,11 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	s := &m.Stats
 	sc := e.HTTP(m.config().StatPrefix)
 	sc.Counter("downstream_cx_total", s.CxTotal.Value())
-	sc.Counter("downstream_cx_http1_total", s.CxTotal.Value())
+	sc.Counter("downstream_cx_http1_total", s.CxTotal.Value()-s.Cx2Total.Value())
+	sc.Counter("downstream_cx_http2_total", s.Cx2Total.Value())
 	sc.Gauge("downstream_cx_active", s.CxActive.Value())
-	sc.Gauge("downstream_cx_http1_active", s.CxActive.Value())
+	sc.Gauge("downstream_cx_http1_active", s.CxActive.Value()-s.Cx2Active.Value())
+	sc.Gauge("downstream_cx_http2_active", s.Cx2Active.Value())
 	sc.Counter("downstream_cx_destroy", s.CxDestroy.Value())
 	sc.Counter("downstream_cx_destroy_remote", s.CxDestroyRemote.Value())
 	sc.Counter("downstream_cx_destroy_local", s.CxDestroyLocal.Value())
@@ -53,7 +62,8 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	sc.Counter("downstream_cx_idle_timeout", s.CxIdleTimeout.Value())
 	sc.Counter("downstream_cx_protocol_error", s.CxProtocolError.Value())
 	sc.Counter("downstream_rq_total", s.RqTotal.Value())
-	sc.Counter("downstream_rq_http1_total", s.RqTotal.Value())
+	sc.Counter("downstream_rq_http1_total", s.RqTotal.Value()-s.Rq2Total.Value())
+	sc.Counter("downstream_rq_http2_total", s.Rq2Total.Value())
 	sc.Counter("downstream_rq_completed", s.RqCompleted.Value())
 	sc.Gauge("downstream_rq_active", s.RqActive.Value())
 	sc.Counter("downstream_rq_timeout", s.RqTimeout.Value())

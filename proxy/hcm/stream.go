@@ -32,16 +32,24 @@ var (
 
 // handle takes a request from its head to the end of its response.
 func (st *stream) handle() {
+	if st.choose() && st.filterRequest() {
+		st.answer()
+	}
+}
+
+// choose prepares the request and finds its route and chain. false: it was
+// answered.
+func (st *stream) choose() bool {
 	ex := &st.ex
 	ex.Random = rand.Uint64()
 	if err := st.prepare(); err != nil {
 		st.localError(err)
-		return
+		return false
 	}
 	table := st.cfg.Routes.Load()
 	if table == nil {
 		st.localError(errNoTable)
-		return
+		return false
 	}
 	vh, route := table.Match(&ex.Req, ex.Random)
 	if vh != nil {
@@ -50,7 +58,7 @@ func (st *stream) handle() {
 	if route == nil {
 		st.c.m.Stats.NoRoute.Inc()
 		st.localError(errNoRoute)
-		return
+		return false
 	}
 	ex.RouteName = route.Name
 	st.route, st.chain = route, route.Chain
@@ -58,13 +66,22 @@ func (st *stream) handle() {
 		st.target = route.Target(ex.Random)
 		st.chain = st.target.Chain
 	}
-	if st.filterRequest() {
-		st.answer()
+	return true
+}
+
+// mustWait reports whether a filter has to wait for something.
+func (st *stream) mustWait() bool {
+	for _, f := range st.chain.Request {
+		if w, ok := f.(filter.Waiter); ok && w.Waits(&st.ex) {
+			return true
+		}
 	}
+	return false
 }
 
 // filterRequest runs the request phase of the chain. false: a filter has
-// answered. On HTTP/1 a filter that waits is simply waited for.
+// answered. On HTTP/1 a filter that waits is simply waited for; on HTTP/2 such
+// an exchange has a goroutine of its own.
 func (st *stream) filterRequest() bool {
 	ex := &st.ex
 	for _, f := range st.chain.Request {

@@ -115,6 +115,10 @@ func (t *Tracker) sweep(now int64) (moving bool) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			moving = c.sweepMultiLocked(now) || moving
+			return
+		}
 		age := time.Duration(now - c.since)
 		if c.state == stateActive || age < sweepEvery {
 			moving = true
@@ -170,6 +174,10 @@ func (t *Tracker) closeQuiet(now int64) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			c.drainMultiLocked(now)
+			return
+		}
 		if c.state == stateIdle && now-c.since > int64(drainQuiet) {
 			c.m.Stats.CxDrainClose.Inc()
 			c.closeIdleLocked()
@@ -181,6 +189,10 @@ func (t *Tracker) abortAll() {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.multi != nil {
+			c.multi.Abort()
+			return
+		}
 		c.cancelLocked()
 		c.sc.Abort()
 	})
@@ -204,3 +216,33 @@ func (t *Tracker) startDrain() chan struct{} {
 // Draining reports whether connections are to be closed after their current
 // exchange.
 func (t *Tracker) Draining() bool { return t.draining.Load() }
+
+// sweepMultiLocked is sweep for an HTTP/2 connection; mu is held.
+func (c *conn) sweepMultiLocked(now int64) (moving bool) {
+	idle := c.multi.IdleSince()
+	if idle == 0 || time.Duration(now-idle) < sweepEvery {
+		moving = true
+	}
+	limit := c.m.config().IdleTimeout
+	if idle != 0 && limit > 0 && time.Duration(now-idle) > limit && c.state != stateClosing {
+		c.m.Stats.CxIdleTimeout.Inc()
+		c.state, c.since = stateClosing, now
+		go c.multi.FinishDrain() // it writes, and the tracker is locked
+		return moving
+	}
+	c.multi.Keepalive(now)
+	return moving
+}
+
+// drainMultiLocked ends an HTTP/2 connection in two steps: the streams that
+// are on their way when the client is told are still served. mu is held.
+func (c *conn) drainMultiLocked(now int64) {
+	switch {
+	case c.state != stateClosing:
+		c.m.Stats.CxDrainClose.Inc()
+		c.state, c.since = stateClosing, now
+		go c.multi.Drain()
+	case now-c.since > int64(drainQuiet):
+		go c.multi.FinishDrain()
+	}
+}

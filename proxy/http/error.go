@@ -54,6 +54,7 @@ const (
 	KindTooLarge         // a limit on size was passed
 	KindResolve          // the host's name could not be resolved
 	KindUpstreamProtocol // the upstream broke the protocol
+	KindStreamReset      // the upstream reset the stream, not the connection
 )
 
 // Error is a failed exchange: the local reply, the access log, the metrics

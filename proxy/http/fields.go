@@ -8,9 +8,12 @@ package http
 // configuration: they are read-only, and valid until the exchange is done.
 // Name keeps the case it was received in (HTTP/1) or is lower case (HTTP/2).
 type Field struct {
-	ID    HeaderID
-	Name  []byte
-	Value []byte
+	ID HeaderID
+	// NeverIndex asks that no HTTP/2 hop keeps the value in its compression
+	// state (RFC 7541 section 6.2.3).
+	NeverIndex bool
+	Name       []byte
+	Value      []byte
 }
 
 // Fields is an ordered list of field lines; the order and the case of names

@@ -126,8 +126,11 @@ type RequestHead struct {
 	Expect100 bool
 	// Upgrade is the requested protocol when Connection lists upgrade, else nil.
 	Upgrade []byte
-	Framing Framing
-	Fields  Fields
+	// ExtendedConnect is set when Upgrade came as an extended CONNECT of
+	// HTTP/2 (RFC 8441), which codecs turn into the Upgrade of a GET.
+	ExtendedConnect bool
+	Framing         Framing
+	Fields          Fields
 }
 
 // Reset empties the head and keeps its memory.
@@ -155,4 +158,12 @@ func (h *ResponseHead) Reset() {
 	f := h.Fields
 	f.Reset()
 	*h = ResponseHead{Fields: f}
+}
+
+// ParseStatus reads a status code: three digits, the first of which is not 0.
+func ParseStatus(v []byte) (status int, ok bool) {
+	if len(v) != 3 || v[0] < '1' || v[0] > '9' || v[1] < '0' || v[1] > '9' || v[2] < '0' || v[2] > '9' {
+		return 0, false
+	}
+	return int(v[0]-'0')*100 + int(v[1]-'0')*10 + int(v[2]-'0'), true
 }

@@ -134,5 +134,8 @@ var headerNameBytes = func() (all [numHeaderIDs][]byte) {
 	return all
 }()
 
+// HeaderName returns the name of a number in lower case. It is read-only.
+func HeaderName(id HeaderID) []byte { return headerNameBytes[id] }
+
 // String returns the canonical lower-case name, empty for HeaderOther.
 func (id HeaderID) String() string { return headerNames[id] }

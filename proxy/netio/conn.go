@@ -29,9 +29,9 @@ import (
 type Conn struct {
 	nc  net.Conn
 	raw syscall.RawConn // nil when nc is no socket
-	// readFn and writeFn are c.ready and c.writable, bound once: a closure made
-	// per call would allocate.
-	readFn, writeFn func(fd uintptr) bool
+	// readFn, writeFn and tryFn are c.ready, c.writable and c.sendOnce, bound
+	// once: a closure made per call would allocate.
+	readFn, writeFn, tryFn func(fd uintptr) bool
 
 	// Parameters and results of one call of ready; owned by the reader.
 	in   *buf.Buffer
@@ -54,7 +54,7 @@ func (c *Conn) Init(nc net.Conn) {
 	if sc, ok := nc.(*net.TCPConn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
-			c.readFn, c.writeFn = c.ready, c.writable
+			c.readFn, c.writeFn, c.tryFn = c.ready, c.writable, c.sendOnce
 		}
 	}
 }

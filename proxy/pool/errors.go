@@ -30,9 +30,6 @@ var (
 		Flag: http.FlagUpstreamRequestTimeout, Detail: "response_timeout", Body: "upstream request timeout", GRPC: 4}
 	errCancelled = &http.Error{Side: http.SideDownstream, Kind: http.KindClientGone, Retry: http.RetryNever,
 		Flag: http.FlagDownstreamConnTermination, Detail: "downstream_remote_disconnect", Close: true}
-	errHTTP2 = &http.Error{Side: http.SideLocal, Kind: http.KindUnsupported, Retry: http.RetryNever, Status: 503,
-		Flag: http.FlagUpstreamProtocolError, Detail: "upstream_http2_not_supported",
-		Body: "the cluster asks for HTTP/2, which this proxy does not speak to upstream hosts yet", GRPC: 12}
 )
 
 // errResolve is the failure to find an address for a host's name.

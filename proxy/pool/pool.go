@@ -43,6 +43,7 @@ type Pool struct {
 	// checked are idle connections that the sweep in progress has looked at;
 	// all were used less recently than those in idle. Guarded by mu.
 	checked list
+	multi   multi
 }
 
 // Init prepares p for the connections to t.
@@ -240,9 +241,6 @@ func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}
 
 // pend counts the request as pending until it has a connection.
 func (p *Pool) pend(s *Settings, deadline int64, cancel <-chan struct{}, with care) (*Conn, *http.Error) {
-	if s.Socket.HTTP2 {
-		return nil, errHTTP2
-	}
 	g := p.group
 	if !addBelow(&g.pending, s.MaxPending) {
 		g.stats.RqPendingOverflow.Inc()
@@ -268,12 +266,8 @@ func (p *Pool) pend(s *Settings, deadline int64, cancel <-chan struct{}, with ca
 // connect makes a connection in a place that the caller holds.
 func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Conn, *http.Error) {
 	g := p.group
-	p.open.Add(1)
-	p.Stats.CxActive.Inc()
-	p.Stats.CxTotal.Inc()
-	g.stats.CxTotal.Inc()
+	p.countConnect(g)
 	g.stats.CxHTTP1Total.Inc()
-	g.list(p)
 	epoch := g.epoch.Load()
 	start := http.Now()
 	nc, err := p.dial(s, start, deadline, cancel)
@@ -285,6 +279,15 @@ func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Co
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
 	return &Conn{H1: h1.NewClientConn(nc), pool: p, epoch: epoch, created: now}, nil
+}
+
+// countConnect counts a connection that is about to be made.
+func (p *Pool) countConnect(g *Group) {
+	p.open.Add(1)
+	p.Stats.CxActive.Inc()
+	p.Stats.CxTotal.Inc()
+	g.stats.CxTotal.Inc()
+	g.list(p)
 }
 
 func (p *Pool) countFailure(err *http.Error) {
@@ -378,6 +381,10 @@ const (
 // close closes c. Its place still has to be released or used.
 func (p *Pool) close(c *Conn, how closing) {
 	_ = c.H1.Close() // what an upstream says to a close helps nobody
+	p.countClose(how, c.created, c.requests)
+}
+
+func (p *Pool) countClose(how closing, created int64, requests uint32) {
 	st := p.group.stats
 	p.open.Add(-1)
 	p.Stats.CxActive.Dec()
@@ -391,8 +398,8 @@ func (p *Pool) close(c *Conn, how closing) {
 		st.CxDestroyActive.Inc()
 		active.Inc()
 	}
-	st.length.get().Record(http.Now() - c.created)
-	st.requestsPerConn.get().Record(int64(c.requests))
+	st.length.get().Record(http.Now() - created)
+	st.requestsPerConn.get().Record(int64(requests))
 }
 
 // drainIdle closes what is idle.
@@ -405,6 +412,7 @@ func (p *Pool) drainIdle() {
 	for c := all.popHead(); c != nil; c = all.popHead() {
 		p.drop(c, closedByUs)
 	}
+	p.drainStreams()
 }
 
 // LearnedIdle returns the time after which the host was seen to close idle

@@ -240,15 +240,6 @@ func TestConnectIsBounded(t *testing.T) {
 	})
 }
 
-func TestHTTP2IsRefusedByName(t *testing.T) {
-	s := Defaults()
-	s.Socket.HTTP2 = true
-	r := newRig(t, s, (&pipes{}).dial, time.Hour, "a:1")
-	if _, err := r.hosts[0].Acquire(0, nil, http.MethodGet); err != errHTTP2 || r.Open() != 0 || r.Pending() != 0 {
-		t.Errorf("got %v, open %d", err, r.Open())
-	}
-}
-
 // Against real sockets: refused, options, Unix sockets.
 func TestDialSockets(t *testing.T) {
 	refusing, err := net.Listen("tcp", "127.0.0.1:0")

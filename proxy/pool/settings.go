@@ -5,6 +5,8 @@ package pool
 import (
 	"net/netip"
 	"time"
+
+	"pillion/proxy/http/h2"
 )
 
 // NoLimit is the value of a limit that is not set.
@@ -31,6 +33,13 @@ type Settings struct {
 	// MaxConnectionAge is when a connection takes no further request; 0 for
 	// no bound.
 	MaxConnectionAge time.Duration
+	// Speaks says which pool a request goes to. HTTP/2 is spoken with prior
+	// knowledge.
+	Speaks Speaks
+	// HTTP2 is what HTTP/2 connections are set to, and MaxStreams bounds the
+	// requests on one of them at a time; 0 leaves that to the host.
+	HTTP2      h2.Config
+	MaxStreams uint32
 	// Socket options. A change of these drains the connections that have the
 	// old ones.
 	Socket Socket
@@ -47,10 +56,18 @@ type Socket struct {
 	// Bind is the local address, not valid to let the kernel choose; port 0
 	// for any.
 	Bind netip.AddrPort
-	// HTTP2 asks for HTTP/2 with prior knowledge, which this package can't
-	// speak: such a pool refuses every request by name.
-	HTTP2 bool
 }
+
+// Speaks says which version of HTTP the hosts are spoken to.
+type Speaks uint8
+
+// The versions; SpeaksClients is that of each request's client
+// (HttpProtocolOptions.use_downstream_protocol_config).
+const (
+	SpeaksHTTP1 Speaks = iota
+	SpeaksHTTP2
+	SpeaksClients
+)
 
 // Defaults returns what Envoy assumes for fields that are not set
 // (envoy.config.cluster.v3.CircuitBreakers, HttpProtocolOptions.idle_timeout,

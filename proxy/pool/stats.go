@@ -5,13 +5,14 @@ package pool
 import (
 	"sync/atomic"
 
+	"pillion/proxy/http/h2"
 	"pillion/proxy/stats"
 )
 
 // Stats are the counters of a group under the names that Envoy gives those
 // of a cluster. Gauges that follow from the group's state are its methods.
 type Stats struct {
-	CxTotal, CxHTTP1Total                               stats.Counter // upstream_cx_…
+	CxTotal, CxHTTP1Total, CxHTTP2Total                 stats.Counter // upstream_cx_…
 	CxConnectFail, CxConnectTimeout                     stats.Counter
 	CxOverflow                                          stats.Counter // no connection because of MaxConnections
 	CxIdleTimeout, CxMaxRequests, CxMaxDuration         stats.Counter
@@ -21,6 +22,7 @@ type Stats struct {
 	RqPendingTotal, RqPendingOverflow, RqPendingFailure stats.Counter // upstream_rq_pending_…, …_failure_eject
 	connectTime, length                                 lazy[stats.Timing]
 	requestsPerConn                                     lazy[stats.Histogram]
+	http2                                               lazy[h2.Stats]
 }
 
 // ConnectTime returns upstream_cx_connect_ms, nil while it is empty.
@@ -31,6 +33,10 @@ func (s *Stats) Length() *stats.Timing { return s.length.p.Load() }
 
 // RequestsPerConn returns upstream_rq_per_cx, nil while it is empty.
 func (s *Stats) RequestsPerConn() *stats.Histogram { return s.requestsPerConn.p.Load() }
+
+// HTTP2 returns what HTTP/2 connections counted (http2.…), nil if there were
+// none.
+func (s *Stats) HTTP2() *h2.Stats { return s.http2.p.Load() }
 
 // lazy is a histogram that costs a pointer until it is used: most clusters of
 // a mesh never see a request.

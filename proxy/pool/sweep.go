@@ -131,6 +131,7 @@ const sweepBatch = 16
 // held while the kernel is asked.
 func (p *Pool) sweep(s *Settings, older int64) {
 	p.wary.Store(false)
+	p.sweepStreams(s, http.Now())
 	var batch [sweepBatch]*Conn
 	for {
 		now := http.Now()

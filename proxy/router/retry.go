@@ -115,7 +115,7 @@ func (p *RetryPolicy) RetryError(err *http.Error) bool {
 		return p.On&(anyReset|RetryOnResetBeforeRequest) != 0
 	case http.KindRefused:
 		return p.On&(anyReset|RetryOnRefusedStream) != 0
-	case http.KindReset, http.KindUpstreamProtocol, http.KindTimeout:
+	case http.KindReset, http.KindStreamReset, http.KindUpstreamProtocol, http.KindTimeout:
 		return p.On&anyReset != 0
 	}
 	// What is left is a full breaker, no healthy host, or not the upstream's

@@ -202,7 +202,7 @@ func AppendLastChunk(dst []byte, trailers *http.Fields) []byte {
 	dst = append(dst, "0\r\n"...)
 	if trailers != nil {
 		for _, fl := range trailers.All() {
-			if allowedTrailer(&fl) {
+			if http.AllowedTrailer(&fl) {
 				dst = appendName(dst, fl.Name)
 				dst = append(dst, fl.Value...)
 				dst = append(dst, "\r\n"...)

@@ -219,7 +219,7 @@ func (d *ChunkDecoder) parseTrailers() *http.Error {
 	fields := d.trailers.All()
 	w := 0
 	for r := range fields {
-		if allowedTrailer(&fields[r]) {
+		if http.AllowedTrailer(&fields[r]) {
 			fields[w] = fields[r]
 			w++
 		}

@@ -51,6 +51,16 @@ func NewServerConn(nc net.Conn, lim *Limits) *ServerConn {
 	return c
 }
 
+// Peek returns the bytes that have arrived and were not read.
+func (c *ServerConn) Peek() []byte { return c.rd.in.Bytes() }
+
+// More waits for further bytes behind those that Peek returns.
+func (c *ServerConn) More() error { return c.rd.more() }
+
+// Detach gives up the connection with the bytes that Peek returns: it turned
+// out to speak another protocol. c must not be used any more.
+func (c *ServerConn) Detach() (net.Conn, buf.Buffer) { return c.io.NetConn(), c.rd.in.Detach() }
+
 // Wait waits for the first bytes of a request; with pipelined bytes it does
 // not wait. The connection owns no buffer meanwhile.
 func (c *ServerConn) Wait() error {

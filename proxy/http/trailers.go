@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package h1
-
-import "pillion/proxy/http"
+package http
 
 // forbiddenTrailers are the names, without a number, of fields that must be
 // known before the content, or that grant something (RFC 9110 section 6.5.1).
@@ -14,24 +12,28 @@ var forbiddenTrailers = [...]string{
 	"range", "set-cookie", "warning", "www-authenticate", "x-real-ip",
 }
 
-// allowedTrailer reports whether a field may pass in a trailer section. What
+// AllowedTrailer reports whether a field may pass in a trailer section. What
 // may not is dropped: a recipient that merges trailers into the head would
 // take it for framing, routing, identity or credentials.
-func allowedTrailer(fl *http.Field) bool {
+func AllowedTrailer(fl *Field) bool {
 	switch fl.ID {
-	case http.HeaderOther:
+	case HeaderOther:
 		if hasPrefixFold(fl.Name, "x-forwarded-") || hasPrefixFold(fl.Name, "x-envoy-") {
 			return false
 		}
 		for _, name := range forbiddenTrailers {
-			if http.EqualFoldString(fl.Name, name) {
+			if EqualFoldString(fl.Name, name) {
 				return false
 			}
 		}
 		return true
-	case http.HeaderGRPCStatus, http.HeaderGRPCMessage, http.HeaderServer:
+	case HeaderGRPCStatus, HeaderGRPCMessage, HeaderServer:
 		return true
 	}
 	// Every other name with a number is one that the proxy itself acts on.
 	return false
+}
+
+func hasPrefixFold(b []byte, prefix string) bool {
+	return len(b) >= len(prefix) && EqualFoldString(b[:len(prefix)], prefix)
 }

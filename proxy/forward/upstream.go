@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package forward
+
+import (
+	"time"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/cluster"
+	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
+	"pillion/proxy/pool"
+)
+
+// upstream is the request of one try on a connection of either protocol, as
+// h1.ClientConn and h2.ClientStream offer it.
+type upstream interface {
+	http.ClientStream
+	// Begin precedes everything else, End follows it: it reports whether an
+	// HTTP/1 connection can be used again, and hands over what the response's
+	// head points into.
+	Begin()
+	End() (reusable bool, head buf.Buffer)
+	LocalAddr() string
+	// SplitWriter sends what is held back, and leaves writing to another
+	// goroutine.
+	SplitWriter() error
+	// BodyEnded reports whether the response is read to its end, trailers
+	// included.
+	BodyEnded() bool
+	SetReadDeadline(t time.Time)
+	// Interrupt makes calls in progress and to come fail, from any goroutine.
+	Interrupt()
+	// Unseen reports whether it is certain that the application saw nothing of
+	// the request.
+	Unseen() bool
+}
+
+// pick chooses the host of a try.
+func (c *Call) pick() *http.Error {
+	if c.picked {
+		c.picked = false
+		return nil
+	}
+	ex := c.ex
+	args := cluster.PickArgs{Authority: ex.Req.Authority}
+	if ex.Conn != nil {
+		args.OriginalDst = ex.Conn.OriginalDst
+	}
+	args.Hash, args.HasHash = c.route.Hash(ex)
+	if c.route.Retry != nil && c.route.Retry.AvoidPreviousHosts {
+		args.Avoid = c.tried
+	}
+	c.host = c.cl.Pick(&args)
+	if c.host == nil {
+		return errNoHealthy
+	}
+	ex.Upstream = c.host.Facts
+	ex.Attempts++
+	c.tried = append(c.tried, c.host)
+	return nil
+}
+
+// acquire gets a connection to the host, for HTTP/1 a new one if an old one
+// turned out to be closed.
+func (c *Call) acquire() (err *http.Error) {
+	ex := c.ex
+	if c.cl.SpeaksHTTP2(ex.Req.Protocol) {
+		sc := c.cl.TryStream(c.host)
+		if sc == nil {
+			if sc, err = c.cl.AcquireStream(c.host, c.tryDeadline(), c.Cancelled()); err != nil {
+				return err
+			}
+		}
+		c.stream, c.up = sc, h2.NewClientStream(sc.H2)
+		ex.UpstreamProtocol = http.HTTP2
+		return nil
+	}
+	var conn *pool.Conn
+	if c.reissues > 0 {
+		conn, err = c.cl.AcquireFresh(c.host, c.tryDeadline(), nil)
+	} else {
+		conn, err = c.cl.Acquire(c.host, c.tryDeadline(), nil, ex.Req.Method)
+	}
+	if err != nil {
+		return err
+	}
+	c.conn, c.up = conn, conn.H1
+	ex.UpstreamProtocol = http.HTTP11
+	return nil
+}
+
+// put gives the connection back.
+func (c *Call) put(reusable bool) {
+	if c.stream != nil {
+		c.cl.PutStream(c.stream)
+	} else {
+		c.cl.Put(c.conn, reusable)
+	}
+	c.conn, c.stream, c.up = nil, nil, nil
+}

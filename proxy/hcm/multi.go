@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hcm
+
+import (
+	"sync"
+	"time"
+
+	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
+	"pillion/proxy/router"
+)
+
+// multiStream is one exchange on an HTTP/2 connection, and the receiver of its
+// stream. It is relayed on the goroutines that read the connections of both
+// sides; where something has to be waited for, it moves to a goroutine of its
+// own. The Call's lock guards all of it, but for what that goroutine does.
+type multiStream struct {
+	stream
+	ss      h2.ServerStream
+	spawned bool // it has a goroutine of its own
+}
+
+var multiPool = sync.Pool{New: func() any { return new(multiStream) }}
+
+// serveHTTP2 serves the connection until it ends.
+func (c *conn) serveHTTP2() {
+	nc, in := c.sc.Detach()
+	s := &c.m.Stats
+	s.Cx2Total.Inc()
+	s.Cx2Active.Inc()
+	defer s.Cx2Active.Dec()
+	multi := h2.NewServer(nc, in, c.m.config().http2(), &s.HTTP2, c)
+	c.mu.Lock()
+	c.multi, c.sc = multi, nil
+	c.mu.Unlock()
+	multi.Run()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateClosing {
+		s.CxDestroyLocal.Inc()
+	} else {
+		s.CxDestroyRemote.Inc()
+	}
+}
+
+var defaultHTTP2 h2.Config
+
+func (cfg *Config) http2() *h2.Config {
+	if cfg.HTTP2 == nil {
+		return &defaultHTTP2
+	}
+	return cfg.HTTP2
+}
+
+// Accept implements h2.Acceptor.
+func (c *conn) Accept(*h2.Conn) (*h2.Stream, h2.Receiver) {
+	st := multiPool.Get().(*multiStream)
+	st.c = c
+	return &st.ss.Stream, st
+}
+
+// OnHead begins the exchange. It implements h2.Receiver, as the methods below.
+func (st *multiStream) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
+	st.call.Lock()
+	defer st.call.Unlock()
+	ex, s := &st.ex, &st.c.m.Stats
+	v := b.Request(ex, end)
+	if v == h2.Malformed {
+		s.CxProtocolError.Inc()
+		return v
+	}
+	st.codec, st.cfg, st.spawned = &st.ss, st.c.m.config(), false
+	ex.Conn = st.c.info
+	ex.Start = http.Now()
+	ex.RequestHeadBytes = int64(b.Wire())
+	st.ss.Begin(e, ex.Req.Method == http.MethodHead, end)
+	s.RqTotal.Inc()
+	s.Rq2Total.Inc()
+	s.RqActive.Inc()
+	if v == h2.TooLarge {
+		st.refuse(errHeadTooLarge)
+		st.over(e)
+		return h2.Good
+	}
+	st.start(e, end)
+	return h2.Good
+}
+
+// errHeadTooLarge answers a head beyond the limits, which is known for what it
+// is: the stream is whole, only the head isn't taken.
+var errHeadTooLarge = &http.Error{Side: http.SideDownstream, Kind: http.KindTooLarge, Status: 431,
+	Flag: http.FlagDownstreamProtocolError, Detail: "http2.too_many_headers", Body: "Request Header Fields Too Large"}
+
+// start routes the request and sees to it that it is answered.
+func (st *multiStream) start(e h2.Event, end bool) {
+	switch {
+	case !st.choose():
+		st.over(e)
+	case st.mustWait():
+		st.spawn(func() *http.Error {
+			if st.filterRequest() {
+				st.answer()
+			}
+			return nil
+		})
+	case !st.filterRequest():
+		st.over(e)
+	case st.route.Kind != router.Forward:
+		st.answer()
+		st.over(e)
+	case !st.call.Relay(st.cfg.Forward, &st.ex, st, &st.ss.Stream, e, st.route, st.target, end):
+		st.spawn(st.call.Proceed)
+	}
+}
+
+// spawn goes on with the exchange where it can wait. The Call is locked.
+func (st *multiStream) spawn(run func() *http.Error) {
+	st.spawned = true
+	st.ss.Wait()
+	if d := st.cfg.RequestTimeout; d > 0 && st.ex.Req.Framing.Kind != http.BodyNone {
+		st.ss.SetReadDeadline(time.Now().Add(d))
+	}
+	go func() {
+		if err := run(); err != nil {
+			st.fail(err)
+		}
+		st.finish()
+		st.call.Lock()
+		st.recycle()
+	}()
+}
+
+// over ends an exchange that has no goroutine. The Call is locked.
+func (st *multiStream) over(e h2.Event) {
+	st.finish()
+	e.Touch(st.ss.Conn())
+	if st.ss.End() {
+		st.release()
+		multiPool.Put(st)
+	}
+}
+
+// recycle ends an exchange that had a goroutine. The Call is locked, and let
+// go.
+func (st *multiStream) recycle() {
+	done := st.ss.End()
+	if done {
+		st.release()
+	}
+	st.call.Unlock()
+	if done {
+		multiPool.Put(st)
+	}
+}
+
+// Relayed implements forward.Owner.
+func (st *multiStream) Relayed(e h2.Event, err *http.Error) {
+	if err != nil {
+		st.fail(err)
+	}
+	st.over(e)
+}
+
+// Unrelayed implements forward.Owner.
+func (st *multiStream) Unrelayed(err *http.Error) {
+	st.spawn(func() *http.Error { return st.call.Resume(err) })
+}
+
+// OnData carries a piece of the request's body on.
+func (st *multiStream) OnData(e h2.Event, p []byte, end bool) {
+	st.call.Lock()
+	defer st.call.Unlock()
+	switch {
+	case !st.ss.Is(e):
+	case st.call.Relaying():
+		st.call.RequestData(e, p, end)
+	default:
+		st.ss.Deliver(p, end)
+	}
+}
+
+// OnTrailers carries the request's trailers on.
+func (st *multiStream) OnTrailers(e h2.Event, b *h2.Block) h2.Verdict {
+	st.call.Lock()
+	defer st.call.Unlock()
+	switch {
+	case !st.ss.Is(e):
+		return h2.Good
+	case st.call.Relaying():
+		return st.call.RequestTrailers(e, b)
+	}
+	return st.ss.DeliverTrailers(b)
+}
+
+// OnReset ends the exchange, whose client has gone.
+func (st *multiStream) OnReset(e h2.Event, err *http.Error) {
+	st.call.Lock()
+	defer st.call.Unlock()
+	switch {
+	case !st.ss.Is(e):
+	case st.call.Relaying():
+		st.call.Abandon(e, err)
+	default:
+		st.ss.Fail(err)
+		st.call.Cancel()
+	}
+}
+
+// OnTaken lets the response go on.
+func (st *multiStream) OnTaken(e h2.Event, n int, done bool) {
+	st.call.Lock()
+	defer st.call.Unlock()
+	switch {
+	case !st.ss.Is(e):
+	case st.call.Relaying():
+		st.call.ResponseTaken(e, n, done)
+	default:
+		st.ss.Taken(n)
+	}
+}
