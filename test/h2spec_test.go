@@ -23,10 +23,6 @@ var datedSpec = map[string]string{
 		"refused as such (RFC 9113 section 3.4 lets a server leave out the GOAWAY)",
 	"http2 5.3.1 #1": "streams have no dependencies any more (RFC 9113 section 5.3.2); the fields are ignored",
 	"http2 5.3.1 #2": "streams have no dependencies any more (RFC 9113 section 5.3.2); the fields are ignored",
-	"http2 5.1 #8": "a stream that the client reset may have been forgotten, and frames on it are ignored or refused, " +
-		"as RFC 9113 section 5.1 (closed) leaves it to an endpoint",
-	"http2 5.1 #9": "a stream that the client reset may have been forgotten, and frames on it are ignored or refused, " +
-		"as RFC 9113 section 5.1 (closed) leaves it to an endpoint",
 }
 
 // specCase is one line of h2spec's report.
