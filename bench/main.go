@@ -53,6 +53,10 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 		err = origin.ServeFiles(ctx)
 	case word == load.OpenRole:
 		err = load.ServeOpen(ctx, stdin, stdout)
+	case word == load.SocketRole:
+		err = load.ServeSocket(ctx, stdin, stdout)
+	case word == load.HTTP2Role:
+		err = load.ServeHTTP2(ctx, stdin, stdout)
 	case word == peer.GoNetHTTPRole && len(rest) == 1:
 		err = peer.ServeGoNetHTTP(ctx, rest[0])
 	case word == "genmesh":
@@ -139,9 +143,9 @@ func measure(ctx context.Context, o options, self string, progress func(string, 
 	}}
 	b := &scenario.Bench{
 		Settings: o.settings, Group: group, Self: self, Dir: dir, Progress: progress,
-		Wrk: program("wrk"), Strace: program("strace"),
+		Wrk: program("wrk"), H2Load: program("h2load"), Strace: program("strace"),
 	}
-	res.Notes.Loader = wrkVersion(ctx, b.Wrk)
+	res.Notes.Loader = strings.Join([]string{wrkVersion(ctx, b.Wrk), h2loadVersion(ctx, b.H2Load)}, " and ")
 	progress("finding the peers; ours is built")
 	for _, p := range o.peers {
 		note := report.PeerNote{Name: p.Name(), Summary: p.Summary()}
@@ -203,6 +207,18 @@ func wrkVersion(ctx context.Context, path string) string {
 		return v
 	}
 	return "wrk"
+}
+
+// h2loadVersion returns "h2load nghttp2/1.52.0" or the like.
+func h2loadVersion(ctx context.Context, path string) string {
+	if path == "" {
+		return "h2load (missing)"
+	}
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	if err != nil {
+		return "h2load"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // commit describes the repository that the working directory is in.

@@ -25,7 +25,7 @@ import (
 
 // TestMain lets this test's binary be the benchmark's own processes.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{origin.Role, load.OpenRole, peer.GoNetHTTPRole}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{origin.Role, load.OpenRole, load.HTTP2Role, load.SocketRole, peer.GoNetHTTPRole}, os.Args[1]) {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		code := dispatch(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 		stop()

@@ -28,11 +28,11 @@ const lattice = `
 
 	# HTTP: the neutral model, then its codecs.
 	stats, buf < http;
-	http, netio < http/h1;
+	http, netio < http/h1, http/h2;
 
 	# The way up to an upstream.
 	stats < outlier;
-	http/h1, netio < pool;
+	http/h1, http/h2, netio < pool;
 	pool, outlier, match < cluster;
 
 	# What a route does. No filter imports another one, the router or a cluster.
@@ -43,7 +43,7 @@ const lattice = `
 	# The way in.
 	http < accesslog;
 	http, match, netio < listener;
-	http/h1, listener, router, forward, accesslog < hcm;
+	http/h1, http/h2, listener, router, forward, accesslog < hcm;
 
 	# Configuration sees the whole data path, the data path never sees
 	# configuration.

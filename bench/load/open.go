@@ -3,15 +3,12 @@
 package load
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"net/netip"
-	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,28 +36,9 @@ type OpenSpec struct {
 // ServeOpen.
 const OpenRole = "role-open-loop"
 
-// OpenChild runs an open-loop load in a process of its own, so that neither
-// garbage collection nor another goroutine of the benchmark delays it. self is
-// the benchmark's executable.
+// OpenChild runs an open-loop load in a process of its own.
 func OpenChild(ctx context.Context, g *proc.Group, self string, cpus []int, spec OpenSpec) (Result, error) {
-	in, err := json.Marshal(spec)
-	if err != nil {
-		return Result{}, err
-	}
-	var out bytes.Buffer
-	p, err := g.Run(ctx, proc.Spec{
-		Name: "open-loop load", Path: self, Args: []string{OpenRole},
-		Stdin: bytes.NewReader(in), Stdout: &out, CPUs: cpus,
-	})
-	if err != nil {
-		return Result{}, err
-	}
-	var r Result
-	if err := json.Unmarshal(out.Bytes(), &r); err != nil {
-		return Result{}, fmt.Errorf("read the result of the open-loop load: %w", err)
-	}
-	r.DriverCPU = p.CPU()
-	return r, nil
+	return child(ctx, g, self, OpenRole, cpus, spec)
 }
 
 // ServeOpen reads an OpenSpec as JSON, runs it and writes the Result as JSON.
@@ -78,21 +56,14 @@ func ServeOpen(ctx context.Context, in io.Reader, out io.Writer) error {
 
 // openLoop is the state of one open-loop load: one thread, one epoll instance.
 type openLoop struct {
+	pace
 	spec OpenSpec
 	wire []byte
-	to   *unix.SockaddrInet4
-	ep   int
+	poll *poller
 	// conns holds all connections, idle the numbers of those without a request.
 	conns []openConn
 	idle  []int
 	read  []byte
-
-	// due is the number of the next request to send; it falls due at
-	// start + due/rate.
-	due    int
-	start  time.Time
-	result Result
-	h      hist.Histogram
 }
 
 // openConn is one connection.
@@ -110,30 +81,20 @@ func Open(ctx context.Context, spec OpenSpec) (Result, error) {
 	if spec.Connections < 1 || !(spec.Rate > 0) || math.IsInf(spec.Rate, 0) || spec.Duration <= 0 || spec.Warmup < 0 {
 		return Result{}, fmt.Errorf("open loop: %d connections, %v requests/s, %v: all must be above 0", spec.Connections, spec.Rate, spec.Duration)
 	}
-	to, err := netip.ParseAddrPort(spec.Request.Addr)
-	if err != nil || !to.Addr().Is4() {
-		return Result{}, fmt.Errorf("open loop: %q isn't an IPv4 address and port", spec.Request.Addr)
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	// By default the kernel may wake a sleeper 50 µs late, which would add to
-	// every latency (prctl(2)). It is the thread's own setting.
-	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
-		return Result{}, fmt.Errorf("open loop: set the timer slack: %w", err)
-	}
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	p, err := newPoller(spec.Request.Addr)
 	if err != nil {
-		return Result{}, fmt.Errorf("open loop: epoll: %w", err)
+		return Result{}, fmt.Errorf("open loop: %w", err)
 	}
 	l := &openLoop{
-		spec: spec, wire: spec.Request.Wire(), ep: ep,
-		to:    &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()},
+		spec: spec, wire: spec.Request.Wire(), poll: p,
 		conns: make([]openConn, spec.Connections),
 		read:  make([]byte, 64<<10),
 	}
 	defer l.close()
 	for i := range l.conns {
 		l.conns[i].fd = -1
+	}
+	for i := range l.conns {
 		if err := l.connect(i); err != nil {
 			return Result{}, fmt.Errorf("open loop: connect to %s: %w", spec.Request.Addr, err)
 		}
@@ -145,25 +106,16 @@ func Open(ctx context.Context, spec OpenSpec) (Result, error) {
 	return l.result, nil
 }
 
-// connect opens connection i anew. To loopback a blocking connect is at once.
+// connect opens connection i anew.
 func (l *openLoop) connect(i int) error {
 	c := &l.conns[i]
 	if c.fd >= 0 {
 		_ = unix.Close(c.fd) // also leaves the epoll set
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		c.fd = -1
-		return err
-	}
+	fd, err := l.poll.dial(i)
 	*c = openConn{fd: fd, in: c.in}
 	c.in.reset()
-	return errors.Join(
-		unix.Connect(fd, l.to),
-		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1),
-		unix.SetNonblock(fd, true),
-		unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}),
-	)
+	return err
 }
 
 func (l *openLoop) close() {
@@ -172,46 +124,41 @@ func (l *openLoop) close() {
 			_ = unix.Close(fd)
 		}
 	}
-	_ = unix.Close(l.ep)
+	l.poll.close()
 }
 
 // run sends what is due and reads what comes until all is answered.
 func (l *openLoop) run(ctx context.Context) error {
-	l.start = time.Now()
-	total := int(math.Round(l.spec.Rate * (l.spec.Warmup + l.spec.Duration).Seconds()))
-	deadline := l.start.Add(l.spec.Warmup + l.spec.Duration + drainTime)
-	events := make([]unix.EpollEvent, 256)
+	l.begin(l.spec.Rate, l.spec.Warmup, l.spec.Duration)
 	now := l.start
-	for l.due < total || len(l.idle) < len(l.conns) {
+	for !l.over(now) || len(l.idle) < len(l.conns) {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if !now.Before(deadline) {
+		if l.expired(now) {
 			break
 		}
-		for l.due < total && len(l.idle) > 0 && !now.Before(l.dueAt(l.due)) {
-			if err := l.send(l.dueAt(l.due)); err != nil {
+		for len(l.idle) > 0 {
+			due, ok := l.next(now)
+			if !ok {
+				break
+			}
+			if err := l.send(due); err != nil {
 				return err
 			}
-			l.due++
 		}
-		// Look at the context now and then even if nothing happens.
-		wait := min(deadline.Sub(now), 100*time.Millisecond)
-		if l.due < total && len(l.idle) > 0 {
-			wait = min(wait, time.Until(l.dueAt(l.due)))
-		}
-		if err := l.wait(events, wait); err != nil {
+		if err := l.wait(l.pace.wait(now, len(l.idle) > 0)); err != nil {
 			return err
 		}
 		now = time.Now()
 	}
-	l.finish(total, now)
+	for i := range l.conns {
+		if c := &l.conns[i]; c.busy {
+			l.unanswered(c.due, now)
+		}
+	}
+	l.finish(now)
 	return nil
-}
-
-// dueAt is when request n should be sent.
-func (l *openLoop) dueAt(n int) time.Time {
-	return l.start.Add(time.Duration(float64(n) / l.spec.Rate * float64(time.Second)))
 }
 
 // send starts a request on an idle connection.
@@ -249,34 +196,19 @@ func (l *openLoop) flush(i int) error {
 }
 
 func (l *openLoop) interest(i int, events uint32) error {
-	err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_MOD, l.conns[i].fd, &unix.EpollEvent{Events: events, Fd: int32(i)})
-	if err != nil {
-		return fmt.Errorf("open loop: epoll: %w", err)
+	if err := l.poll.want(i, l.conns[i].fd, events); err != nil {
+		return fmt.Errorf("open loop: %w", err)
 	}
 	return nil
 }
 
-// wait sleeps until something can be read or written, at most d, and handles
-// it. The sleep is ppoll's, on the epoll instance: epoll_wait only knows whole
-// milliseconds.
-func (l *openLoop) wait(events []unix.EpollEvent, d time.Duration) error {
-	ts := unix.NsecToTimespec(int64(max(d, 0)))
-	fds := [1]unix.PollFd{{Fd: int32(l.ep), Events: unix.POLLIN}}
-	n, err := unix.Ppoll(fds[:], &ts, nil)
-	if errors.Is(err, unix.EINTR) || n == 0 && err == nil {
-		return nil
-	}
+// wait sleeps until something can be read or written, at most d, and handles it.
+func (l *openLoop) wait(d time.Duration) error {
+	events, err := l.poll.wait(d)
 	if err != nil {
-		return fmt.Errorf("open loop: poll: %w", err)
+		return fmt.Errorf("open loop: %w", err)
 	}
-	n, err = unix.EpollWait(l.ep, events, 0)
-	if errors.Is(err, unix.EINTR) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("open loop: epoll: %w", err)
-	}
-	for _, e := range events[:n] {
+	for _, e := range events {
 		i := int(e.Fd)
 		if e.Events&unix.EPOLLOUT != 0 && len(l.conns[i].out) > 0 {
 			if err := l.flush(i); err != nil {
@@ -341,29 +273,10 @@ func (l *openLoop) renew(i int) error {
 	return nil
 }
 
-// record notes the latency of a request that was due after the warm-up.
-func (l *openLoop) record(due, now time.Time) {
-	if due.Sub(l.start) >= l.spec.Warmup {
-		l.h.Record(now.Sub(due))
-	}
-}
-
-// finish counts what wasn't answered or not even sent as timed out, with the
-// time that it has waited, and sums up.
-func (l *openLoop) finish(total int, now time.Time) {
-	for i := range l.conns {
-		if c := &l.conns[i]; c.busy {
-			l.result.Errors.Timeout++
-			l.record(c.due, now)
-		}
-	}
-	for ; l.due < total; l.due++ {
-		l.result.Errors.Timeout++
-		l.record(l.dueAt(l.due), now)
-	}
-	l.result.Duration = now.Sub(l.start)
-	l.result.Latency = Latency{
-		P50: l.h.Quantile(0.5), P90: l.h.Quantile(0.9), P99: l.h.Quantile(0.99),
-		P999: l.h.Quantile(0.999), Max: l.h.Max(),
+// latencyOf sums up a histogram.
+func latencyOf(h *hist.Histogram) Latency {
+	return Latency{
+		P50: h.Quantile(0.5), P90: h.Quantile(0.9), P99: h.Quantile(0.99),
+		P999: h.Quantile(0.999), Max: h.Max(),
 	}
 }

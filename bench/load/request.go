@@ -96,7 +96,9 @@ type Latency struct {
 // Result is what one load did.
 type Result struct {
 	// Requests were answered, rightly or not, in Duration.
-	Requests int64         `json:"requests"`
+	Requests int64 `json:"requests"`
+	// Bytes are those that a load without requests received.
+	Bytes    int64         `json:"bytes,omitempty"`
 	Duration time.Duration `json:"duration"`
 	Errors   Errors        `json:"errors"`
 	Latency  Latency       `json:"latency"`

@@ -32,6 +32,29 @@ const (
 	MaxConnections = 8192
 )
 
+// Protocol is what the endpoints of a mesh speak, or the clients of a peer.
+type Protocol int
+
+// The protocols.
+const (
+	HTTP1     Protocol = iota
+	HTTP2              // by prior knowledge, without TLS
+	GRPC               // likewise, with gRPC's messages and trailers in it
+	TCP                // bytes
+	WebSocket          // HTTP/1.1 and then an upgraded connection
+)
+
+// IsHTTP2 reports whether the protocol is HTTP/2 or inside of it.
+func (p Protocol) IsHTTP2() bool { return p == HTTP2 || p == GRPC }
+
+// IsUpgrade reports whether connections are upgraded and then carry bytes.
+func (p Protocol) IsUpgrade() bool { return p == WebSocket }
+
+// portName is the name of a service's port, from which Istio takes its protocol.
+func (p Protocol) portName() string {
+	return [...]string{HTTP1: "http", HTTP2: "http2", GRPC: "grpc", TCP: "tcp", WebSocket: "http"}[p]
+}
+
 // Service is one service of the mesh.
 type Service struct {
 	// Name is its short name.
@@ -49,6 +72,8 @@ type Mesh struct {
 	Services []Service
 	// Subsets: each service has two, chosen by a header match.
 	Subsets bool
+	// Protocol is what the endpoints speak.
+	Protocol Protocol
 }
 
 // New returns a mesh of n services: svc-0000, svc-0001 and so on.
@@ -86,6 +111,30 @@ func (m Mesh) Write(dir, v1, v2 string) error {
 	return nil
 }
 
+// WriteTCP creates the YAML file of a mesh's first service as one of TCP: it
+// is reached at its own address and port, which a proxy on loopback listens on.
+// There is one endpoint and one route.
+func (m Mesh) WriteTCP(dir, listen, endpoint string) error {
+	l, err := netip.ParseAddrPort(listen)
+	if err != nil {
+		return fmt.Errorf("address of the service: %q isn't an IP address and port", listen)
+	}
+	e, err := netip.ParseAddrPort(endpoint)
+	if err != nil {
+		return fmt.Errorf("endpoint: %q isn't an IP address and port", endpoint)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	s := m.Services[0]
+	text := strings.NewReplacer(
+		"{NAME}", s.Name, "{NAMESPACE}", Namespace, "{HOST}", s.Host(), "{LIMIT}", fmt.Sprint(MaxConnections),
+		"{ADDR}", l.Addr().String(), "{PORT}", fmt.Sprint(l.Port()),
+		"{ADDR1}", e.Addr().String(), "{PORT1}", fmt.Sprint(e.Port()),
+	).Replace(ofTCP)
+	return os.WriteFile(filepath.Join(dir, s.Name+".yaml"), []byte(text), 0o644)
+}
+
 // yaml returns the three resources of a service.
 func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
 	resources := plain
@@ -97,6 +146,7 @@ func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
 		"{NAMESPACE}", Namespace,
 		"{HOST}", s.Host(),
 		"{PORT}", fmt.Sprint(Port),
+		"{PROTOCOL}", m.Protocol.portName(), "{KIND}", strings.ToUpper(m.Protocol.portName()),
 		"{FIELD}", MatchField,
 		"{VALUE}", MatchValue,
 		"{LIMIT}", fmt.Sprint(MaxConnections),
@@ -113,11 +163,11 @@ kind: ServiceEntry
 metadata: {name: {NAME}, namespace: {NAMESPACE}}
 spec:
   hosts: ["{HOST}"]
-  ports: [{number: {PORT}, name: http, protocol: HTTP}]
+  ports: [{number: {PORT}, name: {PROTOCOL}, protocol: {KIND}}]
   location: MESH_INTERNAL
   resolution: STATIC
   endpoints:
-  - {address: "{ADDR1}", ports: {http: {PORT1}}, labels: {app: {NAME}, version: v1}}
+  - {address: "{ADDR1}", ports: {{PROTOCOL}: {PORT1}}, labels: {app: {NAME}, version: v1}}
 `
 	tail = `---
 apiVersion: networking.istio.io/v1
@@ -145,7 +195,7 @@ spec:
 ` + tail
 
 // withSubsets has the routes of the reference mesh.
-const withSubsets = head + `  - {address: "{ADDR2}", ports: {http: {PORT2}}, labels: {app: {NAME}, version: v2}}
+const withSubsets = head + `  - {address: "{ADDR2}", ports: {{PROTOCOL}: {PORT2}}, labels: {app: {NAME}, version: v2}}
 ---
 apiVersion: networking.istio.io/v1
 kind: VirtualService
@@ -159,4 +209,37 @@ spec:
 ` + tail + `  subsets:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
+`
+
+// ofTCP is a service of TCP.
+const ofTCP = `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  addresses: ["{ADDR}"]
+  ports: [{number: {PORT}, name: tcp, protocol: TCP}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {address: "{ADDR1}", ports: {tcp: {PORT1}}, labels: {app: {NAME}, version: v1}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  hosts: ["{HOST}"]
+  tcp:
+  - match: [{port: {PORT}}]
+    route: [{destination: {host: "{HOST}", port: {number: {PORT}}}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  host: "{HOST}"
+  trafficPolicy:
+    connectionPool:
+      tcp: {maxConnections: {LIMIT}}
+    outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
 `

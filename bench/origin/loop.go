@@ -3,54 +3,70 @@
 package origin
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"pillion/bench/frame"
 )
 
-// maxHead bounds a request head that came in pieces.
-const maxHead = 16 << 10
-
-// refusal answers what the origin doesn't take; it shows as an error in the
-// load's count.
-const refusal = "HTTP/1.1 501 Not Implemented\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-
-// client is one connection.
-type client struct {
-	version int
-	// head is an unfinished request head; skip is what an unfinished request
-	// body lacks. Never both.
-	head []byte
-	skip int64
-	// closing: the request whose body is being skipped is the last.
+// conn is one connection of a client.
+type conn struct {
+	fd    int
+	speak protocol
+	// source is speak where it only sends; else nil.
+	source *tcp
+	// out is what a full socket buffer left unsent. Nothing is read meanwhile,
+	// so a client that doesn't read takes no more memory than one read's answers.
+	out []byte
+	// closing: the connection ends once out is sent.
 	closing bool
+	// watched are the events that epoll looks for.
+	watched uint32
+}
+
+// protocol is what a connection speaks.
+type protocol interface {
+	// take handles what has come, which is its own only during the call, and
+	// appends what there is to answer to l.out. It reports whether the connection
+	// stays after that.
+	take(l *loop, b []byte) bool
+}
+
+// listener is one listening socket.
+type listener struct {
+	fd      int
+	kind    Kind
+	version int
 }
 
 // loop is the server's state; all of it belongs to the one goroutine.
 type loop struct {
 	ep        int
-	listeners [2]int
-	clients   map[int]*client
-	// answers by version: kept alive, closing.
-	answers [2][2][]byte
-	buf     []byte
+	listeners []listener
+	conns     map[int]*conn
+	// http1 and http2 are the answers by version.
+	http1 [2]answers1
+	http2 [2]answers2
+	// buf is what is read into, out what the current read's answers are gathered in.
+	buf, out []byte
 }
 
-// serve accepts and answers on two listening sockets until ctx ends.
-func serve(ctx context.Context, listeners [2]int) error {
+// serve accepts and answers on listening sockets until ctx ends.
+func serve(ctx context.Context, listeners []listener) error {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("origin: epoll: %w", err)
 	}
-	l := &loop{ep: ep, listeners: listeners, clients: map[int]*client{}, buf: make([]byte, 256<<10)}
+	l := &loop{ep: ep, listeners: listeners, conns: map[int]*conn{}, buf: make([]byte, 256<<10)}
 	defer l.close()
-	for i, fd := range listeners {
-		l.answers[i] = [2][]byte{response(Versions[i], false), response(Versions[i], true)}
-		if err := errors.Join(unix.SetNonblock(fd, true), l.watch(fd)); err != nil {
+	for i, v := range Versions {
+		l.http1[i], l.http2[i] = newAnswers1(v), newAnswers2(v)
+	}
+	for i, x := range listeners {
+		if err := errors.Join(unix.SetNonblock(x.fd, true), l.watch(x.fd)); err != nil {
 			return fmt.Errorf("origin: listener %d: %w", i, err)
 		}
 	}
@@ -63,10 +79,12 @@ func serve(ctx context.Context, listeners [2]int) error {
 		}
 		for _, e := range events[:max(n, 0)] {
 			fd := int(e.Fd)
-			if v := l.listenerOf(fd); v >= 0 {
-				l.accept(fd, v)
-			} else if c := l.clients[fd]; c != nil && !l.serveClient(fd, c) {
-				l.drop(fd)
+			if c := l.conns[fd]; c != nil {
+				if !l.ready(c, e.Events) {
+					l.drop(c)
+				}
+			} else if x := l.listenerOf(fd); x != nil {
+				l.accept(x)
 			}
 		}
 	}
@@ -77,128 +95,151 @@ func (l *loop) watch(fd int) error {
 	return unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
-// listenerOf returns the version that a listening socket serves, or -1.
-func (l *loop) listenerOf(fd int) int {
-	for i, x := range l.listeners {
-		if x == fd {
-			return i
-		}
+// want changes the events that a connection waits for; it reports success.
+func (l *loop) want(c *conn, events uint32) bool {
+	if c.watched == events {
+		return true
 	}
-	return -1
+	c.watched = events
+	return unix.EpollCtl(l.ep, unix.EPOLL_CTL_MOD, c.fd, &unix.EpollEvent{Events: events, Fd: int32(c.fd)}) == nil
 }
 
-func (l *loop) accept(fd, version int) {
+// listenerOf returns the listener of a socket, or nil.
+func (l *loop) listenerOf(fd int) *listener {
+	for i := range l.listeners {
+		if l.listeners[i].fd == fd {
+			return &l.listeners[i]
+		}
+	}
+	return nil
+}
+
+func (l *loop) accept(x *listener) {
 	for {
-		c, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, _, err := unix.Accept4(x.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		if err != nil {
 			return // EAGAIN, or a connection that is gone already
 		}
-		_ = unix.SetsockoptInt(c, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
-		if l.watch(c) != nil {
-			_ = unix.Close(c)
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+		if l.watch(fd) != nil {
+			_ = unix.Close(fd)
 			continue
 		}
-		l.clients[c] = &client{version: version}
+		l.conns[fd] = &conn{fd: fd, speak: l.protocolOf(x), watched: unix.EPOLLIN}
 	}
 }
 
-func (l *loop) drop(fd int) {
-	delete(l.clients, fd)
-	_ = unix.Close(fd)
+// protocolOf returns what a new connection of a listener speaks.
+func (l *loop) protocolOf(x *listener) protocol {
+	switch x.kind {
+	case GRPC:
+		return newHTTP2(&l.http2[x.version], true)
+	case TCP:
+		return &tcp{}
+	}
+	return &sniffed{l: l, version: x.version}
+}
+
+func (l *loop) drop(c *conn) {
+	delete(l.conns, c.fd)
+	_ = unix.Close(c.fd)
 }
 
 func (l *loop) close() {
-	for fd := range l.clients {
-		l.drop(fd)
+	for _, c := range l.conns {
+		l.drop(c)
 	}
-	for _, fd := range l.listeners {
-		_ = unix.Close(fd)
+	for _, x := range l.listeners {
+		_ = unix.Close(x.fd)
 	}
 	_ = unix.Close(l.ep)
 }
 
-// serveClient takes what has come and answers each request that is complete.
-// It reports whether the connection stays.
-func (l *loop) serveClient(fd int, c *client) bool {
-	n, err := unix.Read(fd, l.buf)
+// ready handles a connection's events. It reports whether the connection stays.
+func (l *loop) ready(c *conn, events uint32) bool {
+	if c.source != nil {
+		return c.source.pour(l, c.fd, events)
+	}
+	if len(c.out) > 0 {
+		if events&unix.EPOLLOUT == 0 {
+			return false // an error: nothing else was waited for
+		}
+		rest := l.write(c, c.out)
+		if rest < 0 {
+			return false
+		}
+		c.out = c.out[:copy(c.out, c.out[len(c.out)-rest:])]
+		if rest > 0 {
+			return true
+		}
+		return !c.closing && l.want(c, unix.EPOLLIN)
+	}
+	n, err := unix.Read(c.fd, l.buf)
 	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
 		return true
 	}
 	if err != nil || n == 0 {
 		return false
 	}
-	b := l.buf[:n]
-	if len(c.head) > 0 {
-		b = append(c.head, b...)
-		c.head = nil
+	l.out = l.out[:0]
+	stays := c.speak.take(l, l.buf[:n])
+	if t, ok := c.speak.(*tcp); ok && t.mode == Source {
+		c.source = t
+		return l.want(c, unix.EPOLLIN|unix.EPOLLOUT)
 	}
+	rest := l.write(c, l.out)
+	switch {
+	case rest < 0:
+		return false
+	case rest == 0:
+		return stays
+	}
+	c.out, c.closing = append(c.out, l.out[len(l.out)-rest:]...), !stays
+	return l.want(c, unix.EPOLLOUT)
+}
+
+// write sends as much of b as the socket takes and returns how much is left,
+// or -1 for a broken connection.
+func (l *loop) write(c *conn, b []byte) int {
 	for len(b) > 0 {
-		if c.skip > 0 {
-			k := min(c.skip, int64(len(b)))
-			c.skip -= k
-			b = b[k:]
-		} else {
-			end := bytes.Index(b, []byte("\r\n\r\n"))
-			if end < 0 {
-				if len(b) > maxHead {
-					return false
-				}
-				c.head = bytes.Clone(b)
-				return true
-			}
-			if !c.begin(b[:end]) {
-				_, _ = unix.Write(fd, []byte(refusal))
-				return false
-			}
-			b = b[end+4:]
-		}
-		if c.skip == 0 && !l.answer(fd, c) {
-			return false
+		n, err := unix.Write(c.fd, b)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return len(b)
+		case err != nil:
+			return -1
+		default:
+			b = b[n:]
 		}
 	}
-	return true
+	return 0
 }
 
-// begin reads a request head without its closing empty line. It reports
-// whether the request is one that the origin takes.
-func (c *client) begin(head []byte) bool {
-	c.skip, c.closing = 0, false
-	_, rest, _ := bytes.Cut(head, []byte("\r\n"))
-	for len(rest) > 0 {
-		var line []byte
-		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
-		name, value, _ := bytes.Cut(line, []byte(":"))
-		// The lengths of the three names that matter; most fields end here.
-		switch len(name) {
-		case len("connection"):
-			if bytes.EqualFold(name, []byte("connection")) && bytes.EqualFold(bytes.TrimSpace(value), []byte("close")) {
-				c.closing = true
-			}
-		case len("content-length"):
-			if bytes.EqualFold(name, []byte("content-length")) {
-				n, err := strconv.ParseInt(string(bytes.TrimSpace(value)), 10, 64)
-				if err != nil || n < 0 {
-					return false
-				}
-				c.skip = n
-			}
-		case len("transfer-encoding"):
-			if bytes.EqualFold(name, []byte("transfer-encoding")) {
-				return false
-			}
-		}
-	}
-	return true
+// sniffed is a connection on which nothing has come yet: HTTP/1.1 or HTTP/2 by
+// prior knowledge (RFC 9113, section 3.3).
+type sniffed struct {
+	l       *loop
+	version int
+	// chosen is what it turned out to be; in what came before that was clear.
+	chosen protocol
+	in     []byte
 }
 
-// answer writes the constant answer. It fits the socket's buffer many times
-// over; a client that doesn't read loses the connection.
-func (l *loop) answer(fd int, c *client) bool {
-	closing := 0
-	if c.closing {
-		closing = 1
+func (s *sniffed) take(l *loop, b []byte) bool {
+	if s.chosen == nil {
+		s.in = append(s.in, b...)
+		b = s.in
+		const telling = len("PRI") // no other method begins so
+		switch {
+		case len(b) < telling:
+			return true
+		case string(b[:telling]) == frame.Preface[:telling]:
+			s.chosen = newHTTP2(&l.http2[s.version], false)
+		default:
+			s.chosen = &http1{version: s.version}
+		}
+		s.in = nil
 	}
-	a := l.answers[c.version][closing]
-	n, err := unix.Write(fd, a)
-	return err == nil && n == len(a) && !c.closing
+	return s.chosen.take(l, b)
 }

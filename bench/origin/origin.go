@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package origin is the server behind the peers: one thread, one epoll
-// instance, a constant answer. It does next to nothing per request, so that on
-// a machine with few cores it takes as little as possible from the peer under
-// test.
+// instance, a constant answer over HTTP/1.1 and HTTP/2, an echo for gRPC. It
+// does next to nothing per request, so that on a machine with few cores it takes
+// as little as possible from the peer under test.
 package origin
 
 import (
@@ -11,9 +11,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
-	"strings"
-	"time"
 
 	"pillion/bench/proc"
 )
@@ -29,6 +26,21 @@ const VersionField = "x-origin-version"
 // each service.
 var Versions = [2]string{"v1", "v2"}
 
+// Kind is what a listener of the origin serves.
+type Kind int
+
+const (
+	// HTTP is the constant answer over HTTP/1.1 and over HTTP/2 by prior
+	// knowledge, whichever a connection begins with, and the echo of a WebSocket.
+	HTTP Kind = iota
+	// GRPC, over HTTP/2, answers each message with the same one and ends with
+	// status 0, unary calls and streams alike.
+	GRPC
+	// TCP is an echo or a source of bytes, as a connection's first byte says.
+	TCP
+	kinds
+)
+
 // Role is the sub-command of the benchmark's own program that runs ServeFiles.
 const Role = "role-origin"
 
@@ -36,8 +48,9 @@ const Role = "role-origin"
 type Origin struct {
 	// Process is the program.
 	Process *proc.Process
-	// Addrs are the addresses of the versions, in the order of Versions.
-	Addrs [2]string
+	// Addrs are the addresses by kind, and of each kind those of the versions in
+	// the order of Versions.
+	Addrs [kinds][2]string
 }
 
 // Start runs the origin in a process of its own; the group ends it. self is
@@ -45,42 +58,35 @@ type Origin struct {
 // the ports are known and taken from the first moment.
 func Start(g *proc.Group, self string, cpus []int) (*Origin, error) {
 	o := &Origin{}
-	files := make([]*os.File, len(Versions))
-	for i := range Versions {
-		ln, err := net.Listen("tcp4", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("origin: %w", err)
+	var files []*os.File
+	for k := range o.Addrs {
+		for v := range Versions {
+			ln, err := net.Listen("tcp4", "127.0.0.1:0")
+			if err != nil {
+				return nil, fmt.Errorf("origin: %w", err)
+			}
+			defer ln.Close()
+			f, err := ln.(*net.TCPListener).File()
+			if err != nil {
+				return nil, fmt.Errorf("origin: %w", err)
+			}
+			defer f.Close()
+			o.Addrs[k][v] = ln.Addr().String()
+			files = append(files, f)
 		}
-		defer ln.Close()
-		f, err := ln.(*net.TCPListener).File()
-		if err != nil {
-			return nil, fmt.Errorf("origin: %w", err)
-		}
-		defer f.Close()
-		o.Addrs[i], files[i] = ln.Addr().String(), f
 	}
 	var err error
 	o.Process, err = g.Start(proc.Spec{Name: "origin", Path: self, Args: []string{Role}, Files: files, CPUs: cpus})
 	return o, err
 }
 
-// ServeFiles serves the listeners that Start hands over as descriptors 3 and 4.
+// ServeFiles serves the listeners that Start hands over as descriptors 3 and up.
 func ServeFiles(ctx context.Context) error {
-	return serve(ctx, [2]int{3, 4})
-}
-
-// response returns the whole answer of a version. The date is the one of the
-// start: peers pass it on and needn't make one.
-func response(version string, closing bool) []byte {
-	connection := ""
-	if closing {
-		connection = "connection: close\r\n"
+	var listeners []listener
+	for k := range kinds {
+		for v := range Versions {
+			listeners = append(listeners, listener{fd: 3 + len(listeners), kind: k, version: v})
+		}
 	}
-	return []byte("HTTP/1.1 200 OK\r\n" +
-		"date: " + time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n" +
-		"content-type: text/plain\r\n" +
-		VersionField + ": " + version + "\r\n" +
-		connection +
-		"content-length: " + strconv.Itoa(BodySize) + "\r\n\r\n" +
-		strings.Repeat("pillion\n", BodySize/8))
+	return serve(ctx, listeners)
 }

@@ -101,7 +101,7 @@ func TestRequests(t *testing.T) {
 		{"empty body", []string{strings.Replace(post, ": 5\r\n\r\nhello", ": 0\r\n\r\n", 1) + get}, 2},
 		{"large body", []string{strings.Replace(post, ": 5\r\n\r\nhello", ": 600000\r\n\r\n"+strings.Repeat("\r\n\r\n", 150000), 1)}, 1},
 	}
-	for i, addr := range o.Addrs {
+	for i, addr := range o.Addrs[HTTP] {
 		for _, c := range cases {
 			t.Run(Versions[i]+"/"+c.name, func(t *testing.T) {
 				conn := dial(t, addr)
@@ -140,7 +140,7 @@ func TestClosing(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			conn := dial(t, o.Addrs[0])
+			conn := dial(t, o.Addrs[HTTP][0])
 			if _, err := io.WriteString(conn, c.request); err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,8 @@ type direct struct{}
 func (direct) Name() string    { return Direct }
 func (direct) Summary() string { return "no proxy: the load goes straight to the origin; the limit" }
 
+func (direct) Unable(Job) string { return "" }
+
 func (direct) Locate(context.Context, string) (Tool, error) {
 	return Tool{Version: "no proxy"}, nil
 }
@@ -19,5 +21,5 @@ func (direct) Prepare(_ Tool, _ string, job Job) (Launch, error) {
 	if !job.Subsets {
 		return Launch{Addr: job.Origins[0]}, nil
 	}
-	return Launch{Addr: job.Origins[1]}, nil
+	return Launch{Addr: job.Origins[1], HostOnly: true}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -22,6 +23,8 @@ func (envoy) Name() string { return "envoy" }
 func (envoy) Summary() string {
 	return "Envoy: static bootstrap, breakers, outlier detection and statistics on, no access log"
 }
+
+func (envoy) Unable(Job) string { return "" }
 
 func (e envoy) Locate(ctx context.Context, _ string) (Tool, error) {
 	var cached []string
@@ -42,7 +45,11 @@ func (e envoy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "envoy.yaml")
-	if err := render(file, envoyBootstrap, job, addrs...); err != nil {
+	bootstrap := envoyBootstrap
+	if job.Downstream == mesh.TCP {
+		bootstrap = envoyTCP
+	}
+	if err := render(file, bootstrap, job, addrs...); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addrs[0], Spec: &proc.Spec{
@@ -65,7 +72,10 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: mesh
-          codec_type: HTTP1
+          codec_type: {{if .Downstream.IsHTTP2}}AUTO{{else}}HTTP1{{end}}
+{{- if .Downstream.IsUpgrade}}
+          upgrade_configs: [{upgrade_type: websocket}]
+{{- end}}
           http_filters:
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
@@ -111,6 +121,12 @@ static_resources:
       base_ejection_time: 30s
       max_ejection_percent: 50
       enforcing_success_rate: 0
+{{- if .Protocol.IsHTTP2}}
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {http2_protocol_options: {}}
+{{- end}}
     load_assignment:
       cluster_name: "outbound|{{.Port}}|{{.Subset}}|{{.Host}}"
       endpoints:

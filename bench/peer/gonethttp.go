@@ -36,6 +36,8 @@ func (goNetHTTP) Summary() string {
 	return "the standard library's net/http and httputil.ReverseProxy; the naive baseline"
 }
 
+func (goNetHTTP) Unable(Job) string { return "" }
+
 func (p goNetHTTP) Locate(context.Context, string) (Tool, error) {
 	return Tool{Path: p.self, Version: "net/http of " + runtime.Version()}, nil
 }
@@ -47,6 +49,13 @@ type goNetHTTPConfig struct {
 	Origins [2]string `json:"origins"`
 	// Idle is how many connections to an origin are kept.
 	Idle int `json:"idle"`
+	// TCP: bytes are copied to the first origin, and nothing else is done.
+	TCP bool `json:"tcp"`
+	// HTTP2 says whether clients and origins speak HTTP/2.
+	HTTP2 struct {
+		Clients bool `json:"clients"`
+		Origins bool `json:"origins"`
+	} `json:"http2"`
 }
 
 func (p goNetHTTP) Prepare(tool Tool, dir string, job Job) (Launch, error) {
@@ -55,6 +64,8 @@ func (p goNetHTTP) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	c := goNetHTTPConfig{Listen: addr, Origins: job.Origins, Idle: max(job.Connections, 64)}
+	c.TCP = job.Downstream == mesh.TCP
+	c.HTTP2.Clients, c.HTTP2.Origins = job.Downstream.IsHTTP2(), job.Protocol.IsHTTP2()
 	if !job.Subsets {
 		c.Origins[1] = c.Origins[0]
 	}
@@ -90,8 +101,12 @@ func ServeGoNetHTTP(ctx context.Context, file string) error {
 	if err != nil {
 		return err
 	}
+	if c.TCP {
+		return serveGoTCP(ctx, ln, c.Origins[0])
+	}
 	srv := &nethttp.Server{
 		Handler:           goNetHTTPHandler(c),
+		Protocols:         protocols(c.HTTP2.Clients),
 		ReadHeaderTimeout: 10 * time.Second,
 		// Clients that go away in the middle are usual at the end of a load.
 		ErrorLog: slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelError),
@@ -101,6 +116,14 @@ func ServeGoNetHTTP(ctx context.Context, file string) error {
 		return err
 	}
 	return nil
+}
+
+// protocols are HTTP/2 by prior knowledge, or HTTP/1.1.
+func protocols(http2 bool) *nethttp.Protocols {
+	p := &nethttp.Protocols{}
+	p.SetHTTP1(!http2)
+	p.SetUnencryptedHTTP2(http2)
+	return p
 }
 
 // goNetHTTPHandler routes by Host and by the match field.
@@ -116,6 +139,7 @@ func goNetHTTPHandler(c goNetHTTPConfig) nethttp.Handler {
 	transport := &nethttp.Transport{
 		MaxIdleConnsPerHost: c.Idle,
 		IdleConnTimeout:     time.Hour,
+		Protocols:           protocols(c.HTTP2.Origins),
 		DisableCompression:  true, // else it would ask for gzip in the client's name
 	}
 	forward := &httputil.ReverseProxy{

@@ -6,6 +6,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -19,6 +20,8 @@ func (haproxy) Name() string { return "haproxy" }
 func (haproxy) Summary() string {
 	return "HAProxy: http-reuse always, hosts in a map, no log, no health checks"
 }
+
+func (haproxy) Unable(Job) string { return "" }
 
 func (h haproxy) Locate(ctx context.Context, _ string) (Tool, error) {
 	path, err := find(h.Name(), "HAPROXY_BIN", "make tools installs it (Debian's package haproxy)", "/usr/sbin/haproxy")
@@ -39,7 +42,11 @@ func (h haproxy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "haproxy.cfg")
-	if err := render(file, haproxyConfig, job, addr); err != nil {
+	config := haproxyConfig
+	if job.Downstream == mesh.TCP {
+		config = haproxyTCP
+	}
+	if err := render(file, config, job, addr); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addr, Spec: &proc.Spec{
@@ -64,20 +71,21 @@ defaults
     timeout connect 10s
     timeout client 1h
     timeout server 1h
+    timeout tunnel 1h
     timeout http-request 10s
     timeout http-keep-alive 1h
 
 frontend mesh
-    bind {{index .Listen 0}}
+    bind {{index .Listen 0}}{{if .Downstream.IsHTTP2}} proto h2{{end}}
 {{- if .Subsets}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v2 if { req.hdr({{.MatchField}}) -m str {{.MatchValue}} }
 {{- end}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v1
 {{range .Services}}
 backend {{.Name}}-v1
-    server v1 {{index $.Origins 0}}
+    server v1 {{index $.Origins 0}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
 {{- if $.Subsets}}
 backend {{.Name}}-v2
-    server v2 {{index $.Origins 1}}
+    server v2 {{index $.Origins 1}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
 {{- end}}
 {{end}}`

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -19,6 +20,16 @@ type nginx struct{}
 func (nginx) Name() string { return "nginx" }
 func (nginx) Summary() string {
 	return "nginx: upstream keepalive, no access log, request bodies unbuffered"
+}
+
+func (nginx) Unable(job Job) string {
+	switch {
+	case job.Protocol == mesh.HTTP2:
+		return "nginx speaks HTTP/2 to no upstream but gRPC"
+	case job.Protocol == mesh.GRPC && !job.Downstream.IsHTTP2():
+		return "nginx takes gRPC from HTTP/2 only"
+	}
+	return ""
 }
 
 func (n nginx) Locate(ctx context.Context, _ string) (Tool, error) {
@@ -36,7 +47,11 @@ func (n nginx) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	file := filepath.Join(dir, "nginx.conf")
-	if err := render(file, nginxConfig, job, addr); err != nil {
+	config := nginxConfig
+	if job.Downstream == mesh.TCP {
+		config = nginxTCP
+	}
+	if err := render(file, config, job, addr); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: addr, Spec: &proc.Spec{
@@ -95,14 +110,26 @@ http {
 {{- end}}
 {{- end}}
     server {
-        listen {{index .Listen 0}} backlog=4096;
+        listen {{index .Listen 0}} backlog=4096{{if .Downstream.IsHTTP2}} http2{{end}};
         location / {
+{{- if .Protocol.IsHTTP2}}
+            grpc_pass grpc://$service-$subset;
+            grpc_set_header Host $http_host;
+            grpc_read_timeout 1h;
+            grpc_send_timeout 1h;
+{{- else}}
             proxy_pass http://$service-$subset;
             proxy_http_version 1.1;
+{{- if .Downstream.IsUpgrade}}
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection upgrade;
+{{- else}}
             proxy_set_header Connection "";
+{{- end}}
             proxy_set_header Host $http_host;
             proxy_request_buffering off;
             proxy_read_timeout 1h;
+{{- end}}
         }
     }
 }

@@ -26,12 +26,16 @@ type Job struct {
 	// origin if it has mesh.MatchField: mesh.MatchValue, and to the first
 	// otherwise; without, to the first.
 	mesh.Mesh
+	// Downstream is what clients speak; the mesh's protocol is what the origins
+	// speak.
+	Downstream mesh.Protocol
 	// Origins are the addresses of subsets v1 and v2.
 	Origins [2]string
 	// Workers is the number of threads that handle traffic.
 	Workers int
-	// Connections is how many clients connect at once.
-	Connections int
+	// Connections is how many clients connect at once, Streams how many requests
+	// each of them may have under way.
+	Connections, Streams int
 }
 
 // Tool is a peer's program on this machine.
@@ -50,6 +54,9 @@ type Launch struct {
 	Addr string
 	// Metrics is where Pillion's own metrics will be; "" for others.
 	Metrics string
+	// HostOnly: it can't route by a header field, so all requests go to the
+	// version that the measured request selects.
+	HostOnly bool
 }
 
 // Peer is one competitor.
@@ -61,6 +68,8 @@ type Peer interface {
 	// Locate finds its program, or builds it in dir. A *MissingError says how
 	// to get it.
 	Locate(ctx context.Context, dir string) (Tool, error)
+	// Unable says why it can't do a job; "" if it can.
+	Unable(job Job) string
 	// Prepare writes the configuration for a job into dir, which is empty and
 	// stays as long as the peer runs.
 	Prepare(tool Tool, dir string, job Job) (Launch, error)
@@ -82,6 +91,7 @@ func All(self string) []Peer {
 		envoy{},
 		haproxy{},
 		nginx{},
+		nghttpx{},
 		goNetHTTP{self: self},
 		direct{},
 	}

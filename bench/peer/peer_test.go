@@ -66,7 +66,7 @@ func located(t *testing.T, p Peer) Tool {
 		if os.Getenv("ENVOY_BIN") == "" {
 			return Tool{Path: need.Envoy(t)}
 		}
-	case "haproxy", "nginx":
+	case "haproxy", "nginx", "nghttpx":
 		return Tool{Path: need.Program(t, p.Name())}
 	}
 	tool, err := p.Locate(t.Context(), t.TempDir())
@@ -89,7 +89,7 @@ func TestPeersDoTheJob(t *testing.T) {
 			tool := located(t, p)
 			for _, m := range []mesh.Mesh{mesh.New(1, true), mesh.New(40, true), mesh.New(40, false)} {
 				t.Run(fmt.Sprintf("%d,subsets=%v", len(m.Services), m.Subsets), func(t *testing.T) {
-					doesTheJob(t, g, p, tool, Job{Mesh: m, Origins: o.Addrs, Workers: 1, Connections: 64})
+					doesTheJob(t, g, p, tool, Job{Mesh: m, Origins: o.Addrs[origin.HTTP], Workers: 1, Connections: 64})
 				})
 			}
 		})
@@ -179,7 +179,8 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			srv := httptest.NewServer(c.handler)
 			defer srv.Close()
-			err := ask(t.Context(), srv.Listener.Addr().String(), mesh.New(1, true).Last(), true, "v2")
+			job := Job{Mesh: mesh.New(1, true)}
+			err := job.ask(t.Context(), srv.Listener.Addr().String(), job.Last(), true)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
@@ -197,7 +198,7 @@ func TestCountedRequests(t *testing.T) {
 			"istio_requests_total{a=\"x y\"} 3\nistio_requests_total{a=\"}\"} 4.5e1\nistio_requests_totals{} 9\nother 1\n"))
 	}))
 	defer srv.Close()
-	n, err := countedRequests(t.Context(), srv.Listener.Addr().String())
+	n, err := counted(t.Context(), srv.Listener.Addr().String(), "istio_requests_total")
 	if err != nil || n != 48 {
 		t.Errorf("counted %v, error %v, want 48", n, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"pillion/bench/mesh"
 	"pillion/bench/proc"
 )
 
@@ -50,16 +51,26 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 	return Tool{Path: path, Version: v}, err
 }
 
+func (pillion) Unable(Job) string { return "" }
+
 func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	addrs, err := listenAddrs(3)
 	if err != nil {
 		return Launch{}, err
 	}
-	yaml := filepath.Join(dir, "mesh")
-	if err := job.Mesh.Write(yaml, job.Origins[0], job.Origins[1]); err != nil {
+	yaml, addr := filepath.Join(dir, "mesh"), addrs[0]
+	if job.Downstream == mesh.TCP {
+		// The service's own address, on loopback, is what it listens on.
+		if addr, err = listenAddr(); err == nil {
+			err = job.Mesh.WriteTCP(yaml, addr, job.Origins[0])
+		}
+	} else {
+		err = job.Mesh.Write(yaml, job.Origins[0], job.Origins[1])
+	}
+	if err != nil {
 		return Launch{}, err
 	}
-	return Launch{Addr: addrs[0], Metrics: addrs[2], Spec: &proc.Spec{
+	return Launch{Addr: addr, Metrics: addrs[2], Spec: &proc.Spec{
 		Name: p.Name(), Path: tool.Path,
 		Args: []string{"run", "--http", addrs[0], "--admin", addrs[1], "--metrics", addrs[2], yaml},
 		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
@@ -76,8 +87,8 @@ func oneLine(out []byte) string {
 	return s
 }
 
-// countedRequests returns the sum of istio_requests_total at a metrics address.
-func countedRequests(ctx context.Context, addr string) (float64, error) {
+// counted returns the sum of a counter's series at a metrics address.
+func counted(ctx context.Context, addr, name string) (float64, error) {
 	req, err := nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, "http://"+addr+"/stats/prometheus", nil)
 	if err != nil {
 		return 0, err
@@ -92,7 +103,7 @@ func countedRequests(ctx context.Context, addr string) (float64, error) {
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
 		series, value, ok := cutLast(sc.Text(), " ")
-		if !ok || !strings.HasPrefix(series, "istio_requests_total{") {
+		if !ok || !strings.HasPrefix(series, name+"{") {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)

@@ -47,12 +47,12 @@ func TestUncountedRequestsAreRefused(t *testing.T) {
 	}))
 	defer srv.Close()
 	addr := srv.Listener.Addr().String()
-	if err := countsRequests(t.Context(), addr, 2); err != nil {
+	if err := (Job{}).counts(t.Context(), addr, 2); err != nil {
 		t.Error(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := countsRequests(ctx, addr, 3); err == nil || !strings.Contains(err.Error(), "is 2 after 3 requests") {
+	if err := (Job{}).counts(ctx, addr, 3); err == nil || !strings.Contains(err.Error(), "is 2 after 3 requests") {
 		t.Errorf("error %v for two counted of three", err)
 	}
 }

@@ -24,6 +24,16 @@ type facts struct {
 	Limit                  int
 }
 
+// StreamModule is the file of nginx's stream module where it isn't part of the
+// program; "" elsewhere.
+func (f facts) StreamModule() string {
+	const debian = "/usr/lib/nginx/modules/ngx_stream_module.so"
+	if _, err := os.Stat(debian); err != nil {
+		return ""
+	}
+	return debian
+}
+
 // Keep is how many idle connections to an origin a peer may keep.
 func (f facts) Keep() int { return max(64, f.Connections) }
 
@@ -38,8 +48,15 @@ type clusterFacts struct {
 // render writes a template's result for a job to a file.
 func render(file, text string, job Job, listen ...string) error {
 	t, err := template.New("config").Funcs(template.FuncMap{
-		"host":        func(addr string) (string, error) { h, _, err := net.SplitHostPort(addr); return h, err },
-		"port":        func(addr string) (string, error) { _, p, err := net.SplitHostPort(addr); return p, err },
+		"host":  func(addr string) (string, error) { h, _, err := net.SplitHostPort(addr); return h, err },
+		"port":  func(addr string) (string, error) { _, p, err := net.SplitHostPort(addr); return p, err },
+		"comma": func(addr string) string { return strings.Replace(addr, ":", ",", 1) },
+		"last": func(subsets bool) int {
+			if subsets {
+				return 1
+			}
+			return 0
+		},
 		"underscored": func(s string) string { return strings.ReplaceAll(s, "-", "_") },
 		"add": func(n ...int) (sum int) {
 			for _, x := range n {

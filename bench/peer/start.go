@@ -6,13 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	nethttp "net/http"
 	"os"
 	"time"
 
 	"pillion/bench/mesh"
-	"pillion/bench/origin"
 	"pillion/bench/proc"
 )
 
@@ -36,7 +33,8 @@ type Running struct {
 	// answer for the last service.
 	Ready time.Duration
 
-	dir string
+	dir      string
+	hostOnly bool
 }
 
 // Start configures and starts a peer, waits until it serves the last service,
@@ -51,7 +49,7 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 	if err != nil {
 		return nil, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
 	}
-	r := &Running{Peer: p, Addr: launch.Addr, dir: own}
+	r := &Running{Peer: p, Addr: launch.Addr, dir: own, hostOnly: launch.HostOnly}
 	began := time.Now()
 	if launch.Spec != nil {
 		launch.Spec.CPUs = cpus
@@ -99,10 +97,14 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 	defer cancel()
 	tick := time.NewTicker(readyPause)
 	defer tick.Stop()
+	var last error
 	for {
-		err := ask(ctx, r.Addr, job.Last(), true, job.wants(true))
+		err := job.ask(ctx, r.Addr, job.Last(), true)
 		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil { // else it was only broken off
+			last = err
 		}
 		if err := r.Alive(); err != nil {
 			return err
@@ -110,7 +112,7 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("%w; the last try: %w", context.Cause(ctx), err)
+			return fmt.Errorf("%w; the last try: %w", context.Cause(ctx), last)
 		}
 	}
 }
@@ -121,10 +123,10 @@ func (r *Running) check(ctx context.Context, job Job, metrics string) error {
 	asked := 1 // waitReady's
 	for _, s := range []mesh.Service{job.Services[0], job.Last()} {
 		for _, match := range []bool{false, true} {
-			if !match && r.Process == nil && job.Subsets {
-				continue // direct reaches one version only
+			if !match && r.hostOnly && job.Subsets {
+				continue // it reaches one version only
 			}
-			if err := ask(ctx, r.Addr, s, match, job.wants(match)); err != nil {
+			if err := job.ask(ctx, r.Addr, s, match); err != nil {
 				return err
 			}
 			asked++
@@ -133,24 +135,28 @@ func (r *Running) check(ctx context.Context, job Job, metrics string) error {
 	if metrics == "" {
 		return nil
 	}
-	return countsRequests(ctx, metrics, asked)
+	return job.counts(ctx, metrics, asked)
 }
 
-// countsRequests waits until a metrics address has counted n requests: proof
-// that what is measured pays for its metrics.
-func countsRequests(ctx context.Context, addr string, n int) error {
+// counts waits until a metrics address has counted n requests, or connections
+// of TCP: proof that what is measured pays for its metrics.
+func (j Job) counts(ctx context.Context, addr string, n int) error {
+	name := "istio_requests_total"
+	if j.Downstream == mesh.TCP {
+		name = "istio_tcp_connections_opened_total"
+	}
 	ctx, cancel := context.WithTimeout(ctx, countLimit)
 	defer cancel()
 	tick := time.NewTicker(10 * readyPause)
 	defer tick.Stop()
 	err := errors.New("no look at it succeeded")
 	for {
-		counted, lookErr := countedRequests(ctx, addr)
+		got, lookErr := counted(ctx, addr, name)
 		switch {
-		case lookErr == nil && counted >= float64(n):
+		case lookErr == nil && got >= float64(n):
 			return nil
 		case lookErr == nil:
-			err = fmt.Errorf("istio_requests_total is %v after %d requests", counted, n)
+			err = fmt.Errorf("%s is %v after %d requests", name, got, n)
 		case ctx.Err() == nil: // else the look was only broken off
 			err = lookErr
 		}
@@ -160,47 +166,4 @@ func countsRequests(ctx context.Context, addr string, n int) error {
 			return fmt.Errorf("its metrics at %s: %w; without them the comparison wouldn't be what it says", addr, err)
 		}
 	}
-}
-
-// wants is the version that answers a request, with or without the field that
-// selects a subset.
-func (j Job) wants(match bool) string {
-	if match && j.Subsets {
-		return origin.Versions[1]
-	}
-	return origin.Versions[0]
-}
-
-// ask sends one request on a connection of its own and checks the answer, which
-// the version want has to give.
-func ask(ctx context.Context, addr string, s mesh.Service, match bool, want string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	req, err := nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, "http://"+addr+"/check", nil)
-	if err != nil {
-		return err
-	}
-	req.Host = s.Authority()
-	if match {
-		req.Header.Set(mesh.MatchField, mesh.MatchValue)
-	}
-	// Neither a proxy of the environment nor a connection of an earlier try.
-	transport := &nethttp.Transport{DisableKeepAlives: true}
-	resp, err := transport.RoundTrip(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	switch got := resp.Header.Get(origin.VersionField); {
-	case err != nil:
-		return err
-	case resp.StatusCode != nethttp.StatusOK:
-		return fmt.Errorf("%s: status %d, want 200", req.Host, resp.StatusCode)
-	case got != want:
-		return fmt.Errorf("%s: answered by version %q, want %q (%s set: %v)", req.Host, got, want, mesh.MatchField, match)
-	case len(body) != origin.BodySize:
-		return fmt.Errorf("%s: body of %d bytes, want %d", req.Host, len(body), origin.BodySize)
-	}
-	return nil
 }

@@ -21,6 +21,10 @@ const (
 	CPUSystem Metric = "cpu_system_us_per_request"
 	// Rate is answered requests per second.
 	Rate Metric = "requests_per_s"
+	// CPUPerGiB is the peer's user and system time for each GiB that came
+	// through, BytesRate how much came.
+	CPUPerGiB Metric = "cpu_ms_per_gib"
+	BytesRate Metric = "mib_per_s"
 	// P50 to P999 are quantiles of the response time.
 	P50  Metric = "p50_us"
 	P90  Metric = "p90_us"
@@ -65,6 +69,10 @@ func (m Metric) describe() about {
 		return about{title: "CPU per request", unit: "µs", digits: 1}
 	case CPUSystem:
 		return about{title: "of it system", unit: "µs", digits: 1}
+	case CPUPerGiB:
+		return about{title: "CPU per GiB", unit: "ms", digits: 1}
+	case BytesRate:
+		return about{title: "throughput", unit: "MiB/s", higher: true}
 	case Rate:
 		return about{title: "requests", unit: "/s", higher: true}
 	case P50, P90, P99, P999:

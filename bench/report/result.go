@@ -40,7 +40,9 @@ type Group struct {
 	// Headline is the metric of the ratios, Columns what the table shows.
 	Headline Metric   `json:"headline"`
 	Columns  []Metric `json:"columns"`
-	Samples  []Sample `json:"samples"`
+	// Absent says, a line for each, why a peer can't take part.
+	Absent  []string `json:"absent,omitempty"`
+	Samples []Sample `json:"samples"`
 }
 
 // Name is the scenario and the load.

@@ -138,6 +138,9 @@ func (g Group) writeMarks(b *strings.Builder, rows []Row) {
 		}
 		fmt.Fprintf(b, "  ! %s failed requests (%s in one turn): its numbers are those of a peer that fails\n", r.Peer, kinds)
 	}
+	for _, why := range g.Absent {
+		fmt.Fprintf(b, "  left out: %s\n", why)
+	}
 	if worst > disturbed {
 		fmt.Fprintf(b, "  ~ other programs used up to %.0f %% of a core in one turn: run it again on a quiet machine\n", 100*worst)
 	}

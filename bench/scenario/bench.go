@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"pillion/bench/load"
@@ -53,8 +54,8 @@ type Bench struct {
 	// caller removes.
 	Self, Dir string
 	// Wrk and Strace are the paths of these programs; "" if they aren't here.
-	Wrk, Strace string
-	Peers       []Located
+	Wrk, H2Load, Strace string
+	Peers               []Located
 	// Progress prints a line for the person who waits.
 	Progress func(format string, args ...any)
 
@@ -64,14 +65,18 @@ type Bench struct {
 // WrkRemedy says how to get the closed-loop load generator.
 const WrkRemedy = "wrk isn't here, and the load comes from it: make tools installs it (Debian's package wrk)"
 
+// H2LoadRemedy says the same of HTTP/2's.
+const H2LoadRemedy = "h2load isn't here, and the load comes from it: make tools installs it (Debian's package nghttp2-client)"
+
 // reservedFiles is what the benchmark and the peers have open beside the
 // connections of a scenario.
 const reservedFiles = 256
 
 // Run measures one scenario on all peers.
 func (b *Bench) Run(ctx context.Context, sc Scenario) ([]report.Group, error) {
-	// A peer has a descriptor for each client and as many for origins.
-	if err := proc.RaiseOpenFiles(uint64(2*sc.Connections + reservedFiles)); err != nil {
+	// A peer has a descriptor for each client and as many for origins, or more
+	// where one client has several requests under way.
+	if err := proc.RaiseOpenFiles(uint64(2*sc.Connections*max(1, sc.Streams) + reservedFiles)); err != nil {
 		return nil, fmt.Errorf("%s: %w", sc.Name, err)
 	}
 	if b.origin == nil {
@@ -85,9 +90,18 @@ func (b *Bench) Run(ctx context.Context, sc Scenario) ([]report.Group, error) {
 
 // job is what the peers are configured for in a scenario.
 func (b *Bench) job(sc Scenario) peer.Job {
+	m := mesh.New(sc.Services, sc.Subsets)
+	m.Protocol = sc.Upstream
+	kind := origin.HTTP
+	switch sc.Upstream {
+	case mesh.GRPC:
+		kind = origin.GRPC
+	case mesh.TCP:
+		kind = origin.TCP
+	}
 	return peer.Job{
-		Mesh:    mesh.New(sc.Services, sc.Subsets),
-		Origins: b.origin.Addrs, Workers: b.Workers, Connections: sc.Connections,
+		Mesh: m, Downstream: sc.Downstream, Origins: b.origin.Addrs[kind],
+		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams),
 	}
 }
 
@@ -121,15 +135,23 @@ func (b *Bench) otherCPUs() []int {
 	return b.Pin[b.Workers:]
 }
 
-// programs are the peers that have a program to look at.
-func (b *Bench) programs() []Located {
-	var out []Located
+// able are the peers that can do a scenario's job; absent says why the others
+// can't.
+func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 	for _, l := range b.Peers {
-		if l.Peer.Name() != peer.Direct {
-			out = append(out, l)
+		if why := l.Peer.Unable(b.job(sc)); why != "" {
+			absent = append(absent, why)
+			b.Progress("%s: left out: %s", sc.Name, why)
+			continue
 		}
+		able = append(able, l)
 	}
-	return out
+	return able, absent
+}
+
+// programs are those of the able that have a program to look at.
+func programs(able []Located) []Located {
+	return slices.DeleteFunc(slices.Clone(able), func(l Located) bool { return l.Peer.Name() == peer.Direct })
 }
 
 // turns calls measure for each peer in turns A B C A B C. A peer that fails is

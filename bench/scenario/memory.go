@@ -27,11 +27,12 @@ func (Startup) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (m Startup) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	able, absent := b.able(sc)
 	g := report.Group{
-		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline,
+		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline, Absent: absent,
 		Columns: []report.Metric{report.Ready, report.RSS, report.Anon},
 	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
 		r, err := b.start(ctx, l, sc)
 		if err != nil {
 			return err
@@ -74,12 +75,13 @@ func (IdleConnections) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	able, absent := b.able(sc)
 	g := report.Group{
-		Scenario: sc.Name, Headline: report.PerConnection,
+		Scenario: sc.Name, Headline: report.PerConnection, Absent: absent,
 		Title:   fmt.Sprintf("%s; after: %v after they closed", sc.Summary, b.Settle),
 		Columns: []report.Metric{report.PerConnection, report.RSSBefore, report.RSSHeld, report.RSSAfter},
 	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, b.programs(), func(l Located, turn int) error {
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
 		r, err := b.start(ctx, l, sc)
 		if err != nil {
 			return err
@@ -102,7 +104,11 @@ func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report
 func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.Sample, error) {
 	s := report.Sample{Peer: r.Peer.Name(), Values: map[report.Metric]float64{}}
 	req := b.request(sc, r.Addr)
-	warm, err := load.Hold(ctx, req, primer)
+	hold := load.Hold
+	if sc.Downstream.IsHTTP2() {
+		hold = load.HoldHTTP2
+	}
+	warm, err := hold(ctx, req, primer)
 	if err != nil {
 		return s, err
 	}
@@ -111,7 +117,7 @@ func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.
 	if err != nil {
 		return s, err
 	}
-	held, err := load.Hold(ctx, req, sc.Connections)
+	held, err := hold(ctx, req, sc.Connections)
 	if err != nil {
 		return s, err
 	}

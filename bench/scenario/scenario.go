@@ -12,6 +12,7 @@ import (
 	"context"
 	"time"
 
+	"pillion/bench/mesh"
 	"pillion/bench/report"
 )
 
@@ -25,8 +26,11 @@ type Scenario struct {
 	// subsets chosen by a header match.
 	Services int
 	Subsets  bool
-	// Connections is how many clients connect at once.
-	Connections int
+	// Downstream is what the clients speak, Upstream what the services do.
+	Downstream, Upstream mesh.Protocol
+	// Connections is how many clients connect at once, Streams how many requests
+	// each has under way where the protocol lets it choose.
+	Connections, Streams int
 	// Measure is how it is measured.
 	Measure Measurer
 }
@@ -68,6 +72,54 @@ func All() []Scenario {
 			Measure: Throughput{Close: true},
 		},
 		{
+			Name:     "h2",
+			Summary:  "HTTP/2 to HTTP/2: answers of 1 KiB over 4 connections with 16 streams each, routed by host and header",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 4, Streams: 16,
+			Measure: Throughput{OpenAt: []float64{0.5}},
+		},
+		{
+			Name:     "h2-64x1",
+			Summary:  "as h2, over 64 connections with one stream each",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 64, Streams: 1,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-to-h2",
+			Summary:  "HTTP/1.1 clients of HTTP/2 services: as h1 otherwise",
+			Services: 1, Subsets: true, Upstream: mesh.HTTP2, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h2-to-h1",
+			Summary:  "HTTP/2 clients of HTTP/1.1 services: as h2 otherwise",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Connections: 4, Streams: 16,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "grpc-unary",
+			Summary:  "gRPC: unary calls of 100 bytes each way over 4 connections with 16 streams each, status in trailers",
+			Services: 1, Subsets: true, Downstream: mesh.GRPC, Upstream: mesh.GRPC, Connections: 4, Streams: 16,
+			Measure: Throughput{Body: 100, OpenAt: []float64{0.5}},
+		},
+		{
+			Name:     "grpc-stream",
+			Summary:  "gRPC: messages of 100 bytes to and fro on 64 open streams, 16 on each of 4 connections",
+			Services: 1, Subsets: true, Downstream: mesh.GRPC, Upstream: mesh.GRPC, Connections: 4, Streams: 16,
+			Measure: Throughput{Body: 100, Messages: true},
+		},
+		{
+			Name:     "tcp",
+			Summary:  "TCP, one listener and one endpoint",
+			Services: 1, Downstream: mesh.TCP, Upstream: mesh.TCP, Connections: 64,
+			Measure: Throughput{Body: 64, Bulk: 16, OpenAt: []float64{0.5}},
+		},
+		{
+			Name:     "websocket",
+			Summary:  "WebSocket over HTTP/1.1: messages of 100 bytes to and fro on 64 connections, routed by host and header",
+			Services: 1, Subsets: true, Downstream: mesh.WebSocket, Upstream: mesh.WebSocket, Connections: 64,
+			Measure: Throughput{Body: 100},
+		},
+		{
 			Name:     "idle",
 			Summary:  "memory of a peer with one service and no traffic",
 			Services: 1, Subsets: true, Connections: 64,
@@ -77,6 +129,12 @@ func All() []Scenario {
 			Name:     "idle-connections",
 			Summary:  "memory of 5,000 idle keep-alive connections, each of which has served a request",
 			Services: 1, Subsets: true, Connections: 5000,
+			Measure: IdleConnections{},
+		},
+		{
+			Name:     "idle-connections-h2",
+			Summary:  "memory of 2,000 idle HTTP/2 connections, each of which has served a request",
+			Services: 1, Subsets: true, Downstream: mesh.HTTP2, Upstream: mesh.HTTP2, Connections: 2000,
 			Measure: IdleConnections{},
 		},
 		{

@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case load.HTTP2Role:
+		err = load.ServeHTTP2(ctx, os.Stdin, os.Stdout)
+	case load.SocketRole:
+		err = load.ServeSocket(ctx, os.Stdin, os.Stdout)
 	case load.OpenRole:
 		err = load.ServeOpen(ctx, os.Stdin, os.Stdout)
 	case peer.GoNetHTTPRole:
@@ -52,8 +56,9 @@ func TestMain(m *testing.M) {
 // crashing is a peer whose program ends at once.
 type crashing struct{}
 
-func (crashing) Name() string    { return "crashing" }
-func (crashing) Summary() string { return "fails" }
+func (crashing) Name() string           { return "crashing" }
+func (crashing) Summary() string        { return "fails" }
+func (crashing) Unable(peer.Job) string { return "" }
 func (crashing) Locate(context.Context, string) (peer.Tool, error) {
 	return peer.Tool{}, nil
 }
@@ -322,7 +327,7 @@ while :; do sleep 0.05; done
 	if _, err := b.Run(t.Context(), Scenario{Name: "none", Services: 1, Measure: nothing{}}); err != nil {
 		t.Fatal(err)
 	}
-	r, err := b.start(t.Context(), b.programs()[0], sc)
+	r, err := b.start(t.Context(), programs(b.Peers)[0], sc)
 	if err != nil {
 		t.Fatal(err)
 	}

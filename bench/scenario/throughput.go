@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"pillion/bench/load"
+	"pillion/bench/mesh"
+	"pillion/bench/origin"
 	"pillion/bench/peer"
 	"pillion/bench/report"
 )
@@ -29,8 +31,13 @@ const (
 // the scenario's connections, and then the latency that a peer adds at shares
 // of the slowest peer's peak, by an open loop. All peers run during all turns.
 type Throughput struct {
-	// Body makes each request a POST of so many bytes.
-	Body int
+	// Body makes each request a POST of so many bytes, of gRPC it is the size of
+	// a message. Messages: streams stay open, and messages are what is counted.
+	Body     int
+	Messages bool
+	// Bulk measures first what it costs to pass on bytes, one way and as many as
+	// will go, over so many connections; 0 for not at all.
+	Bulk int
 	// Close has each request use a connection of its own.
 	Close bool
 	// OpenAt are the shares of the slowest peer's peak; none for no open loop.
@@ -66,8 +73,10 @@ func warmup(s Settings) time.Duration { return max(time.Second, s.Duration/2) }
 type session struct {
 	*Bench
 	Throughput
-	sc  Scenario
-	wrk load.Wrk
+	sc Scenario
+	// able can do the job; absent says why others can't.
+	able   []Located
+	absent []string
 	// serving are the peers that started, in order; running has what they run.
 	serving []Located
 	running map[string]*peer.Running
@@ -75,18 +84,23 @@ type session struct {
 
 // Run implements Measurer.
 func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	if b.Wrk == "" {
+	switch {
+	case b.Wrk == "" && sc.Downstream == mesh.HTTP1:
 		return nil, errors.New(WrkRemedy)
+	case b.H2Load == "" && sc.Downstream == mesh.HTTP2:
+		return nil, errors.New(H2LoadRemedy)
 	}
-	s := &session{
-		Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{},
-		wrk: load.Wrk{Path: b.Wrk, Dir: b.Dir, Threads: wrkThreads, CPUs: b.otherCPUs()},
-	}
+	s := &session{Bench: b, Throughput: t, sc: sc, running: map[string]*peer.Running{}}
+	s.able, s.absent = b.able(sc)
 	defer s.close()
 	errs := []error{s.startAll(ctx)}
+	var groups []report.Group
+	if t.Bulk > 0 {
+		g, err := s.bulk(ctx)
+		groups, errs = append(groups, g), append(errs, err)
+	}
 	peak, err := s.peak(ctx)
-	groups := []report.Group{peak}
-	errs = append(errs, err)
+	groups, errs = append(groups, peak), append(errs, err)
 	slowest, rate := slowestPeak(peak)
 	for _, share := range t.openShares(b.Settings) {
 		if slowest == "" || ctx.Err() != nil {
@@ -101,7 +115,7 @@ func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Gr
 // startAll starts the peers and gives each its unmeasured load; one that fails
 // is left out.
 func (s *session) startAll(ctx context.Context) error {
-	return s.turns(ctx, s.sc.Name, 1, s.Peers, func(l Located, _ int) error {
+	return s.turns(ctx, s.sc.Name, 1, s.able, func(l Located, _ int) error {
 		r, err := s.start(ctx, l, s.sc)
 		if err != nil {
 			return err
@@ -122,28 +136,26 @@ func (s *session) close() {
 	}
 }
 
-// closedLoop drives a peer as fast as it goes.
-func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
-	req := s.request(s.sc, r.Addr)
-	req.Body, req.Close = s.Body, s.Close
-	res, err := s.wrk.Run(ctx, s.Group, req, s.sc.Connections, d)
-	return res, errors.Join(err, r.Alive())
-}
-
-// openLoop drives a peer at a fixed rate.
-func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (load.Result, error) {
-	req := s.request(s.sc, r.Addr)
-	req.Body = s.Body
-	res, err := load.OpenChild(ctx, s.Group, s.Self, s.otherCPUs(), load.OpenSpec{
-		Request: req, Connections: s.sc.Connections, Rate: rate, Warmup: openWarmup, Duration: s.Duration,
+// bulk drives bytes through all peers.
+func (s *session) bulk(ctx context.Context) (report.Group, error) {
+	g := report.Group{
+		Scenario: s.sc.Name, Load: "bulk", Absent: s.absent, Headline: report.CPUPerGiB,
+		Title:   fmt.Sprintf("%s; bytes from the origin over %d connections, as many as will go", s.sc.Summary, s.Bulk),
+		Columns: []report.Metric{report.CPUPerGiB, report.BytesRate, report.RSS},
+	}
+	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
+		res, err := load.SocketChild(ctx, s.Group, s.Self, s.otherCPUs(), load.SocketSpec{
+			Addr: r.Addr, Hello: []byte{origin.Source}, Connections: s.Bulk, Duration: s.Duration,
+		})
+		return res, errors.Join(err, r.Alive())
 	})
-	return res, errors.Join(err, r.Alive())
+	return g, err
 }
 
 // peak is the closed loop on all peers.
 func (s *session) peak(ctx context.Context) (report.Group, error) {
 	g := report.Group{
-		Scenario: s.sc.Name, Load: "peak", Title: s.sc.Summary + "; as fast as it goes", Headline: report.CPU,
+		Scenario: s.sc.Name, Load: "peak", Title: s.sc.Summary + "; as fast as it goes", Headline: report.CPU, Absent: s.absent,
 		Columns: []report.Metric{
 			report.CPU, report.CPUSystem, report.Rate, report.P50, report.P99, report.P999, report.RSS, report.Switches,
 		},
@@ -162,7 +174,8 @@ func (s *session) peak(ctx context.Context) (report.Group, error) {
 func (s *session) open(ctx context.Context, share, rate float64, of string) (report.Group, error) {
 	g := report.Group{
 		Scenario: s.sc.Name, Load: fmt.Sprintf("%.0f%% load", share*100),
-		Title: fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %s", s.sc.Summary, rate, of),
+		Absent: s.absent,
+		Title:  fmt.Sprintf("%s; %.0f requests/s at a fixed rate, %s", s.sc.Summary, rate, of),
 	}
 	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
 		return s.openLoop(ctx, r, rate)
@@ -196,7 +209,7 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 	if err != nil {
 		return report.Sample{}, err
 	}
-	if res.Requests == 0 {
+	if res.Requests == 0 && res.Bytes == 0 {
 		return report.Sample{}, fmt.Errorf("no request was answered (errors: %v)", res.Errors)
 	}
 	return w.close(res)
@@ -205,14 +218,23 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 // outcome is a sample in a few words.
 func outcome(s report.Sample) string {
 	out := s.Peer
+	if v, ok := s.Values[report.BytesRate]; ok {
+		out += fmt.Sprintf(" %.1f ms CPU per GiB, %.0f MiB/s", s.Values[report.CPUPerGiB], v)
+		return out + failures(s)
+	}
 	if v, ok := s.Values[report.CPU]; ok {
 		out += fmt.Sprintf(" %.1f µs CPU per request,", v)
 	}
 	out += fmt.Sprintf(" %.0f requests/s, p99 %.0f µs", s.Values[report.Rate], s.Values[report.P99])
-	if s.Errors > 0 {
-		out += fmt.Sprintf(", %d ERRORS (%s)", s.Errors, s.ErrorKinds)
+	return out + failures(s)
+}
+
+// failures are a sample's errors in a few words.
+func failures(s report.Sample) string {
+	if s.Errors == 0 {
+		return ""
 	}
-	return out
+	return fmt.Sprintf(", %d ERRORS (%s)", s.Errors, s.ErrorKinds)
 }
 
 // slowestPeak returns the proxy with the lowest median rate of a closed loop,

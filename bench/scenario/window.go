@@ -63,17 +63,7 @@ func (w window) close(res load.Result) (report.Sample, error) {
 	if err != nil {
 		return report.Sample{}, err
 	}
-	s := report.Sample{
-		Peer:   w.r.Peer.Name(),
-		Errors: res.Errors.Total(),
-		Values: map[report.Metric]float64{
-			report.Rate: res.Rate(),
-			report.P50:  micros(res.Latency.P50),
-			report.P90:  micros(res.Latency.P90),
-			report.P99:  micros(res.Latency.P99),
-			report.P999: micros(res.Latency.P999),
-		},
-	}
+	s := report.Sample{Peer: w.r.Peer.Name(), Errors: res.Errors.Total(), Values: values(res)}
 	if s.Errors > 0 {
 		s.ErrorKinds = res.Errors.String()
 	}
@@ -83,12 +73,29 @@ func (w window) close(res load.Result) (report.Sample, error) {
 	if w.r.Process == nil {
 		return s, nil
 	}
+	if n := float64(res.Bytes) / (1 << 30); n > 0 {
+		s.Values[report.CPUPerGiB] = used.CPU.Seconds() * 1000 / n
+	}
 	if n := float64(res.Requests); n > 0 {
 		s.Values[report.CPU] = micros(used.CPU) / n
 		s.Values[report.CPUSystem] = micros(used.System) / n
 		s.Values[report.Switches] = float64(used.Voluntary+used.Involuntary) / n
 	}
 	return s, addMemory(&s, w.r)
+}
+
+// values are what a load itself found.
+func values(res load.Result) map[report.Metric]float64 {
+	if res.Bytes > 0 {
+		return map[report.Metric]float64{report.BytesRate: mib(res.Bytes) / res.Duration.Seconds()}
+	}
+	return map[report.Metric]float64{
+		report.Rate: res.Rate(),
+		report.P50:  micros(res.Latency.P50),
+		report.P90:  micros(res.Latency.P90),
+		report.P99:  micros(res.Latency.P99),
+		report.P999: micros(res.Latency.P999),
+	}
 }
 
 // addMemory adds the peer's memory as it is now.

@@ -139,6 +139,10 @@ func (c *Cluster) collect(e *stats.Emitter) {
 	if h := c.Stats.RequestsPerConn(); h != nil {
 		s.Histogram("upstream_rq_per_cx", h)
 	}
+	if h := c.Stats.HTTP2(); h != nil {
+		h.Counters(func(name string, v uint64) { s.Counter("http2."+name, v) })
+		h.Gauges(func(name string, v int64) { s.Gauge("http2."+name, v) })
+	}
 	if d := c.detector.Load(); d != nil {
 		collectOutlier(s, &d.Stats)
 	}
@@ -151,6 +155,7 @@ var counterFields = []struct {
 }{
 	{"upstream_cx_total", func(s *Stats) *stats.Counter { return &s.CxTotal }},
 	{"upstream_cx_http1_total", func(s *Stats) *stats.Counter { return &s.CxHTTP1Total }},
+	{"upstream_cx_http2_total", func(s *Stats) *stats.Counter { return &s.CxHTTP2Total }},
 	{"upstream_cx_connect_fail", func(s *Stats) *stats.Counter { return &s.CxConnectFail }},
 	{"upstream_cx_connect_timeout", func(s *Stats) *stats.Counter { return &s.CxConnectTimeout }},
 	{"upstream_cx_overflow", func(s *Stats) *stats.Counter { return &s.CxOverflow }},

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"pillion/proxy/http"
 	"pillion/proxy/http/h2"
 	"pillion/proxy/pool"
@@ -317,7 +315,7 @@ func (c *Call) relayed(e h2.Event, err *http.Error) {
 	if err == nil && !r.requestEnded {
 		// The response is complete without all of the request (RFC 9113
 		// section 8.1).
-		r.down.ResetWhenSent(http2.ErrCodeNo)
+		r.down.ResetWhenSent(h2.CodeNone)
 	}
 	owner := r.owner
 	c.hangUpRelay(e, err)
@@ -335,7 +333,7 @@ func (c *Call) hangUpRelay(e h2.Event, err *http.Error) {
 		r.timer.Stop()
 	}
 	c.blame(err)
-	r.up.Reset(http2.ErrCodeCancel) // nothing, if both sides are done
+	r.up.Reset(h2.CodeCancel) // nothing, if both sides are done
 	e.Touch(r.upConn)
 	c.cl.PutStream(r.stream)
 	c.cl.ReleaseRequest()

@@ -30,7 +30,7 @@ func (c *conn) serveHTTP2() {
 	s.Cx2Total.Inc()
 	s.Cx2Active.Inc()
 	defer s.Cx2Active.Dec()
-	multi := h2.NewServer(nc, in, c.m.config().http2(), &s.HTTP2, c)
+	multi := h2.NewServer(nc, in, c.m.config().http2(), &c.m.tracker.HTTP2, c)
 	c.mu.Lock()
 	c.multi, c.sc = multi, nil
 	c.mu.Unlock()

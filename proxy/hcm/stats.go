@@ -4,7 +4,6 @@ package hcm
 
 import (
 	"pillion/proxy/http"
-	"pillion/proxy/http/h2"
 	"pillion/proxy/stats"
 )
 
@@ -25,9 +24,7 @@ type Stats struct {
 	NoRoute, Redirects, Direct stats.Counter
 	RqTime                     stats.Timing
 
-	// HTTP2 is what connections of HTTP/2 count by themselves; Cx2Total,
-	// Cx2Active and Rq2Total are their share of the above.
-	HTTP2              h2.Stats
+	// Cx2Total, Cx2Active and Rq2Total are the share of HTTP/2.
 	Cx2Total, Rq2Total stats.Counter
 	Cx2Active          stats.Gauge
 }

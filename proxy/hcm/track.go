@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/netio"
+	"pillion/proxy/stats"
 )
 
 // sweepEvery is how often idle and waiting connections are looked at.
@@ -25,6 +27,9 @@ type Tracker struct {
 	count    int  // guarded by mu
 	draining atomic.Bool
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
+
+	// HTTP2 is what connections of HTTP/2 count by themselves.
+	HTTP2 h2.Stats
 
 	// OnQuiet, unless nil, is called when nothing has moved on any connection
 	// for a second, once after each busy time and at most every quietEvery:
@@ -216,6 +221,13 @@ func (t *Tracker) startDrain() chan struct{} {
 // Draining reports whether connections are to be closed after their current
 // exchange.
 func (t *Tracker) Draining() bool { return t.draining.Load() }
+
+// CollectStats reports what HTTP/2 connections count, under the names that
+// Envoy gives its codec.
+func (t *Tracker) CollectStats(e *stats.Emitter) {
+	t.HTTP2.Counters(func(name string, v uint64) { e.Counter("http2."+name, "", v) })
+	t.HTTP2.Gauges(func(name string, v int64) { e.Gauge("http2."+name, "", v) })
+}
 
 // sweepMultiLocked is sweep for an HTTP/2 connection; mu is held.
 func (c *conn) sweepMultiLocked(now int64) (moving bool) {

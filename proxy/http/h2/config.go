@@ -2,11 +2,7 @@
 
 package h2
 
-import (
-	"time"
-
-	"pillion/proxy/stats"
-)
+import "time"
 
 // Config is what one side of connections is set to. A zero field stands for
 // its default, so that the zero value is ready to use. Immutable once in use.
@@ -42,14 +38,3 @@ func (c *Config) streamWindow() uint32 { return or(c.StreamWindow, defaultWindow
 func (c *Config) connWindow() uint32   { return max(or(c.ConnWindow, 1<<20), defaultWindow) }
 func (c *Config) headBytes() int       { return or(c.MaxHeadBytes, 60<<10) }
 func (c *Config) fields() int          { return or(c.MaxFields, 100) }
-
-// Stats count what connections of one cluster or listener saw, under Envoy's
-// names (source/common/http/http2/codec_stats.h). All are atomics.
-type Stats struct {
-	RxReset, TxReset, RxMessagingError, HeaderOverflow, Trailers, GoAwaySent                   stats.Counter
-	OutboundFlood, OutboundControlFlood, InboundEmptyFramesFlood, InboundPriorityFramesFlood   stats.Counter
-	InboundWindowUpdateFlood, ResetFlood, KeepaliveTimeout, TxFlushTimeout, HeadersAfterGoAway stats.Counter
-	StreamsActive                                                                              stats.Gauge
-	// PendingSend is what waits in queues of streams, in octets.
-	PendingSend stats.Gauge
-}

@@ -42,15 +42,14 @@ type Conn struct {
 	local, remote string // addresses as text, immutable
 
 	// Owned by the reader.
-	in       buf.Buffer
-	dec      *decoder
-	batch    Batch
-	block    headerBlock // that is being continued
-	greeted  bool        // the peer's preface and SETTINGS came
-	recvWin  int64       // what the peer may still send on the connection
-	credit   uint32      // what it is to get back
-	budget   budget
-	trailers http.Fields // scratch
+	in      buf.Buffer
+	dec     *decoder
+	batch   Batch
+	block   headerBlock // that is being continued
+	greeted bool        // the peer's preface and SETTINGS came
+	recvWin int64       // what the peer may still send on the connection
+	credit  uint32      // what it is to get back
+	budget  budget
 
 	mu  sync.Mutex
 	enc encoder // guarded by mu, as all below

@@ -40,7 +40,6 @@ var (
 	errResetFlood    = &connError{http2.ErrCodeEnhanceYourCalm, "too many streams are reset"}
 	errBlockSize     = &connError{http2.ErrCodeEnhanceYourCalm, "a header block is too large"}
 	errUnread        = &connError{http2.ErrCodeEnhanceYourCalm, "replies are asked for and not read"}
-	errKeepalive     = &connError{http2.ErrCodeNo, "no answer to a PING"}
 )
 
 // Failures of a stream on its way to a host. Texts and flags are Envoy's

@@ -21,6 +21,13 @@ const (
 	maxStreamID   = 1<<31 - 1
 )
 
+// The codes with which exchanges end their streams (RFC 9113 section 7).
+const (
+	CodeNone     = http2.ErrCodeNo
+	CodeCancel   = http2.ErrCodeCancel
+	CodeInternal = http2.ErrCodeInternal
+)
+
 // preface is what a client says first (RFC 9113 section 3.4).
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 

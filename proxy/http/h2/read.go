@@ -122,7 +122,7 @@ func (c *Conn) frame(h *frameHeader, p []byte, now int64) *connError {
 		return errPush
 	}
 	// Others are ignored (RFC 9113 section 5.5).
-	return c.budget.controlFrame(now, &c.stats.InboundEmptyFramesFlood)
+	return c.budget.controlFrame(now, &c.stats.InboundControlFlood)
 }
 
 // data handles DATA (RFC 9113 section 6.1).
@@ -373,6 +373,7 @@ func (c *Conn) fail(err *connError) {
 	c.outbox()
 	*c.out = appendGoAway(*c.out, c.lastPeer, err.code, err.reason)
 	c.stats.GoAwaySent.Inc()
+	c.stats.ConnError.Inc()
 	c.goneAway, c.draining, c.closeWhenFlushed = true, true, true
 	c.mu.Unlock()
 	c.batch.touch(c)

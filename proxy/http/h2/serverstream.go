@@ -71,8 +71,7 @@ func (s *ServerStream) requestEnded() bool {
 	return s.box.ended
 }
 
-// Deliver, DeliverTrailers, Fail and Taken hand events on to the goroutine
-// that waits.
+// Deliver hands a piece of the body on to the goroutine that waits.
 func (s *ServerStream) Deliver(p []byte, end bool) { s.box.put(p, end) }
 
 // DeliverTrailers hands trailers on.
