@@ -24,6 +24,8 @@ type H2 struct {
 	patience time.Duration // immutable; for each wait
 	ended    chan struct{} // closed when nothing is read any more
 	handlers sync.WaitGroup
+	closing  sync.Once     // guards the closing of closed
+	closed   chan struct{} // closed by Close
 
 	write   sync.Mutex     // held for the frames of one header block
 	framer  *http2.Framer  // guarded by write for writing; read by the reading goroutine only
@@ -53,8 +55,9 @@ type H2Options struct {
 	NoAcks bool
 	// NoPreface sends nothing by itself at the start.
 	NoPreface bool
-	// Unread reads nothing at all.
-	Unread bool
+	// Stuck reads no more after the peer's SETTINGS, as a peer that wants to
+	// fill the other's memory.
+	Stuck bool
 }
 
 // GoAway is a GOAWAY frame.
@@ -101,15 +104,13 @@ func DialH2(addr string, patience time.Duration, options H2Options) (*H2, error)
 			return nil, err
 		}
 	}
-	if !options.Unread {
-		go c.read(nil)
-	}
+	go c.read(nil)
 	return c, nil
 }
 
 func newH2(conn net.Conn, r io.Reader, patience time.Duration, options H2Options) *H2 {
 	c := &H2{
-		conn: conn, options: options, patience: patience, ended: make(chan struct{}),
+		conn: conn, options: options, patience: patience, ended: make(chan struct{}), closed: make(chan struct{}),
 		changed: make(chan struct{}), streams: map[uint32]*H2Stream{}, nextID: 1, window: 65535,
 		peer: map[http2.SettingID]uint32{}, counts: map[http2.FrameType]int{},
 	}
@@ -123,9 +124,8 @@ func newH2(conn net.Conn, r io.Reader, patience time.Duration, options H2Options
 // Close closes the connection and waits for the reading goroutine.
 func (c *H2) Close() {
 	c.conn.Close()
-	if !c.options.Unread {
-		<-c.ended
-	}
+	c.closing.Do(func() { close(c.closed) })
+	<-c.ended
 }
 
 // Abort closes the connection by a TCP reset.
@@ -185,13 +185,13 @@ func (c *H2) WaitClosed() error {
 
 // Closed tells whether the peer has closed the connection.
 func (c *H2) Closed() bool {
-	select {
-	case <-c.ended:
-		return true
-	default:
-		return false
-	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err != nil
 }
+
+// Stuck tells whether the connection is one that isn't read.
+func (c *H2) Stuck() bool { return c.options.Stuck }
 
 // GoneAway returns the last GOAWAY, or nil.
 func (c *H2) GoneAway() *GoAway {

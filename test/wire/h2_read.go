@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"net"
 	"strings"
 
 	"golang.org/x/net/http2"
@@ -49,7 +50,18 @@ func (c *H2) read(handler func(id uint32)) {
 			c.start(handler, block.stream)
 		}
 		c.answer(frame)
+		if _, settings := frame.(*http2.SettingsFrame); settings && c.options.Stuck {
+			c.stick()
+			return
+		}
 	}
+}
+
+// stick reads nothing any more. That the peer has closed shows by a failing
+// write then.
+func (c *H2) stick() {
+	<-c.closed
+	c.update(func() { c.err = net.ErrClosed })
 }
 
 // start has the handler called for a stream that is new.
