@@ -245,7 +245,11 @@ func windowAbuse() []h2Abuse {
 		{name: "DATA beyond the window", want: []string{"goaway FLOW_CONTROL_ERROR", "reset FLOW_CONTROL_ERROR", "closed"}, run: func(c *wire.H2) string {
 			id, _ := c.Open(false, wire.RequestHead("POST", "multi", "/")) // shows in the outcome
 			part := make([]byte, 16384)
-			return flood(c, 4000, func(f *http2.Framer, _ int) error { return f.WriteData(id, false, part) })
+			how := flood(c, 4000, func(f *http2.Framer, _ int) error { return f.WriteData(id, false, part) })
+			if s := c.Snapshot(id); how == "open" && s.Reset != nil {
+				return "reset " + s.Reset.String()
+			}
+			return how
 		}},
 		{name: "HEADERS behind GOAWAY", want: []string{"200", "reset REFUSED_STREAM", "goaway PROTOCOL_ERROR", "closed", "nothing"}, quiet: true, run: func(c *wire.H2) string {
 			_ = c.Frames(func(f *http2.Framer) error { return f.WriteGoAway(0, http2.ErrCodeNo, nil) }) // shows in the outcome
