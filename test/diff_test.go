@@ -245,7 +245,7 @@ func (lab *diffLab) run(t *testing.T, cases []diffCase) (used map[int]bool, whol
 			c.check(t, "Envoy", envoy)
 			c.check(t, "ours", ours)
 			if envoy.err == nil && ours.err == nil {
-				comparison{t, c.name, used}.sides(envoy, ours)
+				comparison{t, c.name, allowances, used}.sides(envoy, ours)
 			}
 		})
 	}

@@ -242,6 +242,10 @@ func (c *H2) Snapshot(id uint32) H2Stream {
 	return H2Stream{ID: id}
 }
 
+// Received returns how many octets of a body have come. It is for the
+// functions that Wait calls.
+func (c *H2) Received(id uint32) int { return len(c.stream(id).Body) }
+
 // stream returns the state of a stream; c.mu is held.
 func (c *H2) stream(id uint32) *H2Stream {
 	s := c.streams[id]
