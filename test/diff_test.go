@@ -78,10 +78,16 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 		text := fillText(t, file, "v1", v1.Port(), "v2", v2.Port(), "gone", gone)
 		write(t, filepath.Join(dir, filepath.Base(file)), text)
 	}
-	lab.ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
-
-	lab.envoy = startEnvoy(t, flags, dir).HTTP
+	lab.envoy, lab.ours = startBoth(t, dir, flags...)
 	return lab
+}
+
+// startBoth starts the proxy and a real Envoy with what is made of the YAML in
+// dir, and returns the addresses of their forward proxies.
+func startBoth(t *testing.T, dir string, flags ...string) (envoy, ours string) {
+	t.Helper()
+	ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
+	return startEnvoy(t, flags, dir).HTTP, ours
 }
 
 // answer is the handler of both origins: it keeps what it saw and answers as

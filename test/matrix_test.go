@@ -38,14 +38,14 @@ type job struct {
 	cancel  bool
 	upgrade bool
 
-	reply reply
+	reply answer
 	// want is the status that the client has to get of both proxies; "" where
 	// none has to come.
 	want string
 }
 
-// reply is what the origin does.
-type reply struct {
+// answer is what the origin does.
+type answer struct {
 	early   bool // without waiting for the request's end
 	interim bool // a 103 first
 	status  string
@@ -62,34 +62,34 @@ func field(name, value string) wire.Field { return wire.Field{Name: name, Value:
 func matrixJobs() []job {
 	length := func(s string) wire.Fields { return wire.Fields{field("content-length", itoa(len(s)))} }
 	sum := wire.Fields{field("x-sum", "42")}
-	ok := reply{status: "200", fields: length("world"), parts: []string{"world"}}
-	streamed := reply{status: "200", parts: []string{"one", "two"}}
+	ok := answer{status: "200", fields: length("world"), parts: []string{"world"}}
+	streamed := answer{status: "200", parts: []string{"one", "two"}}
 	return []job{
-		{name: "no body", method: "GET", reply: reply{status: "200", fields: length("")}, want: "200"},
-		{name: "no body, 204", method: "DELETE", reply: reply{status: "204"}, want: "204"},
-		{name: "no body, 304", method: "GET", reply: reply{status: "304", fields: wire.Fields{field("etag", `"x"`)}}, want: "304"},
-		{name: "HEAD", method: "HEAD", reply: reply{status: "200", fields: length("world")}, want: "200"},
+		{name: "no body", method: "GET", reply: answer{status: "200", fields: length("")}, want: "200"},
+		{name: "no body, 204", method: "DELETE", reply: answer{status: "204"}, want: "204"},
+		{name: "no body, 304", method: "GET", reply: answer{status: "304", fields: wire.Fields{field("etag", `"x"`)}}, want: "304"},
+		{name: "HEAD", method: "HEAD", reply: answer{status: "200", fields: length("world")}, want: "200"},
 		{name: "fixed length", method: "POST", fields: length("hello"), parts: []string{"hello"}, reply: ok, want: "200"},
 		{name: "fixed length of nothing", method: "POST", fields: length(""), reply: ok, want: "200"},
 		{name: "fixed length of 1 MiB", method: "POST", fields: length(strings.Repeat("x", 1<<20)), parts: []string{strings.Repeat("x", 1<<20)},
-			reply: reply{status: "200", fields: length(strings.Repeat("y", 1<<20)), parts: []string{strings.Repeat("y", 1<<20)}}, want: "200"},
+			reply: answer{status: "200", fields: length(strings.Repeat("y", 1<<20)), parts: []string{strings.Repeat("y", 1<<20)}}, want: "200"},
 		{name: "streamed", method: "POST", streamed: true, parts: []string{"one", "two"}, reply: streamed, want: "200"},
-		{name: "streamed, 1 MiB", method: "POST", streamed: true, parts: []string{strings.Repeat("x", 1<<20)}, reply: reply{status: "200", parts: []string{strings.Repeat("y", 1<<20)}}, want: "200"},
+		{name: "streamed, 1 MiB", method: "POST", streamed: true, parts: []string{strings.Repeat("x", 1<<20)}, reply: answer{status: "200", parts: []string{strings.Repeat("y", 1<<20)}}, want: "200"},
 		{name: "trailers of both", method: "POST", streamed: true, fields: wire.Fields{field("te", "trailers")}, parts: []string{"one"}, trailers: sum,
-			reply: reply{status: "200", parts: []string{"one"}, trailers: sum}, want: "200"},
-		{name: "trailers without a body", method: "GET", fields: wire.Fields{field("te", "trailers")}, reply: reply{status: "200", trailers: sum}, want: "200"},
-		{name: "interim response", method: "GET", reply: reply{interim: true, status: "200", fields: length("world"), parts: []string{"world"}}, want: "200"},
-		{name: "cookies", method: "GET", fields: wire.Fields{field("cookie", "a=1"), field("cookie", "b=2")}, reply: reply{status: "200",
+			reply: answer{status: "200", parts: []string{"one"}, trailers: sum}, want: "200"},
+		{name: "trailers without a body", method: "GET", fields: wire.Fields{field("te", "trailers")}, reply: answer{status: "200", trailers: sum}, want: "200"},
+		{name: "interim response", method: "GET", reply: answer{interim: true, status: "200", fields: length("world"), parts: []string{"world"}}, want: "200"},
+		{name: "cookies", method: "GET", fields: wire.Fields{field("cookie", "a=1"), field("cookie", "b=2")}, reply: answer{status: "200",
 			fields: wire.Fields{field("set-cookie", "a=1"), field("set-cookie", "b=2"), field("content-length", "0")}}, want: "200"},
 		{name: "fields of many kinds", method: "GET", fields: wire.Fields{field("accept", "*/*"), field("x-twice", "1"), field("x-twice", "2"), field("x-empty", ""), field("user-agent", "t")},
-			reply: reply{status: "200", fields: wire.Fields{field("server", "mine"), field("via", "1.1 x"), field("x-twice", "1"), field("x-twice", "2"), field("content-length", "0")}}, want: "200"},
-		{name: "early response", method: "POST", streamed: true, parts: []string{"one"}, open: true, reply: reply{early: true, status: "413", fields: length("large"), parts: []string{"large"}}, want: "413"},
-		{name: "reset by the client", method: "POST", streamed: true, parts: []string{"one"}, open: true, cancel: true, reply: reply{early: true, silent: true}},
-		{name: "reset by the server before its head", method: "POST", fields: length("hello"), parts: []string{"hello"}, reply: reply{broken: true}, want: "503"},
-		{name: "reset by the server in its body", method: "GET", reply: reply{status: "200", fields: length("world and more"), parts: []string{"world"}, broken: true}, want: "200"},
-		{name: "reset by the server in a stream", method: "GET", reply: reply{status: "200", parts: []string{"world"}, broken: true}, want: "200"},
-		{name: "upgrade", method: "GET", upgrade: true, parts: []string{"to the server"}, reply: reply{early: true, status: "101", parts: []string{"to the client"}}, want: "101"},
-		{name: "upgrade that is refused", method: "GET", upgrade: true, reply: reply{early: true, status: "403", fields: length("no"), parts: []string{"no"}}, want: "403"},
+			reply: answer{status: "200", fields: wire.Fields{field("server", "mine"), field("via", "1.1 x"), field("x-twice", "1"), field("x-twice", "2"), field("content-length", "0")}}, want: "200"},
+		{name: "early response", method: "POST", streamed: true, parts: []string{"one"}, open: true, reply: answer{early: true, status: "413", fields: length("large"), parts: []string{"large"}}, want: "413"},
+		{name: "reset by the client", method: "POST", streamed: true, parts: []string{"one"}, open: true, cancel: true, reply: answer{early: true, silent: true}},
+		{name: "reset by the server before its head", method: "POST", fields: length("hello"), parts: []string{"hello"}, reply: answer{broken: true}, want: "503"},
+		{name: "reset by the server in its body", method: "GET", reply: answer{status: "200", fields: length("world and more"), parts: []string{"world"}, broken: true}, want: "200"},
+		{name: "reset by the server in a stream", method: "GET", reply: answer{status: "200", parts: []string{"world"}, broken: true}, want: "200"},
+		{name: "upgrade", method: "GET", upgrade: true, parts: []string{"to the server"}, reply: answer{early: true, status: "101", parts: []string{"to the client"}}, want: "101"},
+		{name: "upgrade that is refused", method: "GET", upgrade: true, reply: answer{early: true, status: "403", fields: length("no"), parts: []string{"no"}}, want: "403"},
 	}
 }
 

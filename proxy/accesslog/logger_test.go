@@ -153,8 +153,15 @@ func TestOperators(t *testing.T) {
 	grpc := answered()
 	grpc.RespTrailers = &http.Fields{}
 	setFields(grpc.RespTrailers, "grpc-status: 14", "X-T: tee")
+	grpc.GRPC = true
 	odd := answered()
 	setFields(&odd.Resp.Fields, "grpc-status: 99")
+	odd.GRPC = true
+	noCode := answered()
+	noCode.GRPC = true
+	setFields(&noCode.Resp.Fields, "grpc-status: x")
+	noStatus := answered()
+	noStatus.GRPC = true
 	odd.Flags = http.FlagNoHealthyUpstream | http.FlagUpstreamRetryLimitExceeded
 	odd.Details, odd.UpstreamFailure = "a b", "delayed connect error: Connection refused"
 	odd.TerminationDetails = "rbac denied"
@@ -199,6 +206,9 @@ func TestOperators(t *testing.T) {
 		{"%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER% %TRAILER(X-T)%", grpc, "Unavailable UNAVAILABLE 14 14 tee", false},
 		{"%GRPC_STATUS% %GRPC_STATUS_NUMBER%", odd, "99 99", false},
 		{"%GRPC_STATUS% %GRPC_STATUS_NUMBER%", answered(), "- -", false},
+		{"%GRPC_STATUS% %GRPC_STATUS_NUMBER%", noCode, "-1 -1", false},
+		{"%GRPC_STATUS% %GRPC_STATUS_NUMBER%", noStatus, "Unknown 2", false},
+		{"%GRPC_STATUS% %GRPC_STATUS_NUMBER%", &http.Exchange{GRPC: true}, "- -", false},
 		{"%REQ_WITHOUT_QUERY(:PATH)% %REQ_WITHOUT_QUERY(X-NO?:PATH):1%", answered(), "/x /", false},
 		{"%RESPONSE_CODE% %BYTES_SENT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", &http.Exchange{}, "0 0 0", false},
 	}

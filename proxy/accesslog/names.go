@@ -81,24 +81,33 @@ func appendGRPCStatus(dst []byte, n int64, snake bool) []byte {
 	return append(dst, grpcNames[n][0]...)
 }
 
-// grpcStatus returns the status of a gRPC response, from its trailers or, in
-// a response of nothing but a head, from there.
+// grpcStatus returns the status of a gRPC exchange: from the trailers, from
+// the head when there was nothing but trailers, else what gRPC makes of HTTP's.
+// Unlike in metrics a code may be one that gRPC doesn't know (Envoy:
+// Grpc::Common::getGrpcStatus with allow_user_defined).
 func grpcStatus(ex *http.Exchange) (int64, bool) {
-	var v []byte
-	ok := false
-	if ex.RespTrailers != nil {
-		v, ok = ex.RespTrailers.Get(http.HeaderGRPCStatus)
-	}
-	if !ok {
-		v, ok = ex.Resp.Fields.Get(http.HeaderGRPCStatus)
-	}
-	if !ok || len(v) == 0 || len(v) > 9 {
+	if !ex.GRPC {
 		return 0, false
+	}
+	var v []byte
+	if ex.RespTrailers != nil {
+		v, _ = ex.RespTrailers.Get(http.HeaderGRPCStatus)
+	}
+	if len(v) == 0 {
+		v, _ = ex.Resp.Fields.Get(http.HeaderGRPCStatus)
+	}
+	switch {
+	case len(v) == 0 && ex.Resp.Status == 0:
+		return 0, false
+	case len(v) == 0:
+		return int64(http.GRPCOfHTTP(ex.Resp.Status)), true
+	case len(v) > 9:
+		return int64(http.GRPCInvalid), true
 	}
 	var n int64
 	for _, c := range v {
 		if c < '0' || c > '9' {
-			return 0, false
+			return int64(http.GRPCInvalid), true
 		}
 		n = n*10 + int64(c-'0')
 	}

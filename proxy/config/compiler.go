@@ -75,7 +75,13 @@ func (c *Compiler) Close() {
 // attachRoutes gives a manager its route table, its chains and the options of
 // its terminal filter.
 func (c *Compiler) attachRoutes(s *Snapshot, cfg *hcm.Config, m *hcmv3.HttpConnectionManager, d http.Direction, routes map[string]*routev3.RouteConfiguration) error {
-	chains, err := c.newChains(m, d)
+	warned := map[string]bool{} // chains are built over and over
+	chains, err := c.newChains(m, d, func(w string) {
+		if !warned[w] {
+			warned[w] = true
+			s.Warnings = append(s.Warnings, m.GetStatPrefix()+": "+w)
+		}
+	})
 	if err != nil {
 		return err
 	}

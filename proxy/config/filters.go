@@ -8,6 +8,8 @@ import (
 
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -20,6 +22,8 @@ import (
 	"pillion/proxy/filter"
 	"pillion/proxy/filter/cors"
 	"pillion/proxy/filter/fault"
+	"pillion/proxy/filter/grpcstats"
+	"pillion/proxy/filter/grpcweb"
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
@@ -40,15 +44,15 @@ type httpFilter struct {
 // httpFilters are the known filters by the last part of their type URL's
 // message name. A filter with a nil build is known to change nothing in what
 // this build serves: istio.alpn and the peer's metadata concern connections
-// with mutual TLS, grpc_stats those with gRPC.
+// with mutual TLS.
 var httpFilters = map[string]httpFilter{
 	"envoy.extensions.filters.http.fault.v3.HTTPFault":          {build: buildFault},
 	"envoy.extensions.filters.http.cors.v3.Cors":                {build: buildCORS},
 	"stats.PluginConfig":                                        {build: buildIstioStats},
 	"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": {},
-	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {},
+	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
+	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
 	"io.istio.http.peer_metadata.Config":                        {},
-	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -62,6 +66,8 @@ type chains struct {
 	terminal  *forward.Options
 	signature string // tells lists of filters apart
 	built     map[string]*filter.Chain
+	// warn takes what a filter is asked for in vain.
+	warn func(string)
 }
 
 type chainFilter struct {
@@ -70,8 +76,8 @@ type chainFilter struct {
 	base *anypb.Any
 }
 
-func (c *Compiler) newChains(m *hcmv3.HttpConnectionManager, d http.Direction) (*chains, error) {
-	ch := &chains{c: c, direction: d, prefix: m.GetStatPrefix(), built: map[string]*filter.Chain{}}
+func (c *Compiler) newChains(m *hcmv3.HttpConnectionManager, d http.Direction, warn func(string)) (*chains, error) {
+	ch := &chains{c: c, direction: d, prefix: m.GetStatPrefix(), built: map[string]*filter.Chain{}, warn: warn}
 	var sig strings.Builder
 	fmt.Fprintf(&sig, "%d %s", d, m.GetStatPrefix())
 	list := m.GetHttpFilters()
@@ -159,10 +165,13 @@ func (ch *chains) build(overrides ...map[string]*anypb.Any) (*filter.Chain, erro
 type filterState struct {
 	registry *stats.Registry
 	faults   map[string]*fault.Stats // by stat_prefix
+	grpc     *grpcstats.Stats
 }
 
 func newFilterState(r *stats.Registry) *filterState {
-	return &filterState{registry: r, faults: map[string]*fault.Stats{}}
+	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, grpc: &grpcstats.Stats{}}
+	r.Add(f.grpc)
+	return f
 }
 
 // faultStats returns the counters of a connection manager.
@@ -190,6 +199,26 @@ func buildFault(ch *chains, base, route *anypb.Any) (any, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+func buildGRPCStats(ch *chains, base, route *anypb.Any) (any, error) {
+	cfg := &grpcstatsv3.FilterConfig{}
+	if err := mostSpecific(base, route, cfg); err != nil {
+		return nil, err
+	}
+	f, warnings := grpcstats.New(cfg, ch.c.filters.grpc)
+	for _, w := range warnings {
+		ch.warn("http_filters: grpc_stats: " + w)
+	}
+	return f, nil
+}
+
+func buildGRPCWeb(_ *chains, base, _ *anypb.Any) (any, error) {
+	cfg := &grpcwebv3.GrpcWeb{} // which has no fields
+	if err := mostSpecific(base, nil, cfg); err != nil {
+		return nil, err
+	}
+	return grpcweb.New(), nil
 }
 
 // buildCORS builds from the route alone: the filter's own configuration is

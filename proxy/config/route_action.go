@@ -70,7 +70,7 @@ func (c *routeCompiler) forward(out *router.Route, at *place, vh *routev3.Virtua
 	if out.Rewrite, err = c.actionRewrite(at, a); err != nil {
 		return err
 	}
-	if err := timeouts(out, at, a); err != nil {
+	if err := c.timeouts(out, at, a); err != nil {
 		return err
 	}
 	policy, where := a.GetRetryPolicy(), at.in("retry_policy")
@@ -205,12 +205,16 @@ func (c *routeCompiler) actionRewrite(at *place, a *routev3.RouteAction) (*route
 }
 
 // timeouts compiles the bounds in time. Envoy's newer max_stream_duration
-// switches the older gRPC fields off.
-func timeouts(out *router.Route, at *place, a *routev3.RouteAction) (err error) {
+// switches timeout and the older gRPC fields off
+// (RouteEntryImplBase::using_new_timeouts_).
+func (c *routeCompiler) timeouts(out *router.Route, at *place, a *routev3.RouteAction) (err error) {
 	if out.Timeout, err = duration(at.in("timeout"), a.GetTimeout()); err != nil {
 		return err
 	}
-	if a.GetTimeout() == nil {
+	switch {
+	case a.GetMaxStreamDuration() != nil:
+		out.Timeout = 0
+	case a.GetTimeout() == nil:
 		out.Timeout = defaultRouteTimeout
 	}
 	m := more(out)
@@ -219,6 +223,9 @@ func timeouts(out *router.Route, at *place, a *routev3.RouteAction) (err error) 
 		any, m.HasIdleTimeout = true, true
 		if m.IdleTimeout, err = duration(at.in("idle_timeout"), d); err != nil {
 			return err
+		}
+		if m.IdleTimeout > 0 {
+			c.warn(at.in("idle_timeout"), "has no effect: no stream is ended for being quiet")
 		}
 	}
 	if d := a.GetMaxGrpcTimeout(); d != nil && a.GetMaxStreamDuration() == nil {

@@ -238,6 +238,7 @@ func TestRouteWarnings(t *testing.T) {
 		{"", "virtual_clusters: [{name: x}]", "virtual_hosts[0].virtual_clusters: has no effect here"},
 		{"route: {cluster: a, retry_policy: {retry_on: '5xx,nope'}}", "", `retry_policy.retry_on: "nope" is no reason to retry`},
 		{"route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}", "", "regex_rewrite: substitution"},
+		{"route: {cluster: a, idle_timeout: 3s}", "", "route.idle_timeout: has no effect"},
 		{"route: {weighted_clusters: {total_weight: 7, clusters: [{name: a, weight: 1}]}}", "", "total_weight: differs"},
 		{"route: {weighted_clusters: {runtime_key_prefix: x, clusters: [{name: a, weight: 1}]}}", "", "runtime_key_prefix: has no effect"},
 	} {
@@ -470,7 +471,7 @@ func FuzzCompileRoutes(f *testing.F) {
 					target = r.Target(1)
 					r.ApplyRequest(ex, target)
 					r.Hash(ex)
-					r.TimeoutFor(&ex.Req)
+					r.TimesFor(ex)
 				} else {
 					r.Direct(ex)
 				}

@@ -42,6 +42,16 @@ type ResponseFilter interface {
 	OnResponse(ex *http.Exchange)
 }
 
+// StreamWrapper is a RequestFilter that also changes bodies: it puts itself
+// between the forwarder and the client. Wrap is called once for each exchange,
+// when the request phase is over, and returns down itself if the exchange is
+// no concern of its. Whatever answers the exchange, the proxy itself too,
+// writes to what Wrap returned. The calls of a ServerStream that Wrap doesn't
+// change it hands on.
+type StreamWrapper interface {
+	Wrap(ex *http.Exchange, down http.ServerStream) http.ServerStream
+}
+
 // FinishFilter sees each exchange exactly once when it is over, however it
 // ended. It must not edit it.
 type FinishFilter interface {
@@ -53,12 +63,14 @@ type FinishFilter interface {
 type Chain struct {
 	Request  []RequestFilter
 	Response []ResponseFilter
+	Wrap     []StreamWrapper
 	Finish   []FinishFilter
 }
 
 // NewChain sorts filters, given in the order of configuration, into the
 // phases that they implement. Response filters run in reverse order, as
-// Envoy's encoder filters do. nil entries are left out.
+// Envoy's encoder filters do; of wrappers the first one is next to the client.
+// nil entries are left out.
 func NewChain(filters ...any) *Chain {
 	c := &Chain{}
 	for _, f := range filters {
@@ -72,6 +84,9 @@ func NewChain(filters ...any) *Chain {
 			c.Response = append(c.Response, nil)
 			copy(c.Response[1:], c.Response)
 			c.Response[0] = r
+		}
+		if r, ok := f.(StreamWrapper); ok {
+			c.Wrap = append(c.Wrap, r)
 		}
 		if r, ok := f.(FinishFilter); ok {
 			c.Finish = append(c.Finish, r)

@@ -121,6 +121,7 @@ func (c *Call) sendArrived() (done bool, err *http.Error) {
 // took accounts for a piece of the body that came from downstream.
 func (c *Call) took(p []byte) {
 	c.ex.RequestBodyBytes += int64(len(p))
+	c.ex.RequestMessages.Add(p)
 	c.body.record(p)
 }
 
@@ -147,11 +148,15 @@ func (c *Call) requestSent() {
 		if c.ex.Req.Framing.Kind != http.BodyNone {
 			c.ex.RequestEnd = http.Now()
 		}
-		if c.timeout > 0 {
-			c.deadline.Store(c.ex.RequestEnd + int64(c.timeout))
+		if c.times.Response > 0 {
+			c.deadline.Store(c.ex.RequestEnd + int64(c.times.Response))
 		}
 	}
+	c.sent.Store(true)
 	c.armDeadline()
+	if c.begun.Load() {
+		c.rearm()
+	}
 }
 
 // asError turns an error of a codec, which is always an *http.Error, back

@@ -12,18 +12,29 @@ import (
 // are Envoy's (source/common/router/router.cc, source/common/stream_info/…).
 var (
 	errNoCluster = &http.Error{Side: http.SideLocal, Kind: http.KindNoRoute, Status: 503, Flag: http.FlagNoCluster,
-		Detail: "cluster_not_found", GRPC: 14}
+		Detail: "cluster_not_found"}
 	errNoHealthy = &http.Error{Side: http.SideUpstream, Kind: http.KindNoHealthy, Status: 503, Flag: http.FlagNoHealthyUpstream,
 		Detail: "no_healthy_upstream", Body: "no healthy upstream", GRPC: 14}
 	errOverflow = &http.Error{Side: http.SideUpstream, Kind: http.KindOverflow, Status: 503, Flag: http.FlagUpstreamOverflow,
 		Detail: "upstream_reset_before_response_started{overflow}",
 		Body:   "upstream connect error or disconnect/reset before headers. reset reason: overflow", GRPC: 14}
 	errTimeout = &http.Error{Side: http.SideUpstream, Kind: http.KindTimeout, Retry: http.RetryNever, Status: 504,
+		Flag: http.FlagUpstreamRequestTimeout, Detail: "response_timeout", Body: "upstream request timeout", GRPC: 14}
+	// errDeadline is errTimeout where the client itself set the time, as gRPC's
+	// do: UNAVAILABLE, which Envoy answers, would make it try again.
+	errDeadline = &http.Error{Side: http.SideUpstream, Kind: http.KindTimeout, Retry: http.RetryNever, Status: 504,
 		Flag: http.FlagUpstreamRequestTimeout, Detail: "response_timeout", Body: "upstream request timeout", GRPC: 4}
 	errTryTimeout = &http.Error{Side: http.SideUpstream, Kind: http.KindTimeout, Retry: http.RetryByPolicy, Status: 504,
-		Flag: http.FlagUpstreamRequestTimeout, Detail: "upstream_per_try_timeout", Body: "upstream request timeout", GRPC: 4}
+		Flag: http.FlagUpstreamRequestTimeout, Detail: "upstream_per_try_timeout", Body: "upstream request timeout", GRPC: 14}
 	errLateResponse = &http.Error{Side: http.SideUpstream, Kind: http.KindTimeout, Retry: http.RetryNever,
-		Flag: http.FlagUpstreamRequestTimeout, Detail: "upstream_response_timeout", Close: true, GRPC: 4}
+		Flag: http.FlagUpstreamRequestTimeout, Detail: "upstream_response_timeout", Close: true}
+	// errMaxDuration is the end of the time of a whole exchange. Nobody's
+	// fault, it is laid at nobody's door.
+	errMaxDuration = &http.Error{Side: http.SideLocal, Kind: http.KindMaxDuration, Retry: http.RetryNever, Status: 504,
+		Detail: "max_duration_timeout", Body: "downstream duration timeout", GRPC: 4}
+	// errMaxUpload is the same while the request is still coming.
+	errMaxUpload = &http.Error{Side: http.SideLocal, Kind: http.KindMaxDuration, Retry: http.RetryNever, Status: 408,
+		Detail: "max_duration_timeout", Body: "downstream duration timeout", GRPC: 4, Close: true}
 	errCancelled = &http.Error{Side: http.SideDownstream, Kind: http.KindClientGone,
 		Flag: http.FlagDownstreamConnTermination, Detail: "downstream_remote_disconnect", Close: true}
 	// errUpstreamBroken: the host broke the rules of the protocol.

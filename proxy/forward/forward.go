@@ -11,11 +11,11 @@ package forward
 import (
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"pillion/proxy/buf"
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
 )
@@ -53,7 +53,8 @@ type Call struct {
 	target *router.Target
 	cl     *cluster.Cluster
 
-	timeout time.Duration // of the response, from the request's end; 0 none
+	times     router.Times
+	streamEnd int64 // of the whole exchange by times.Stream, of http.Now; 0 none
 
 	// The current try.
 	host   *cluster.Host
@@ -61,11 +62,12 @@ type Call struct {
 	up     upstream
 	conn   *pool.Conn       // that up is on; nil if it is on an HTTP/2 one
 	stream *pool.StreamConn // that up is on; nil if it is on an HTTP/1 one
-	// timed says that the connection has a deadline set; unseen that the last
-	// try's request can't have reached the application. timed and deadline
-	// may be set by the pump.
-	timed  atomic.Bool
-	unseen bool
+	// timed says that the connection has a deadline set, sent that the request
+	// was sent to its end, begun that the response's head is there. timed, sent
+	// and deadline may be set by the pump.
+	timed, sent, begun atomic.Bool
+	unseen             bool // the last try's request can't have reached the application
+	judged             bool // outlier detection knows how the host answered
 
 	tried   []*cluster.Host // hosts of earlier tries
 	retries uint32          // repeats made by policy
@@ -79,7 +81,8 @@ type Call struct {
 
 	relay relay
 
-	heads []buf.Buffer // storage of response heads, until Release
+	heads []buf.Buffer       // storage of response heads, until Release
+	used  []*h2.ClientStream // likewise
 
 	mu        sync.Mutex
 	cancelled atomic.Bool
@@ -136,25 +139,15 @@ func (c *Call) tries(err *http.Error) *http.Error {
 			c.releaseRetry()
 			return c.end(err)
 		}
+		c.tellAgain()
 		err = c.try()
 	}
 }
 
 // prepare sets what holds for all tries.
 func (c *Call) prepare() {
-	ex := c.ex
-	c.body.init(ex.Req.Framing)
-	c.timeout = c.route.TimeoutFor(&ex.Req)
-	if c.timeout > 0 {
-		c.deadline.Store(ex.Start + int64(c.timeout))
-	}
-	expected := c.timeout
-	if p := c.route.Retry; p != nil && p.PerTryTimeout > 0 && (expected == 0 || p.PerTryTimeout < expected) {
-		expected = p.PerTryTimeout
-	}
-	if expected > 0 && !c.opt.SuppressEnvoyHeaders {
-		ex.Req.Fields.SetID(http.HeaderXEnvoyExpectedRqTimeoutMs, c.decimal(int64(expected/time.Millisecond)))
-	}
+	c.body.init(c.ex.Req.Framing)
+	c.setTimes()
 }
 
 // Cancel gives the exchange up: waits and transfers in progress end.
@@ -192,6 +185,11 @@ func (c *Call) Release() {
 	for i := range c.heads {
 		c.heads[i].Release()
 	}
+	for _, s := range c.used {
+		s.Recycle()
+	}
+	clear(c.used)
+	c.used = c.used[:0]
 	c.body.release()
 	clear(c.tried)
 	c.mu.Lock()
@@ -202,6 +200,9 @@ func (c *Call) Release() {
 	c.retries, c.reissues, c.holdsRetry = 0, 0, false
 	c.timed.Store(false)
 	c.deadline.Store(0)
+	c.sent.Store(false)
+	c.begun.Store(false)
+	c.streamEnd, c.judged = 0, false
 	c.heads, c.tried = heads, tried
 	c.live, c.done = nil, nil
 	c.relay.down, c.relay.downConn = nil, nil

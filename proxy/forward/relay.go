@@ -71,7 +71,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 		owner.Relayed(e, err)
 		return true
 	}
-	if !c.cl.SpeaksHTTP2(http.HTTP2) || ex.Req.Expect100 || ex.Req.Upgrade != nil || len(route.Mirrors()) > 0 {
+	if !c.cl.SpeaksHTTP2(http.HTTP2) || ex.Req.Expect100 || ex.Wrapped || ex.Req.Upgrade != nil || len(route.Mirrors()) > 0 {
 		return false
 	}
 	if err := c.pick(); err != nil {
@@ -98,7 +98,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 		c.cl.ReleaseRequest()
 		return false
 	}
-	c.picked = false
+	c.picked, c.judged = false, false
 	r.owner, r.down, r.downConn, r.stream, r.upConn, r.upID = owner, down, e.Conn, sc, sc.H2, id
 	r.on, r.begun, r.answered, r.requestEnded = true, false, false, end
 	ex.UpstreamProtocol, ex.UpstreamLocal = http.HTTP2, sc.H2.LocalAddr()
@@ -106,8 +106,8 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 	c.cl.Stats.RqTotal.Inc()
 	if end {
 		c.relaySent()
-	} else if p := c.route.Retry; p != nil && p.PerTryTimeout > 0 {
-		c.startTimer()
+	} else {
+		c.startTimer(c.streamEnd)
 	}
 	e.Touch(sc.H2)
 	return true
@@ -120,10 +120,15 @@ func (c *Call) relaySent() {
 	if ex.Req.Framing.Kind != http.BodyNone {
 		ex.RequestEnd = http.Now()
 	}
-	if c.timeout > 0 {
-		c.deadline.Store(ex.RequestEnd + int64(c.timeout))
+	if c.times.Response > 0 {
+		c.deadline.Store(ex.RequestEnd + int64(c.times.Response))
 	}
-	c.startTimer()
+	c.sent.Store(true)
+	if c.relay.begun {
+		c.startTimer(c.bodyDeadline())
+	} else {
+		c.startTimer(c.tryDeadline())
+	}
 }
 
 // RequestData carries a piece of the request on. The Call is locked.
@@ -204,7 +209,7 @@ func (u *upSide) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 		return h2.Good
 	}
 	ex.UpstreamFirst = http.Now()
-	c.host.ReportStatus(ex.Resp.Status)
+	c.judge(false)
 	if c.retryStatus() {
 		c.leave(e, errRetryStatus)
 		return h2.Good
@@ -214,8 +219,12 @@ func (u *upSide) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 	r.owner.ResponseReady()
 	r.begun = true
 	_ = r.owner.WriteHead(&ex.Resp, end)
-	if end {
+	switch {
+	case end:
+		c.judge(true)
 		c.relayed(e, nil)
+	case c.times.Try > 0:
+		c.startTimer(c.bodyDeadline())
 	}
 	return h2.Good
 }
@@ -238,13 +247,14 @@ func (u *upSide) OnData(e h2.Event, p []byte, end bool) {
 	}
 	defer c.relay.mu.Unlock()
 	r := &c.relay
-	c.ex.ResponseBodyBytes += int64(len(p))
+	c.passed(p)
 	taken := r.down.Data(p, end)
 	e.Touch(r.downConn)
 	if !end {
 		r.up.Credit(taken)
 		return
 	}
+	c.judge(true)
 	if r.answered = true; taken == len(p) {
 		c.relayed(e, nil)
 	}
@@ -265,6 +275,7 @@ func (u *upSide) OnTrailers(e h2.Event, b *h2.Block) h2.Verdict {
 		return v
 	}
 	c.ex.RespTrailers = &r.trailers
+	c.judge(true)
 	r.answered = true
 	if r.down.Trailers(&r.trailers) {
 		c.relayed(e, nil)
@@ -340,17 +351,16 @@ func (c *Call) hangUpRelay(e h2.Event, err *http.Error) {
 	r.upConn, r.upID, r.stream, r.owner = nil, 0, nil, nil
 }
 
-// startTimer bounds the wait for the response, if the route does.
-func (c *Call) startTimer() {
-	d := c.tryDeadline()
-	if d == 0 {
-		return
-	}
+// startTimer replaces the bound of the try, a time of http.Now; 0 is none.
+func (c *Call) startTimer(d int64) {
 	r := &c.relay
 	r.serial++
 	serial := r.serial
 	if r.timer != nil {
 		r.timer.Stop()
+	}
+	if d == 0 {
+		return
 	}
 	r.timer = time.AfterFunc(time.Duration(d-http.Now()), func() { c.expire(serial) })
 }
@@ -361,14 +371,10 @@ func (c *Call) expire(serial uint64) {
 	c.relay.mu.Lock()
 	if c.relay.on && c.relay.serial == serial {
 		e := h2.Background(&b)
-		err := errTryTimeout
-		if d := c.deadline.Load(); d != 0 && http.Now() >= d {
-			err = errTimeout
-		}
 		if c.relay.begun {
-			c.relayed(e, errLateResponse)
+			c.relayed(e, c.late())
 		} else {
-			c.leave(e, err)
+			c.leave(e, c.timeUp())
 		}
 	}
 	c.relay.mu.Unlock()

@@ -121,6 +121,8 @@ func (c *Call) end(err *http.Error) *http.Error {
 		// The response was given up for a try that there is no time for.
 		if err = errTimeout; c.cancelled.Load() {
 			err = errCancelled
+		} else if c.times.ByClient {
+			err = errDeadline
 		}
 	}
 	if err == nil {

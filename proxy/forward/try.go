@@ -44,20 +44,14 @@ func (c *Call) connect() *http.Error {
 	return nil
 }
 
-// tryDeadline is when the current try must have ended, of http.Now; 0 never.
-func (c *Call) tryDeadline() int64 {
-	d := c.deadline.Load()
-	if p := c.route.Retry; p != nil && p.PerTryTimeout > 0 {
-		if t := http.Now() + int64(p.PerTryTimeout); d == 0 || t < d {
-			d = t
-		}
-	}
-	return d
-}
-
 // exchange sends the request on the connection and streams the response.
 func (c *Call) exchange() *http.Error {
 	c.up.Begin()
+	c.judged = false
+	c.begun.Store(false)
+	if c.streamEnd != 0 {
+		c.arm(c.streamEnd) // which holds while the request is coming, too
+	}
 	if err := c.sendHead(); err != nil {
 		return c.noticeCancel(err)
 	}
@@ -74,9 +68,13 @@ func (c *Call) exchange() *http.Error {
 	if c.ex.Resp.Status == 101 {
 		return errUnaskedUpgrade
 	}
-	c.host.ReportStatus(c.ex.Resp.Status)
+	c.judge(false)
 	if c.retryStatus() {
 		return errRetryStatus
+	}
+	if c.times.Try > 0 {
+		c.begun.Store(true)
+		c.rearm()
 	}
 	return c.sendResponse()
 }
@@ -108,8 +106,8 @@ func (c *Call) awaitContinue() (final bool, err *http.Error) {
 	if !c.ex.Req.Expect100 || c.ex.Req.Framing.Kind == http.BodyNone {
 		return false, nil
 	}
-	c.up.SetReadDeadline(time.Now().Add(continueWait))
-	defer c.up.SetReadDeadline(time.Time{})
+	c.bound(time.Now().Add(continueWait))
+	defer c.bound(time.Time{})
 	for {
 		failed := c.up.ReadHead(&c.ex.Resp)
 		if he, ok := failed.(*http.Error); ok && he.Kind == http.KindTimeout && !c.cancelled.Load() {
@@ -141,12 +139,35 @@ func (c *Call) passInterim() error {
 
 // armDeadline bounds the wait for the response.
 func (c *Call) armDeadline() {
-	d := c.tryDeadline()
-	if d == 0 {
+	if d := c.tryDeadline(); d != 0 {
+		c.arm(d)
+	}
+}
+
+// arm bounds the reading of the response by a time of http.Now.
+func (c *Call) arm(d int64) {
+	c.timed.Store(true)
+	c.bound(time.Now().Add(time.Duration(d - http.Now())))
+}
+
+// bound sets the deadline of reading, which is also how Cancel interrupts it:
+// a Cancel that came just before has the last word.
+func (c *Call) bound(t time.Time) {
+	c.up.SetReadDeadline(t)
+	if c.cancelled.Load() {
+		c.up.Interrupt()
+	}
+}
+
+// rearm takes the bound of one try away once the response has begun. The pump
+// may set it at the same time, and calls this too if it was late.
+func (c *Call) rearm() {
+	if d := c.bodyDeadline(); d != 0 {
+		c.arm(d)
 		return
 	}
-	c.timed.Store(true)
-	c.up.SetReadDeadline(time.Now().Add(time.Duration(d - http.Now())))
+	c.timed.Store(false)
+	c.bound(time.Time{})
 }
 
 // headFailed maps an error of ReadHead: a client that went away in mid-body
@@ -160,10 +181,7 @@ func (c *Call) headFailed(err error) *http.Error {
 		return p
 	}
 	if he.Kind == http.KindTimeout {
-		if d := c.deadline.Load(); d != 0 && http.Now() >= d {
-			return errTimeout
-		}
-		return errTryTimeout
+		return c.timeUp()
 	}
 	return he
 }
@@ -200,12 +218,19 @@ func (c *Call) sendResponse() *http.Error {
 		if err != nil {
 			return c.bodyFailed(err)
 		}
-		ex.ResponseBodyBytes += int64(len(p))
+		c.passed(p)
 		if err := c.down.WriteBody(p, false); err != nil {
 			return errCancelled
 		}
 	}
+	c.judge(true)
 	return nil
+}
+
+// passed accounts for a piece of the response's body.
+func (c *Call) passed(p []byte) {
+	c.ex.ResponseBodyBytes += int64(len(p))
+	c.ex.ResponseMessages.Add(p)
 }
 
 func (c *Call) endResponse() error {
@@ -224,9 +249,17 @@ func (c *Call) bodyFailed(err error) *http.Error {
 		return errCancelled
 	}
 	if he.Kind == http.KindTimeout {
-		return errLateResponse
+		return c.late()
 	}
 	return he
+}
+
+// late returns the failure of a response that took too long after its head.
+func (c *Call) late() *http.Error {
+	if c.streamEnd != 0 && http.Now() >= c.streamEnd {
+		return errMaxDuration
+	}
+	return errLateResponse
 }
 
 // decorate makes the router's own edits of the response.

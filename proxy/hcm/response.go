@@ -42,6 +42,7 @@ func (st *stream) runResponseFilters() {
 
 var (
 	textPlain  = []byte("text/plain")
+	grpcType   = []byte("application/grpc")
 	headerTrue = []byte("true")
 )
 
@@ -77,20 +78,18 @@ func (st *stream) fail(err *http.Error) {
 // writeLocalReply sends ex.LocalReply (Envoy: Utility::sendLocalReply).
 func (st *stream) writeLocalReply(status int, err *http.Error) {
 	ex := &st.ex
-	body := ex.LocalReply.Body
-	if status == 204 || status == 304 {
-		body = "" // RFC 9110 sections 15.3.5 and 15.4.5
-	}
-	ex.Resp.Status, ex.Resp.Reason, ex.Resp.Protocol = status, nil, http.HTTP11
-	ex.Resp.Framing = http.Framing{Kind: http.BodyLength, Length: int64(len(body))}
 	if err != errDirect { // which may have made a Location
 		ex.Resp.Fields.Reset()
 	}
-	fields := &ex.Resp.Fields
-	fields.SetID(http.HeaderContentLength, appendInt(ex.Scratch(20)[:0], len(body)))
-	if body != "" && !fields.Has(http.HeaderContentType) {
-		fields.AddID(http.HeaderContentType, textPlain)
+	ex.Resp.Reason, ex.Resp.Protocol = nil, http.HTTP11
+	body := ""
+	// gRPC-Web goes by HTTP's status, and its filter words the rest.
+	if ex.GRPC && !ex.GRPCWeb.On {
+		st.grpcReplyHead(status, err)
+	} else {
+		body = st.replyHead(status)
 	}
+	fields := &ex.Resp.Fields
 	for _, f := range ex.LocalReply.Headers {
 		fields.Append(f)
 	}
@@ -108,6 +107,37 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	if !end {
 		ex.ResponseBodyBytes = int64(len(body))
 		_ = st.WriteBody([]byte(body), true)
+	}
+}
+
+// replyHead begins the head of a local reply and returns its body.
+func (st *stream) replyHead(status int) (body string) {
+	ex := &st.ex
+	if body = ex.LocalReply.Body; status == 204 || status == 304 {
+		body = "" // RFC 9110 sections 15.3.5 and 15.4.5
+	}
+	ex.Resp.Status = status
+	ex.Resp.Framing = http.Framing{Kind: http.BodyLength, Length: int64(len(body))}
+	fields := &ex.Resp.Fields
+	fields.SetID(http.HeaderContentLength, appendInt(ex.Scratch(20)[:0], len(body)))
+	if body != "" && !fields.Has(http.HeaderContentType) {
+		fields.AddID(http.HeaderContentType, textPlain)
+	}
+	return body
+}
+
+// grpcReplyHead begins the head of a local reply to a gRPC client, which is
+// all of it: a 200 with the status among the fields and the body as its message
+// (gRPC over HTTP/2, "Trailers-Only").
+func (st *stream) grpcReplyHead(status int, err *http.Error) {
+	ex := &st.ex
+	ex.Resp.Status = 200
+	ex.Resp.Framing = http.Framing{Kind: http.BodyLength}
+	fields := &ex.Resp.Fields
+	fields.AddID(http.HeaderContentType, grpcType)
+	fields.AddID(http.HeaderGRPCStatus, http.AppendGRPCStatus(ex.Scratch(20)[:0], err.GRPCStatus(status)))
+	if body := ex.LocalReply.Body; body != "" {
+		fields.AddID(http.HeaderGRPCMessage, http.AppendGRPCMessage(ex.Scratch(len(body))[:0], body))
 	}
 }
 

@@ -42,6 +42,7 @@ func (st *stream) handle() {
 func (st *stream) choose() bool {
 	ex := &st.ex
 	ex.Random = rand.Uint64()
+	ex.GRPC = ex.Req.IsGRPC()
 	if err := st.prepare(); err != nil {
 		st.localError(err)
 		return false
@@ -83,6 +84,17 @@ func (st *stream) mustWait() bool {
 // answered. On HTTP/1 a filter that waits is simply waited for; on HTTP/2 such
 // an exchange has a goroutine of its own.
 func (st *stream) filterRequest() bool {
+	if err := st.runRequestFilters(); err != nil {
+		st.wrap()
+		st.fail(err)
+		return false
+	}
+	st.wrap()
+	return true
+}
+
+// runRequestFilters returns why a filter answers, nil if none does.
+func (st *stream) runRequestFilters() *http.Error {
 	ex := &st.ex
 	for _, f := range st.chain.Request {
 		if w, ok := f.(filter.Waiter); ok && w.Waits(ex) {
@@ -90,15 +102,13 @@ func (st *stream) filterRequest() bool {
 			ex.Cancelled = st.call.Cancelled()
 		}
 		if f.OnRequest(ex) == filter.Reply {
-			err := ex.LocalReply.Err
-			if err == nil {
-				err = errFiltered
+			if err := ex.LocalReply.Err; err != nil {
+				return err
 			}
-			st.fail(err)
-			return false
+			return errFiltered
 		}
 	}
-	return true
+	return nil
 }
 
 // answer does what the route says.

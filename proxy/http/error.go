@@ -73,8 +73,18 @@ type Error struct {
 	// Transport says in Envoy's words why no connection could be made, for
 	// %UPSTREAM_TRANSPORT_FAILURE_REASON%; empty for all other failures.
 	Transport string
-	// GRPC is the status of a gRPC local reply.
+	// GRPC is the status of a gRPC local reply; 0 is what stands for the HTTP
+	// status. See GRPCStatus.
 	GRPC int
+}
+
+// GRPCStatus is the status of a gRPC local reply that would be status in plain
+// HTTP. Only an injected fault can mean OK.
+func (e *Error) GRPCStatus(status int) GRPCCode {
+	if e.GRPC != 0 || e.Kind == KindInjected && status == 200 {
+		return GRPCCode(e.GRPC)
+	}
+	return GRPCOfHTTP(status)
 }
 
 // Error returns the detail, which names the failure in Envoy's words.

@@ -54,6 +54,20 @@ type Exchange struct {
 	RequestHeadBytes, ResponseHeadBytes int64
 	RequestBodyBytes, ResponseBodyBytes int64
 
+	// GRPC says that the request is one of gRPC, also if it came as gRPC-Web:
+	// the connection manager sets it when the head is complete, the gRPC-Web
+	// filter when it has translated a head.
+	GRPC bool
+	// GRPCWeb is what a gRPC-Web client speaks and wants to hear.
+	GRPCWeb GRPCWeb
+	// Wrapped says that a filter stands between the forwarder and the client:
+	// all of both bodies has to go through it.
+	Wrapped bool
+	// RequestMessages and ResponseMessages count gRPC messages if the chain
+	// has a filter that wants to know (envoy.filters.http.grpc_stats). Whoever
+	// carries a body gives its pieces to Add.
+	RequestMessages, ResponseMessages GRPCMessages
+
 	// Route facts, set when the router has chosen.
 	VirtualHost string
 	RouteName   string
@@ -100,6 +114,40 @@ type LocalReply struct {
 	Headers []Field // added to the reply; aliases configuration
 	Bare    bool    // the route's own changes of responses are left out
 	Err     *Error
+}
+
+// GRPCWeb tells how a client speaks gRPC-Web. The zero value: it doesn't.
+type GRPCWeb struct {
+	On bool
+	// TextRequest and TextResponse ask for base64 in that direction.
+	TextRequest, TextResponse bool
+}
+
+// HostStatus returns the HTTP status by which the host that answered is
+// judged: of gRPC that of its grpc-status, so that a host which fails in 200s
+// counts as failing (Envoy: Router::Filter::onUpstreamHeaders). It is asked
+// when the response's head is there, and if that doesn't tell (false) once
+// more when the response has ended. Envoy takes a head without a grpc-status
+// for a success and doesn't look at the trailers.
+func (x *Exchange) HostStatus(ended bool) (status int, known bool) {
+	if !x.GRPC {
+		return x.Resp.Status, true
+	}
+	if code, ok := x.Resp.Fields.GRPCStatus(); ok {
+		return code.HTTP(), true
+	}
+	if x.Resp.Status != 200 {
+		return x.Resp.Status, true
+	}
+	if !ended {
+		return 0, false
+	}
+	if x.RespTrailers != nil {
+		if code, ok := x.RespTrailers.GRPCStatus(); ok {
+			return code.HTTP(), true
+		}
+	}
+	return x.Resp.Status, true
 }
 
 // Reset makes the exchange ready for another request and keeps its memory.

@@ -130,26 +130,36 @@ func connectionOptions(tcp *networking.ConnectionPoolSettings_TCPSettings, http 
 	return out
 }
 
-// upstreamProtocol chooses the HTTP version: HTTP/2 where the port or h2UpgradePolicy
-// says so, the client's where useClientProtocol or an unnamed port leaves it open.
+// upstreamProtocol chooses the HTTP version: HTTP/2 where h2UpgradePolicy or the port
+// says so, the client's where useClientProtocol or an unnamed port leaves it open. Who
+// asks for an upgrade is sure that the port speaks HTTP/2, so that counts before all
+// (istiod's applyH2Upgrade comes last). DO_NOT_UPGRADE is about the mesh's default and
+// doesn't take HTTP/2 from a port that is named for it.
 func upstreamProtocol(options *httpv3.HttpProtocolOptions, p protocol, http *networking.ConnectionPoolSettings_HTTPSettings) {
 	upgrade := http.GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
 	switch {
+	case upgrade:
+		options.UpstreamProtocolOptions = explicitHTTP2(http)
 	case http.GetUseClientProtocol(), p == protoUnnamed:
 		options.UpstreamProtocolOptions = asDownstream()
-	case p.isHTTP2(), upgrade:
-		h2 := &corev3.Http2ProtocolOptions{}
-		if n := http.GetMaxConcurrentStreams(); n > 0 {
-			h2.MaxConcurrentStreams = wrapperspb.UInt32(uint32(n))
-		}
-		if ka := http.GetHttp2KeepAlive(); ka != nil {
-			h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: ka.Interval, Timeout: ka.Timeout}
-		}
-		options.UpstreamProtocolOptions = &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
-				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2},
-			},
-		}
+	case p.isHTTP2():
+		options.UpstreamProtocolOptions = explicitHTTP2(http)
+	}
+}
+
+// explicitHTTP2 makes connections speak HTTP/2 by prior knowledge.
+func explicitHTTP2(http *networking.ConnectionPoolSettings_HTTPSettings) *httpv3.HttpProtocolOptions_ExplicitHttpConfig_ {
+	h2 := &corev3.Http2ProtocolOptions{}
+	if n := http.GetMaxConcurrentStreams(); n > 0 {
+		h2.MaxConcurrentStreams = wrapperspb.UInt32(uint32(n))
+	}
+	if ka := http.GetHttp2KeepAlive(); ka != nil {
+		h2.ConnectionKeepalive = &corev3.KeepaliveSettings{Interval: ka.Interval, Timeout: ka.Timeout}
+	}
+	return &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+		ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+			ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: h2},
+		},
 	}
 }
 

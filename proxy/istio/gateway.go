@@ -66,6 +66,9 @@ func (t *translator) gateways(objs []*source.Object) {
 		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
 			Subject: wrapperspb.Bool(true), Cert: true, Dns: true, Uri: true,
 		}
+		if slices.ContainsFunc(p.servers, func(s *gatewayServer) bool { return parseProtocol(s.spec.Port.GetProtocol()) == protoGRPCWeb }) {
+			addGRPCWeb(m)
+		}
 		l := newListener(p.bind, p.number, m)
 		l.AccessLog = t.logs.listenerLoggers()
 		t.out.Listeners = append(t.out.Listeners, l)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ import (
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	grpcstatsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_stats/v3"
+	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
@@ -32,6 +34,7 @@ import (
 const (
 	filterMetadataExchange = "istio.metadata_exchange"
 	filterGRPCStats        = "envoy.filters.http.grpc_stats"
+	filterGRPCWeb          = "envoy.filters.http.grpc_web"
 	filterALPN             = "istio.alpn"
 	filterFault            = "envoy.filters.http.fault"
 	filterCORS             = "envoy.filters.http.cors"
@@ -104,6 +107,16 @@ func httpFilters() []*hcmv3.HttpFilter {
 	}
 }
 
+// addGRPCWeb lets gRPC-Web clients call the gRPC services of a listener. The filter
+// stands in istiod's place for it, before what counts gRPC calls.
+func addGRPCWeb(m *hcmv3.HttpConnectionManager) {
+	at := slices.IndexFunc(m.HttpFilters, func(f *hcmv3.HttpFilter) bool { return f.Name == filterGRPCStats })
+	m.HttpFilters = slices.Insert(m.HttpFilters, max(at, 0), &hcmv3.HttpFilter{
+		Name:       filterGRPCWeb,
+		ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: pack(&grpcwebv3.GrpcWeb{})},
+	})
+}
+
 // typedStruct wraps the configuration of an Istio filter whose type has no Go package.
 func typedStruct(typeName string, value map[string]*structpb.Value) *anypb.Any {
 	return pack(&udpav1.TypedStruct{
@@ -139,13 +152,16 @@ func tcpMetadataExchange() *anypb.Any {
 
 // httpListener makes the listener that serves as a forward proxy and by Host header,
 // in the form of istiod's http-proxy listener. HTTP/1.0 is taken, since what tests a
-// mesh on one machine may be old.
+// mesh on one machine may be old, and gRPC-Web if any service has a port for it.
 func (t *translator) httpListener(address netip.AddrPort) *listenerv3.Listener {
 	m := newManager(routeHTTPProxy, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{
 		AllowAbsoluteUrl: wrapperspb.Bool(true),
 		AcceptHttp_10:    true,
+	}
+	if slices.ContainsFunc(t.scope.services, (*service).hasGRPCWeb) {
+		addGRPCWeb(m)
 	}
 	l := newListener(address.Addr().String(), uint32(address.Port()), m)
 	l.ListenerFiltersTimeout = durationpb.New(0)

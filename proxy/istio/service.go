@@ -52,6 +52,11 @@ type servicePort struct {
 	endpoints []*endpoint
 }
 
+// hasGRPCWeb: clients may call a port of the service by gRPC-Web.
+func (s *service) hasGRPCWeb() bool {
+	return slices.ContainsFunc(s.ports, func(p servicePort) bool { return p.protocol == protoGRPCWeb })
+}
+
 // port finds a port by number; nil when the service has none such.
 func (s *service) port(number uint32) *servicePort {
 	for i := range s.ports {

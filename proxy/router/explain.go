@@ -54,7 +54,7 @@ func (c *Criteria) why(in *input) string {
 			return s
 		}
 	}
-	if c.GRPC && !isGRPC(in.head) {
+	if c.GRPC && !in.head.IsGRPC() {
 		return "the request is not gRPC"
 	}
 	if !c.Fraction.Takes(in.random) {

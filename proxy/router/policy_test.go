@@ -193,52 +193,85 @@ func TestRetryPolicyDefaults(t *testing.T) {
 	}
 }
 
-func TestTimeouts(t *testing.T) {
-	grpc := "content-type: application/grpc"
+// TestTimes holds what Envoy 1.40 does; ByClient is ours, and what a service is
+// told of a try's time.
+func TestTimes(t *testing.T) {
+	const plain, grpc = "content-type: text/plain", "content-type: application/grpc"
+	const s, ms = time.Second, time.Millisecond
+	old := func(limit, offset time.Duration) *More {
+		return &More{GRPC: GRPCTimeout{Set: true, Max: limit, Offset: offset}}
+	}
+	stream := func(most, limit, offset time.Duration) *More {
+		return &More{HasMaxStream: true, MaxStream: most, StreamGRPC: GRPCTimeout{Set: true, Max: limit, Offset: offset}}
+	}
 	for _, c := range []struct {
 		more   *More
-		fields []string
-		want   time.Duration
+		try    time.Duration
+		fields string
+		want   Times
+		told   string // x-envoy-expected-rq-timeout-ms, grpc-timeout
 	}{
-		{nil, []string{grpc, "grpc-timeout: 1S"}, 15 * time.Second},
-		{&More{GRPC: GRPCTimeout{Set: true}}, []string{"grpc-timeout: 1S"}, 15 * time.Second},
-		{&More{GRPC: GRPCTimeout{Set: true}}, []string{grpc}, 0},
-		{&More{GRPC: GRPCTimeout{Set: true}}, []string{grpc, "grpc-timeout: 1S"}, time.Second},
-		{&More{GRPC: GRPCTimeout{Set: true, Max: 3 * time.Second}}, []string{grpc}, 3 * time.Second},
-		{&More{GRPC: GRPCTimeout{Set: true, Max: 3 * time.Second}}, []string{grpc, "grpc-timeout: 1M"}, 3 * time.Second},
-		{&More{GRPC: GRPCTimeout{Set: true, Max: 3 * time.Second}}, []string{grpc, "grpc-timeout: 100m"}, 100 * time.Millisecond},
-		{&More{GRPC: GRPCTimeout{Set: true, Offset: 10 * time.Millisecond}}, []string{grpc, "grpc-timeout: 100m"}, 90 * time.Millisecond},
-		{&More{GRPC: GRPCTimeout{Set: true, Offset: time.Second}}, []string{grpc, "grpc-timeout: 100m"}, 100 * time.Millisecond},
-		{&More{GRPC: GRPCTimeout{Set: true}}, []string{grpc, "grpc-timeout: soon"}, 0},
+		{nil, 0, grpc + "|grpc-timeout: 1S", Times{Response: 15 * s}, "15000 1S"},
+		{old(0, 0), 0, plain + "|grpc-timeout: 1S", Times{Response: 15 * s}, "15000 1S"},
+		{old(0, 0), 0, grpc, Times{}, " "},
+		{old(0, 0), 0, grpc + "|grpc-timeout: 1S", Times{Response: s, ByClient: true}, "1000 1000m"},
+		{old(0, 0), 0, grpc + "|grpc-timeout: 0S", Times{}, " 0S"},
+		{old(0, 0), 0, grpc + "|grpc-timeout: soon", Times{}, " soon"},
+		{old(0, 0), 0, grpc + "|grpc-timeout: 1500u", Times{Response: 1500 * time.Microsecond, ByClient: true}, "2 2m"},
+		{old(3*s, 0), 0, grpc, Times{Response: 3 * s}, "3000 3000m"},
+		{old(3*s, 0), 0, grpc + "|grpc-timeout: 1M", Times{Response: 3 * s}, "3000 3000m"},
+		{old(3*s, 0), 0, grpc + "|grpc-timeout: 100m", Times{Response: 100 * ms, ByClient: true}, "100 100m"},
+		{old(0, 100*ms), 0, grpc + "|grpc-timeout: 400m", Times{Response: 300 * ms, ByClient: true}, "300 300m"},
+		{old(0, 100*ms), 0, grpc + "|grpc-timeout: 50m", Times{Response: 50 * ms, ByClient: true}, "50 50m"},
+		{old(0, 0), 200 * ms, grpc + "|grpc-timeout: 5S", Times{Response: 5 * s, Try: 200 * ms, ByClient: true}, "200 5000m"},
+		{old(0, 0), 200 * ms, grpc, Times{Try: 200 * ms}, "200 "},
+		{old(0, 0), 6 * s, grpc + "|grpc-timeout: 5S", Times{Response: 5 * s, ByClient: true}, "5000 5000m"},
+		{stream(0, 0, 0), 0, grpc, Times{HasStream: true}, " "},
+		{stream(0, 0, 0), 0, plain + "|grpc-timeout: 1S", Times{Stream: s, HasStream: true, ByClient: true}, " 1000m"},
+		{stream(time.Minute, 2*s, 0), 0, grpc, Times{Stream: time.Minute, HasStream: true}, " "},
+		{stream(time.Minute, 2*s, 0), 0, grpc + "|grpc-timeout: 1H", Times{Stream: 2 * s, HasStream: true, ByClient: true}, " 2000m"},
+		{stream(0, 5*s, 100*ms), 0, grpc + "|grpc-timeout: 20S", Times{Stream: 4900 * ms, HasStream: true, ByClient: true}, " 4900m"},
+		{stream(0, 5*s, 100*ms), 0, grpc + "|grpc-timeout: 50m", Times{Stream: 1, HasStream: true, ByClient: true}, " 1m"},
+		{&More{HasMaxStream: true, MaxStream: s}, 0, grpc + "|grpc-timeout: 9S", Times{Stream: s, HasStream: true}, " 1000m"},
+		{&More{HasMaxStream: true}, 0, grpc + "|grpc-timeout: 9S", Times{HasStream: true}, " 9S"},
 	} {
-		r := Route{Timeout: 15 * time.Second, More: c.more}
-		if got := r.TimeoutFor(&exchange("POST h /", c.fields...).Req); got != c.want {
-			t.Errorf("%+v, %s: %v, want %v", c.more, c.fields, got, c.want)
+		r := Route{Timeout: 15 * s, More: c.more}
+		if c.more != nil && c.more.HasMaxStream {
+			r.Timeout = 0 // as the compiler has it
 		}
-	}
-	r := Route{}
-	if d, ok := r.StreamDurationFor(&exchange("GET h /").Req); ok || d != 0 {
-		t.Errorf("a stream of a silent route lasts %v, %t", d, ok)
-	}
-	r.More = &More{HasMaxStream: true, MaxStream: time.Minute, StreamGRPC: GRPCTimeout{Set: true, Max: 2 * time.Second}}
-	for fields, want := range map[string]time.Duration{"a: b": time.Minute, grpc: time.Minute, grpc + "|grpc-timeout: 1S": time.Second, grpc + "|grpc-timeout: 1H": 2 * time.Second} {
-		if d, ok := r.StreamDurationFor(&exchange("GET h /", strings.Split(fields, "|")...).Req); !ok || d != want {
-			t.Errorf("%s: a stream lasts %v, %t, want %v", fields, d, ok, want)
+		if c.try > 0 {
+			r.Retry = &RetryPolicy{PerTryTimeout: c.try}
+		}
+		ex := exchange("POST h /", strings.Split(c.fields, "|")...)
+		ex.GRPC = ex.Req.IsGRPC()
+		got := r.TimesFor(ex)
+		got.Tell(ex, 0, true)
+		got.tell = false
+		if got != c.want {
+			t.Errorf("%+v, %s: %+v, want %+v", c.more, c.fields, got, c.want)
+		}
+		expected, _ := ex.Req.Fields.Get(http.HeaderXEnvoyExpectedRqTimeoutMs)
+		deadline, _ := ex.Req.Fields.Get(http.HeaderGRPCTimeout)
+		if told := string(expected) + " " + string(deadline); told != c.told {
+			t.Errorf("%+v, %s: tells %q, want %q", c.more, c.fields, told, c.told)
 		}
 	}
 }
 
-func TestParseGRPCTimeout(t *testing.T) {
-	for s, want := range map[string]time.Duration{"1H": time.Hour, "2M": 2 * time.Minute, "3S": 3 * time.Second, "4m": 4 * time.Millisecond,
-		"5u": 5 * time.Microsecond, "6n": 6, "99999999H": math.MaxInt64, "0S": 0, "00000001S": time.Second} {
-		if got, ok := parseGRPCTimeout([]byte(s)); !ok || got != want {
-			t.Errorf("%s: %v, %t, want %v", s, got, ok, want)
+func TestTimesOfLaterTries(t *testing.T) {
+	times := Times{Response: 500 * time.Millisecond, Try: 200 * time.Millisecond}
+	for elapsed, want := range map[time.Duration]string{0: "200", 250 * time.Millisecond: "200", 400 * time.Millisecond: "100",
+		499500 * time.Microsecond: "1", time.Second: "1"} {
+		ex := exchange("POST h /")
+		times.Tell(ex, elapsed, true)
+		if got, _ := ex.Req.Fields.Get(http.HeaderXEnvoyExpectedRqTimeoutMs); string(got) != want {
+			t.Errorf("after %v: %s ms, want %s", elapsed, got, want)
 		}
 	}
-	for _, s := range []string{"", "S", "1", "1s", "-1S", "1.5S", "999999999S", " 1S"} {
-		if got, ok := parseGRPCTimeout([]byte(s)); ok {
-			t.Errorf("%q is %v", s, got)
-		}
+	ex := exchange("POST h /")
+	times.Tell(ex, 0, false)
+	if n := ex.Req.Fields.Len(); n != 0 {
+		t.Errorf("%d fields where none is wanted", n)
 	}
 }
 

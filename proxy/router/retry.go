@@ -124,7 +124,8 @@ func (p *RetryPolicy) RetryError(err *http.Error) bool {
 }
 
 // RetryResponse reports whether the policy drops a response for another try.
-// Only the head counts: of gRPC, a response without a body.
+// Only the head counts. gRPC puts its status there when nothing but trailers
+// is sent, and like Envoy we look there whatever kind of request it was.
 func (p *RetryPolicy) RetryResponse(h *http.ResponseHead) bool {
 	// Another Envoy's rate limit counts as that, whatever its status is.
 	if h.Fields.Has(http.HeaderXEnvoyRatelimited) {
@@ -138,8 +139,8 @@ func (p *RetryPolicy) RetryResponse(h *http.ResponseHead) bool {
 	if p.On&grpc == 0 {
 		return false
 	}
-	v, ok := h.Fields.Get(http.HeaderGRPCStatus)
-	return ok && p.On&retryOnGRPC(v) != 0
+	code, ok := h.Fields.GRPCStatus()
+	return ok && p.On&retryOnGRPC(code) != 0
 }
 
 func (p *RetryPolicy) retryStatus(status int) bool {
@@ -159,18 +160,18 @@ func (p *RetryPolicy) retryStatus(status int) bool {
 	return false
 }
 
-// retryOnGRPC returns the reason that a grpc-status is, 0 for none.
-func retryOnGRPC(status []byte) RetryOn {
-	switch string(status) {
-	case "1":
+// retryOnGRPC returns the reason that a code is, 0 for none.
+func retryOnGRPC(code http.GRPCCode) RetryOn {
+	switch code {
+	case http.GRPCCancelled:
 		return RetryOnGRPCCancelled
-	case "4":
+	case http.GRPCDeadlineExceeded:
 		return RetryOnGRPCDeadlineExceeded
-	case "8":
+	case http.GRPCResourceExhausted:
 		return RetryOnGRPCResourceExhausted
-	case "13":
+	case http.GRPCInternal:
 		return RetryOnGRPCInternal
-	case "14":
+	case http.GRPCUnavailable:
 		return RetryOnGRPCUnavailable
 	}
 	return 0

@@ -36,7 +36,7 @@ type Route struct {
 	// Targets are where a Forward route sends requests, by weight.
 	Targets []Target
 	// Timeout bounds a request from its last byte to the end of the response;
-	// 0 does not. See TimeoutFor for gRPC.
+	// 0 does not. See TimesFor for gRPC.
 	Timeout time.Duration
 	// Retry is nil when failed tries are not repeated by policy. Routes with
 	// equal policies share one.
@@ -183,19 +183,8 @@ func (c *Criteria) matches(in *input) bool {
 			return false
 		}
 	}
-	if c.GRPC && !isGRPC(in.head) {
+	if c.GRPC && !in.head.IsGRPC() {
 		return false
 	}
 	return c.Fraction.Takes(in.random)
-}
-
-// isGRPC reports whether a request is gRPC: application/grpc, alone or with a
-// suffix such as +proto.
-func isGRPC(h *http.RequestHead) bool {
-	const grpc = "application/grpc"
-	v, ok := h.Fields.Get(http.HeaderContentType)
-	if !ok || len(v) < len(grpc) || string(v[:len(grpc)]) != grpc {
-		return false
-	}
-	return len(v) == len(grpc) || v[len(grpc)] == '+'
 }

@@ -7,6 +7,7 @@ package fault
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
@@ -59,8 +60,6 @@ type Filter struct {
 	delay      time.Duration // 0: none
 	delayShare share
 	abort      *http.Error // nil: none
-	status     int
-	grpc       string
 	abortShare share
 	maxActive  int64 // 0: no bound
 }
@@ -114,19 +113,17 @@ func (f *Filter) setAbort(a *faultv3.FaultAbort) error {
 		Detail: "fault_filter_abort", Body: "fault filter abort"}
 	switch e := a.GetErrorType().(type) {
 	case *faultv3.FaultAbort_HttpStatus:
-		f.status = int(e.HttpStatus)
-		if f.status < 200 || f.status > 599 {
-			return fmt.Errorf("http_status: %d is no final status", f.status)
+		f.abort.Status = int(e.HttpStatus)
+		if e.HttpStatus < 200 || e.HttpStatus > 599 {
+			return fmt.Errorf("http_status: %d is no final status", e.HttpStatus)
 		}
 	case *faultv3.FaultAbort_GrpcStatus:
-		// A gRPC failure is a 200 with the status among the fields (gRPC over
-		// HTTP/2, "Trailers-Only").
-		f.status, f.grpc = 200, fmt.Sprint(e.GrpcStatus)
-		f.abort.GRPC = int(e.GrpcStatus)
+		// Whoever doesn't speak gRPC gets the 200 that its failures come in
+		// (Envoy: FaultFilter::abortStatus).
+		f.abort.Status, f.abort.GRPC = 200, int(min(e.GrpcStatus, math.MaxInt32))
 	default:
 		return fmt.Errorf("error_type: only http_status and grpc_status are supported")
 	}
-	f.abort.Status = f.status
 	return nil
 }
 
@@ -175,15 +172,7 @@ func (f *Filter) OnRequest(ex *http.Exchange) filter.Status {
 		return filter.Continue
 	}
 	f.stats.Aborts.Inc()
-	ex.LocalReply = http.LocalReply{Status: f.status, Body: f.abort.Body, Err: f.abort}
-	if f.grpc != "" {
-		ex.LocalReply.Body = ""
-		ex.LocalReply.Headers = []http.Field{
-			{ID: http.HeaderContentType, Name: []byte("content-type"), Value: []byte("application/grpc")},
-			{ID: http.HeaderGRPCStatus, Name: []byte("grpc-status"), Value: []byte(f.grpc)},
-			{ID: http.HeaderGRPCMessage, Name: []byte("grpc-message"), Value: []byte(f.abort.Body)},
-		}
-	}
+	ex.LocalReply = http.LocalReply{Status: f.abort.Status, Body: f.abort.Body, Err: f.abort}
 	return filter.Reply
 }
 

@@ -90,19 +90,24 @@ func TestMaxActiveFaults(t *testing.T) {
 	}
 }
 
+// TestGRPCAbort: the reply is made by the connection manager, which knows what
+// the client speaks.
 func TestGRPCAbort(t *testing.T) {
-	f, _ := build(t, &faultv3.HTTPFault{Abort: &faultv3.FaultAbort{
-		ErrorType: &faultv3.FaultAbort_GrpcStatus{GrpcStatus: 14}, Percentage: percent(100)}})
-	var ex http.Exchange
-	if f.OnRequest(&ex) != filter.Reply || ex.LocalReply.Status != 200 {
-		t.Fatalf("the reply is %+v", ex.LocalReply)
-	}
-	for _, h := range ex.LocalReply.Headers {
-		if h.ID == http.HeaderGRPCStatus && string(h.Value) == "14" {
-			return
+	for _, code := range []uint32{0, 14, 99} {
+		f, _ := build(t, &faultv3.HTTPFault{Abort: &faultv3.FaultAbort{
+			ErrorType: &faultv3.FaultAbort_GrpcStatus{GrpcStatus: code}, Percentage: percent(100)}})
+		var ex http.Exchange
+		if f.OnRequest(&ex) != filter.Reply {
+			t.Fatal("the request passes")
+		}
+		r := ex.LocalReply
+		if r.Status != 200 || r.Body != "fault filter abort" || r.Headers != nil {
+			t.Errorf("the reply is %+v", r)
+		}
+		if got := r.Err.GRPCStatus(r.Status); got != http.GRPCCode(code) {
+			t.Errorf("grpc-status %d becomes %d", code, got)
 		}
 	}
-	t.Error("the reply has no grpc-status 14")
 }
 
 // TestShares counts over many requests, within three standard deviations, and

@@ -26,7 +26,7 @@ type key struct {
 // Places in key.bits.
 const (
 	statusShift  = 0  // 10 bits
-	grpcShift    = 10 // 6 bits: 0 for no gRPC, else the grpcResult + grpcBias
+	grpcShift    = 10 // 6 bits: 0 for no gRPC, else the code + grpcBias
 	specialShift = 16 // 2 bits
 	flagsShift   = 32 // 32 bits
 )
@@ -42,16 +42,22 @@ func (r *reporter) key(ex *http.Exchange) key {
 		status = maxStatus // no codec lets such a status through
 	}
 	k := key{bits: uint64(status)<<statusShift | uint64(ex.Flags)<<flagsShift | uint64(specialRoute(ex.RouteName))<<specialShift}
-	if isGRPC(&ex.Req) {
+	if ex.GRPC {
 		k.bits |= uint64(int(grpcStatus(ex))+grpcBias) << grpcShift
 	}
-	if r.inbound {
-		k.peer = ex.DownstreamPeer
-		if ex.Conn != nil {
-			k.principal, k.own = ex.Conn.PeerPrincipal, ex.Conn.OwnPrincipal
-		}
-	}
+	r.setPeer(&k, ex)
 	return k
+}
+
+// setPeer makes a key that of the exchange's client, where that is a label.
+func (r *reporter) setPeer(k *key, ex *http.Exchange) {
+	if !r.inbound {
+		return
+	}
+	k.peer = ex.DownstreamPeer
+	if ex.Conn != nil {
+		k.principal, k.own = ex.Conn.PeerPrincipal, ex.Conn.OwnPrincipal
+	}
 }
 
 func (k *key) status() int       { return int(k.bits>>statusShift) & maxStatus }
@@ -59,21 +65,33 @@ func (k *key) flags() http.Flags { return http.Flags(k.bits >> flagsShift) }
 func (k *key) special() special  { return special(k.bits >> specialShift & 3) }
 
 // grpc returns the gRPC status and whether the request is one of gRPC.
-func (k *key) grpc() (grpcResult, bool) {
+func (k *key) grpc() (http.GRPCCode, bool) {
 	g := int(k.bits>>grpcShift) & 63
-	return grpcResult(g - grpcBias), g != 0
+	return http.GRPCCode(g - grpcBias), g != 0
+}
+
+// series is what a handle leads to: a label set that is forgotten when it is
+// not used.
+type series interface {
+	comparable
+	// Touch marks a use; false says that the series was forgotten.
+	Touch() bool
+	Alive() bool
 }
 
 // handles caches the series of one host, or of one cluster. The zero value is
 // ready; all methods are safe for concurrent use.
-type handles struct {
-	list atomic.Pointer[[]handle] // each list is immutable
+type handles[S series] struct {
+	list atomic.Pointer[[]handle[S]] // each list is immutable
 }
 
-type handle struct {
+type handle[S series] struct {
 	key    key
-	series *stats.Series[cells]
+	series S
 }
+
+// requestHandles caches the series of whole requests.
+type requestHandles = handles[*stats.Series[cells]]
 
 // maxHandles bounds a list that is searched from its beginning. A host has
 // one or two dozen results at most unless somebody plays with it; what finds
@@ -81,10 +99,10 @@ type handle struct {
 const maxHandles = 32
 
 // find returns the series for k, nil when there is none or it was forgotten.
-func (h *handles) find(k *key) *stats.Series[cells] {
+func (h *handles[S]) find(k *key) (none S) {
 	list := h.list.Load()
 	if list == nil {
-		return nil
+		return none
 	}
 	for i := range *list {
 		e := &(*list)[i]
@@ -92,26 +110,26 @@ func (h *handles) find(k *key) *stats.Series[cells] {
 			if e.series.Touch() {
 				return e.series
 			}
-			return nil
+			return none
 		}
 	}
-	return nil
+	return none
 }
 
 // put adds a handle, in the place of those that are no longer alive. When
 // others add at the same time one of them wins, and the rest is added when it
 // is next looked for.
-func (h *handles) put(k key, s *stats.Series[cells]) {
+func (h *handles[S]) put(k key, s S) {
 	old := h.list.Load()
-	var list []handle
+	var list []handle[S]
 	if old != nil {
-		stale := func(e handle) bool { return e.key == k || !e.series.Alive() }
+		stale := func(e handle[S]) bool { return e.key == k || !e.series.Alive() }
 		if len(*old) >= maxHandles && !slices.ContainsFunc(*old, stale) {
 			return
 		}
 		list = slices.DeleteFunc(slices.Clone(*old), stale)
 	}
-	list = append(list, handle{k, s})
+	list = append(list, handle[S]{k, s})
 	h.list.CompareAndSwap(old, &list)
 }
 
@@ -123,10 +141,10 @@ const maxClusters = 256
 // the cluster, which is empty when no route was found. The zero value is
 // ready; all methods are safe for concurrent use.
 type clusters struct {
-	byName atomic.Pointer[map[string]*handles] // each map is immutable
+	byName atomic.Pointer[map[string]*requestHandles] // each map is immutable
 }
 
-func (c *clusters) get(name string) *handles {
+func (c *clusters) get(name string) *requestHandles {
 	for {
 		old := c.byName.Load()
 		if old != nil {
@@ -134,11 +152,11 @@ func (c *clusters) get(name string) *handles {
 				return h
 			}
 		}
-		next := map[string]*handles{}
+		next := map[string]*requestHandles{}
 		if old != nil && len(*old) < maxClusters {
 			maps.Copy(next, *old)
 		}
-		h := &handles{}
+		h := &requestHandles{}
 		next[name] = h
 		if c.byName.CompareAndSwap(old, &next) {
 			return h

@@ -42,6 +42,7 @@ type Service struct{ Host, Name, Namespace string }
 // with configuration, what they counted stays.
 type Families struct {
 	series   *stats.Family[cells]
+	messages *stats.Family[messageCells]
 	version  string                       // immutable after NewFamilies
 	services func(string) (Service, bool) // immutable after NewFamilies; may be nil
 
@@ -81,21 +82,30 @@ func NewFamilies(r *stats.Registry, options ...Option) *Families {
 	for _, o := range options {
 		o(&s)
 	}
+	messages := s.family
+	messages.Name, messages.Labels = "istio_messages", labelNames()[:numPeerLabels]
 	f := &Families{
 		series:    stats.NewFamily(s.family, emit),
+		messages:  stats.NewFamily(messages, emitMessages),
 		version:   s.version,
 		services:  s.services,
 		reporters: map[reporterID]*reporter{},
 	}
 	r.Add(f.series)
+	r.Add(f.messages)
 	r.Add(stats.SourceFunc(f.emitBuild))
 	return f
 }
 
 // Run forgets label sets that nobody uses any more, until ctx ends.
-func (f *Families) Run(ctx context.Context) { f.series.Run(ctx) }
+func (f *Families) Run(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { f.messages.Run(ctx) })
+	f.series.Run(ctx)
+	both.Wait()
+}
 
-// Len returns the number of label sets.
+// Len returns the number of label sets of requests.
 func (f *Families) Len() int { return f.series.Len() }
 
 func (f *Families) emitBuild(e *stats.Emitter) {
@@ -121,7 +131,7 @@ func (f *Families) reporter(id reporterID) *reporter {
 }
 
 // Filter counts the requests of one listener. It implements
-// filter.FinishFilter, is immutable, and is safe for concurrent use.
+// filter.ResponseFilter and filter.FinishFilter, is immutable, and is safe for concurrent use.
 type Filter struct{ reporter *reporter }
 
 // New returns a filter of the workload own. Requests on an inbound listener
@@ -141,4 +151,5 @@ func (f *Filter) OnFinish(ex *http.Exchange) {
 	c.duration.Record(end - ex.Start)
 	c.requestBytes.Record(ex.RequestHeadBytes + ex.RequestBodyBytes)
 	c.responseBytes.Record(ex.ResponseHeadBytes + ex.ResponseBodyBytes)
+	f.finishMessages(ex)
 }

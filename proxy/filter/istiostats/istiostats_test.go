@@ -108,7 +108,7 @@ func TestLabels(t *testing.T) {
 		"connection_security_policy": "none",
 	}
 	toReviews := func(ex *http.Exchange) { ex.Upstream = host(reviewsV2) }
-	content := func(ex *http.Exchange, v string) { ex.Req.Fields.AddID(http.HeaderContentType, []byte(v)) }
+
 	cases := []struct {
 		name      string
 		direction http.Direction
@@ -193,14 +193,18 @@ func TestLabels(t *testing.T) {
 		}},
 		{"gRPC", http.Outbound, func(ex *http.Exchange) {
 			toReviews(ex)
-			content(ex, "application/grpc+proto")
+			ex.GRPC = true
 			ex.RespTrailers = &http.Fields{}
 			ex.RespTrailers.AddID(http.HeaderGRPCStatus, []byte("5"))
 		}, outbound, map[string]string{"request_protocol": "grpc", "grpc_response_status": "5"}},
 		{"gRPC without a status", http.Outbound, func(ex *http.Exchange) {
 			toReviews(ex)
-			content(ex, "application/grpc")
-		}, outbound, map[string]string{"request_protocol": "grpc"}},
+			ex.GRPC = true
+		}, outbound, map[string]string{"request_protocol": "grpc", "grpc_response_status": "2"}},
+		{"gRPC without an answer", http.Outbound, func(ex *http.Exchange) {
+			toReviews(ex)
+			ex.GRPC, ex.Resp.Status = true, 0
+		}, outbound, map[string]string{"request_protocol": "grpc", "response_code": "0"}},
 		{"inbound", http.Inbound, func(ex *http.Exchange) {
 			ex.Upstream, ex.ClusterName = host(http.Peer{}), "inbound|9080||"
 		}, inbound, nil},
@@ -355,7 +359,7 @@ func TestHostileUpstream(t *testing.T) {
 	if n := families.Len(); n != 100 {
 		t.Errorf("%d label sets, want 100", n)
 	}
-	if n := len(*h.Attached(f.reporter).(*handles).list.Load()); n > maxHandles {
+	if n := len(*h.Attached(f.reporter).(*requestHandles).list.Load()); n > maxHandles {
 		t.Errorf("%d handles beside the host, want at most %d", n, maxHandles)
 	}
 	total, over := 0.0, 0.0
@@ -417,7 +421,7 @@ func TestHandleExpires(t *testing.T) {
 		if len(ms) != 1 || ms[0].GetCounter().GetValue() != 2 {
 			t.Errorf("after the expiry there is %v, want one series that counts 2", ms)
 		}
-		if n := len(*h.Attached(f.reporter).(*handles).list.Load()); n != 1 {
+		if n := len(*h.Attached(f.reporter).(*requestHandles).list.Load()); n != 1 {
 			t.Errorf("%d handles, want the stale one replaced", n)
 		}
 	})

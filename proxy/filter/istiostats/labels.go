@@ -63,6 +63,8 @@ type reporter struct {
 	reporterID
 	families *Families
 	noHost   clusters
+	// messages is where hosts have their message counters attached.
+	messages messageOwner
 }
 
 func newReporter(id reporterID, f *Families) *reporter { return &reporter{reporterID: id, families: f} }
@@ -80,19 +82,32 @@ func (r *reporter) find(ex *http.Exchange) *stats.Series[cells] {
 }
 
 // handles returns the cache that an exchange's series are in.
-func (r *reporter) handles(ex *http.Exchange) *handles {
+func (r *reporter) handles(ex *http.Exchange) *requestHandles {
 	if ex.Upstream == nil {
 		return r.noHost.get(ex.ClusterName)
 	}
-	h, ok := ex.Upstream.Attached(r).(*handles)
+	h, ok := ex.Upstream.Attached(r).(*requestHandles)
 	if !ok {
-		h = ex.Upstream.Attach(r, &handles{}).(*handles)
+		h = ex.Upstream.Attach(r, &requestHandles{}).(*requestHandles)
 	}
 	return h
 }
 
+// numPeerLabels is how many of labelNames tell of both ends, and not of what
+// became of the request.
+const numPeerLabels = 20
+
 // values returns the label values, in the order of labelNames.
 func (r *reporter) values(ex *http.Exchange, k *key) []string {
+	protocol, status := "http", ""
+	if g, ok := k.grpc(); ok {
+		protocol, status = "grpc", grpcLabel(g)
+	}
+	return append(r.peerValues(ex, k), protocol, strconv.Itoa(k.status()), status, k.flags().String(), r.security(k))
+}
+
+// peerValues returns the values of the first numPeerLabels labels.
+func (r *reporter) peerValues(ex *http.Exchange, k *key) []string {
 	var upstream http.Peer
 	cluster := ex.ClusterName
 	if ex.Upstream != nil {
@@ -104,15 +119,9 @@ func (r *reporter) values(ex *http.Exchange, k *key) []string {
 	service := r.service(cluster, upstream, k.special())
 	v := make([]string, 0, len(labelNames()))
 	if r.inbound {
-		v = r.appendInbound(append(v, "destination"), service, k)
-	} else {
-		v = r.appendOutbound(append(v, "source"), service, upstream)
+		return r.appendInbound(append(v, "destination"), service, k)
 	}
-	protocol, status := "http", ""
-	if g, ok := k.grpc(); ok {
-		protocol, status = "grpc", g.String()
-	}
-	return append(v, protocol, strconv.Itoa(k.status()), status, k.flags().String(), r.security(k))
+	return r.appendOutbound(append(v, "source"), service, upstream)
 }
 
 // appendOutbound appends the labels of both ends as a client knows them.

@@ -104,29 +104,36 @@ func (b *inbox) buffered() bool {
 // errStopped stands for a read that was told to end.
 var errStopped = &http.Error{Side: http.SideDownstream, Kind: http.KindTimeout, Detail: "read_stopped"}
 
-// get waits for a piece of the body. It returns io.EOF behind the last one.
-// taken is how many octets the piece before it had: they may be credited.
-func (b *inbox) get() (p []byte, taken int, err error) {
-	if b.given != nil {
-		taken = len(*b.given)
-		buf.PutBytes(b.given)
-		b.given = nil
+// done gives up the piece that was fetched last and returns its size, which is
+// to be credited before the next one is waited for: the peer may have nothing
+// left to send it with.
+func (b *inbox) done() (taken int) {
+	if b.given == nil {
+		return 0
 	}
+	taken = len(*b.given)
+	buf.PutBytes(b.given)
+	b.given = nil
+	return taken
+}
+
+// get waits for a piece of the body. It returns io.EOF behind the last one.
+func (b *inbox) get() (p []byte, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
 		switch {
 		case b.body != nil:
 			b.given, b.body = b.body, nil
-			return *b.given, taken, nil
+			return *b.given, nil
 		case b.ended:
-			return nil, taken, io.EOF
+			return nil, io.EOF
 		case b.err != nil:
-			return nil, taken, b.err
+			return nil, b.err
 		case b.stopped:
-			return nil, taken, errStopped
+			return nil, errStopped
 		case b.late():
-			return nil, taken, errUpLate
+			return nil, errUpLate
 		}
 		b.wake.Wait()
 	}

@@ -4,7 +4,6 @@ package h2
 
 import (
 	"encoding/binary"
-	"runtime"
 
 	"golang.org/x/net/http2"
 
@@ -21,8 +20,8 @@ func (c *Conn) Run() {
 			c.fail(err)
 			break
 		}
-		if len(c.batch.dirty) > 0 && !c.client {
-			runtime.Gosched()
+		if !c.client {
+			c.batch.flushSoon()
 		}
 		c.batch.touch(c)
 		c.batch.Flush()
@@ -122,7 +121,7 @@ func (c *Conn) frame(h *frameHeader, p []byte, now int64) *connError {
 		return errPush
 	}
 	// Others are ignored (RFC 9113 section 5.5).
-	return c.budget.controlFrame(now, &c.stats.InboundControlFlood)
+	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
 }
 
 // data handles DATA (RFC 9113 section 6.1).
@@ -264,7 +263,7 @@ func (c *Conn) windowUpdate(h *frameHeader, p []byte, now int64) *connError {
 	if len(p) != 4 {
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, &c.stats.InboundWindowUpdateFlood); err != nil {
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundWindowUpdateFlood); err != nil {
 		return err
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxStreamID)
@@ -364,7 +363,7 @@ func (c *Conn) priority(h *frameHeader, p []byte, now int64) *connError {
 		}
 		return errFrameSize
 	}
-	return c.budget.controlFrame(now, &c.stats.InboundPriorityFramesFlood)
+	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundPriorityFramesFlood)
 }
 
 // fail ends the connection with a GOAWAY (RFC 9113 section 5.4.1).
@@ -404,7 +403,7 @@ func (c *Conn) end() {
 	}
 	c.batch.Flush()
 	if c.observer != nil {
-		c.observer.StreamsFreed(c)
+		c.observer.CapacityChanged(c)
 	}
 }
 

@@ -97,11 +97,10 @@ func (s *ServerStream) Poll() bool { return s.box.buffered() }
 
 // ReadBody returns the next piece of the request's body.
 func (s *ServerStream) ReadBody() ([]byte, error) {
-	p, taken, err := s.box.get()
-	if taken > 0 {
-		s.Stream.Credit(taken)
+	if taken := s.box.done(); taken > 0 && s.Stream.Credit(taken) {
 		s.conn.Flush()
 	}
+	p, err := s.box.get()
 	switch {
 	case err == nil || err == io.EOF:
 		return p, err
