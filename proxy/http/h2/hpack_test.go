@@ -216,7 +216,9 @@ func oracleDecode(d *hpack.Decoder, p []byte) (out []hpack.HeaderField, err erro
 
 // stricter are the errors for which ours may refuse what hpack takes: hpack
 // allows integers of up to 63 bits. Nothing that a frame could hold is as long.
-func stricter(err *connError) bool { return err == errHpackInt || err == errHpackString || err == errTableUpdate }
+func stricter(err *connError) bool {
+	return err == errHpackInt || err == errHpackString || err == errTableUpdate
+}
 
 // FuzzDecode decodes blocks on one connection, cut from the input, with the
 // decoder and with hpack's.

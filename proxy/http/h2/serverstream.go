@@ -75,7 +75,7 @@ func (s *ServerStream) requestEnded() bool {
 func (s *ServerStream) Deliver(p []byte, end bool) { s.box.put(p, end) }
 
 // DeliverTrailers hands trailers on.
-func (s *ServerStream) DeliverTrailers(b *Block) Verdict { return s.box.putTrailers(b) }
+func (s *ServerStream) DeliverTrailers(b *Block) Verdict { return s.box.putTrailers(b, errDownProtocol) }
 
 // Fail hands the end of the stream on.
 func (s *ServerStream) Fail(err *http.Error) { s.box.fail(err) }
