@@ -17,9 +17,12 @@ type StreamConn struct {
 	H2 *h2.Conn
 
 	pool     *Pool // immutable
-	created  int64 // http.Now; immutable
+	created  int64  // http.Now; immutable
+	epoch    uint32 // of Group.epoch, when it was dialled; immutable
 	requests uint32
-	leaving  bool // takes no more requests; guarded by Pool.mu, as requests
+	active   uint32 // requests that have it now
+	leaving  bool   // takes no more requests; guarded by Pool.mu, as those above
+	drained  bool   // and was told so
 }
 
 // Pool returns the pool that the connection belongs to.
@@ -30,6 +33,7 @@ type multi struct {
 	conns   []*StreamConn
 	dialing *dialing      // nil when no connection is being made
 	changed chan struct{} // closed at the next change; nil when nobody waits
+	waiting int           // requests that wait
 }
 
 // dialing is the making of one connection, for which any number of requests
@@ -57,10 +61,11 @@ func (p *Pool) TryStream() *StreamConn {
 // is held.
 func (p *Pool) roomLocked(s *Settings) *StreamConn {
 	for _, c := range p.multi.conns {
-		if c.leaving || !c.H2.Room(s.MaxStreams) {
+		if c.leaving || !c.room(s) {
 			continue
 		}
 		c.requests++
+		c.active++
 		if s.MaxRequestsPerConnection != 0 && c.requests >= s.MaxRequestsPerConnection {
 			p.group.stats.CxMaxRequests.Inc()
 			c.leaving = true
@@ -68,6 +73,17 @@ func (p *Pool) roomLocked(s *Settings) *StreamConn {
 		return c
 	}
 	return nil
+}
+
+// room reports whether another request may go on c. It counts those that have
+// the connection, for they may not have opened their streams yet. Pool.mu is
+// held.
+func (c *StreamConn) room(s *Settings) bool {
+	most := c.H2.MaxOpen()
+	if s.MaxStreams != 0 {
+		most = min(most, s.MaxStreams)
+	}
+	return c.active < most
 }
 
 // AcquireStream returns a connection for one request, to be given back with
@@ -87,14 +103,19 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 	return c, nil
 }
 
-// PutStream gives a connection back after a request.
+// PutStream gives a connection back after a request, whose stream is over. It
+// writes nothing, since callers may hold what a receiver of the connection
+// waits for.
 func (p *Pool) PutStream(c *StreamConn) {
 	p.Stats.RqActive.Dec()
 	p.mu.Lock()
-	leaving := c.leaving
+	c.active--
+	c.leaving = c.leaving || p.stale(c)
+	drain := c.drainLocked()
+	p.wakeLocked()
 	p.mu.Unlock()
-	if leaving {
-		c.H2.Drain()
+	if drain {
+		go c.H2.Drain()
 	}
 }
 
@@ -107,6 +128,8 @@ func (p *Pool) pendStream(deadline int64, cancel <-chan struct{}) (*StreamConn, 
 		return nil, errOverflow
 	}
 	defer g.pending.Add(-1)
+	p.waits(1)
+	defer p.waits(-1)
 	g.stats.RqPendingTotal.Inc()
 	var expired <-chan time.Time
 	if deadline != 0 {
@@ -134,6 +157,24 @@ func (p *Pool) pendStream(deadline int64, cancel <-chan struct{}) (*StreamConn, 
 		case <-expired:
 			return nil, errLate
 		}
+	}
+}
+
+// waits counts those that wait. The last one leaves no connection behind that
+// was made for it alone.
+func (p *Pool) waits(n int) {
+	p.mu.Lock()
+	p.multi.waiting += n
+	last := p.multi.waiting == 0
+	var stale []*StreamConn
+	for _, c := range p.multi.conns {
+		if last && !c.leaving && p.stale(c) {
+			stale = append(stale, c)
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range stale {
+		p.retireStreams(c)
 	}
 }
 
@@ -187,18 +228,18 @@ func (p *Pool) dialStreams(d *dialing, s *Settings) {
 	}
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
-	c := &StreamConn{pool: p, created: now}
+	c := &StreamConn{pool: p, created: now, epoch: epoch}
 	c.H2 = h2.NewClient(nc, &s.HTTP2, g.stats.http2.get(), p)
 	p.mu.Lock()
 	p.multi.dialing = nil
-	stale := p.gone.Load() || g.closed.Load() || epoch != g.epoch.Load()
-	c.leaving = false
+	// Those that wait may still have it: PutStream sees that it is the last.
+	leave := p.stale(c) && p.multi.waiting == 0
 	p.multi.conns = append(p.multi.conns, c)
 	p.mu.Unlock()
 	close(d.done)
 	p.StreamsFreed(c.H2)
-	if stale {
-		p.drainStreams()
+	if leave {
+		p.retireStreams(c)
 	}
 	c.H2.Run()
 	p.lost(c)
@@ -231,6 +272,11 @@ func (p *Pool) forgetLocked(c *StreamConn) {
 func (p *Pool) StreamsFreed(*h2.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.wakeLocked()
+}
+
+// wakeLocked has the requests that wait look again. mu is held.
+func (p *Pool) wakeLocked() {
 	if p.multi.changed != nil {
 		close(p.multi.changed)
 		p.multi.changed = nil
@@ -241,13 +287,35 @@ func (p *Pool) StreamsFreed(*h2.Conn) {
 func (p *Pool) drainStreams() {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
-	for _, c := range all {
-		c.leaving = true
-	}
 	p.mu.Unlock()
 	for _, c := range all {
+		p.retireStreams(c)
+	}
+}
+
+// retireStreams has c end with the last request that has it, which may have
+// to open its stream yet.
+func (p *Pool) retireStreams(c *StreamConn) {
+	p.mu.Lock()
+	c.leaving = true
+	drain := c.drainLocked()
+	p.mu.Unlock()
+	if drain {
 		c.H2.Drain()
 	}
+}
+
+// drainLocked reports whether it is time to tell the host that c takes no more
+// requests, once. Pool.mu is held.
+func (c *StreamConn) drainLocked() bool {
+	drain := c.leaving && !c.drained && c.active == 0
+	c.drained = c.drained || drain
+	return drain
+}
+
+// stale reports whether c is not to be used by further requests.
+func (p *Pool) stale(c *StreamConn) bool {
+	return p.gone.Load() || p.group.closed.Load() || c.epoch != p.group.epoch.Load()
 }
 
 // sweepStreams ends connections whose time is up, and looks whether quiet ones
@@ -256,26 +324,32 @@ func (p *Pool) sweepStreams(s *Settings, now int64) {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
 	p.mu.Unlock()
-	st := p.group.stats
 	for _, c := range all {
-		since := c.H2.IdleSince()
-		switch {
-		case since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
-			st.CxIdleTimeout.Inc()
-		case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
-			st.CxMaxDuration.Inc()
-		default:
+		if p.timeUp(c, s, now) {
+			p.retireStreams(c)
+		} else {
 			c.H2.Keepalive(now)
-			continue
-		}
-		p.mu.Lock()
-		leaving := c.leaving
-		c.leaving = true
-		p.mu.Unlock()
-		if !leaving {
-			c.H2.Drain()
 		}
 	}
+}
+
+// timeUp reports whether c is to take no more requests, and counts why.
+func (p *Pool) timeUp(c *StreamConn, s *Settings, now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := c.H2.IdleSince()
+	switch {
+	case c.leaving:
+		return false // it is known already
+	case c.active == 0 && since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
+		p.group.stats.CxIdleTimeout.Inc()
+	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
+		p.group.stats.CxMaxDuration.Inc()
+	default:
+		return false
+	}
+	c.leaving = true
+	return true
 }
 
 // OpenStreams returns the number of requests on HTTP/2 connections, for display.

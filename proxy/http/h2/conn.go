@@ -223,12 +223,15 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	return id, nil
 }
 
-// Room reports whether another stream can be opened. limit, unless 0, bounds
-// the streams beyond what the peer asks for.
-func (c *Conn) Room(limit uint32) bool {
+// MaxOpen returns how many streams may be open at once, 0 if none can be opened
+// any more.
+func (c *Conn) MaxOpen() uint32 {
+	if !c.Usable() {
+		return 0
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.roomLocked() && (limit == 0 || len(c.streams) < int(limit))
+	return c.peerStreams
 }
 
 func (c *Conn) roomLocked() bool {

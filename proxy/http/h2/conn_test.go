@@ -235,7 +235,7 @@ func TestWindowErrors(t *testing.T) {
 // what came, and the connection's at once.
 func TestCredit(t *testing.T) {
 	p := client(t, &Config{ConnWindow: 70000})
-	p.acc.hold = true
+	p.acc.holdCredit()
 	p.post(1)
 	for range 3 {
 		p.fr.WriteData(1, false, make([]byte, 16384))
@@ -460,7 +460,7 @@ func TestServerGoesAway(t *testing.T) {
 	p.want("HEADERS 1", "HEADERS 3")
 	p.fr.WriteGoAway(1<<31-1, http2.ErrCodeNo, nil)
 	p.sync()
-	if _, err := p.open(request(), true); err != errUpRefused || p.c.Usable() || p.c.Room(0) {
+	if _, err := p.open(request(), true); err != errUpRefused || p.c.Usable() || p.c.MaxOpen() > 0 {
 		t.Errorf("a stream is opened behind GOAWAY: %v", err)
 	}
 	p.fr.WriteGoAway(1, http2.ErrCodeNo, nil)

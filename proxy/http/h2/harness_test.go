@@ -42,8 +42,7 @@ type events struct {
 	ended int // ends of the incoming half, and resets
 	reset int
 
-	// echo credits what comes at once; a test may say otherwise.
-	hold bool
+	hold bool // what came isn't credited
 	s    *Stream
 }
 
@@ -123,13 +122,21 @@ func (a *acceptor) Accept(*Conn) (*Stream, Receiver) {
 	return r.s, r
 }
 
+func (a *acceptor) holdCredit() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hold = true
+}
+
 func (a *acceptor) stream(i int) *events {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if i >= len(a.streams) {
 		return nil
 	}
-	return a.streams[i]
+	r := a.streams[i]
+	_ = r.all() // what the reader did before it told of the head is seen now
+	return r
 }
 
 func tcp(t testing.TB) (a, b net.Conn) {
@@ -153,7 +160,6 @@ func newPeer(t *testing.T, nc net.Conn, start func(st *Stats) *Conn) *peer {
 	p := &peer{t: t, nc: nc, fr: http2.NewFramer(nc, nc), ran: make(chan struct{}), st: &Stats{}}
 	_ = nc.SetDeadline(time.Now().Add(patience))
 	p.fr.AllowIllegalReads, p.fr.AllowIllegalWrites = true, true
-	p.fr.ReadMetaHeaders = nil
 	p.dec = hpack.NewDecoder(4096, nil)
 	p.enc = hpack.NewEncoder(&p.hb)
 	p.c = start(p.st)

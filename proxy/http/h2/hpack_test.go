@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"pillion/proxy/http"
+	"pillion/proxy/proxytest"
 )
 
 // pairsOf lists the fields of a block as the oracle has them.
@@ -348,9 +349,7 @@ func TestNoAllocations(t *testing.T) {
 		}
 	}
 	round()
-	if n := testing.AllocsPerRun(1000, round); n != 0 {
-		t.Errorf("a head costs %v allocations", n)
-	}
+	proxytest.NoAllocs(t, "a head", round)
 }
 
 func BenchmarkHead(b *testing.B) {
