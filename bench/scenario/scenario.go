@@ -9,6 +9,7 @@ package scenario
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"pillion/bench/mesh"
@@ -44,7 +45,10 @@ type Measurer interface {
 }
 
 // All returns the table of scenarios in the order in which they run.
-func All() []Scenario {
+func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofMemory()) }
+
+// ofHTTP1 are the loads of HTTP/1.1.
+func ofHTTP1() []Scenario {
 	return []Scenario{
 		{
 			Name:     "h1",
@@ -70,6 +74,12 @@ func All() []Scenario {
 			Services: 1, Subsets: true, Connections: 64,
 			Measure: Throughput{Close: true},
 		},
+	}
+}
+
+// ofProtocols are the loads of the other protocols.
+func ofProtocols() []Scenario {
+	return []Scenario{
 		{
 			Name:     "h2",
 			Summary:  "HTTP/2 to HTTP/2: answers of 1 KiB over 4 connections with 16 streams each, routed by host and header",
@@ -118,6 +128,12 @@ func All() []Scenario {
 			Services: 1, Subsets: true, Downstream: mesh.WebSocket, Upstream: mesh.WebSocket, Connections: 64,
 			Measure: Throughput{Body: 100},
 		},
+	}
+}
+
+// ofMemory look at memory, and at the start.
+func ofMemory() []Scenario {
+	return []Scenario{
 		{
 			Name:     "idle",
 			Summary:  "memory of a peer with one service and no traffic",

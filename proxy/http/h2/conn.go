@@ -25,10 +25,10 @@ type Acceptor interface {
 }
 
 // Observer is told of changes in what a client's connection can carry. Calls
-// may come from any goroutine, and hold no lock of the connection.
+// hold no lock of the connection.
 type Observer interface {
-	// StreamsFreed tells that a stream is over, so that another may begin.
-	StreamsFreed(c *Conn)
+	// CapacityChanged tells that Capacity may return something else now.
+	CapacityChanged(c *Conn)
 }
 
 // Conn is one HTTP/2 connection.
@@ -82,15 +82,16 @@ type Conn struct {
 	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
-	hungUp           bool // hangUp was called
+	hungUp           bool   // hangUp was called
 	reads            uint32 // how often bytes were read
 	answered         bool   // a response came on the connection
 
 	// lastRead and lastStream are times of http.Now: of the latest bytes, and of
 	// the end of the latest stream, or of the start.
 	lastRead, lastStream atomic.Int64
-	active               atomic.Int32 // open streams
-	pinged               atomic.Int64 // when an unanswered PING was sent, of http.Now; 0 none
+	active               atomic.Int32  // open streams
+	sentData             atomic.Uint32 // DATA frames, modulo 2^32
+	pinged               atomic.Int64  // when an unanswered PING was sent, of http.Now; 0 none
 }
 
 // NewServer takes ownership of nc, the connection of a client, and of in, the
@@ -223,26 +224,28 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	return id, nil
 }
 
-// MaxOpen returns how many streams may be open at once, 0 if none can be opened
-// any more.
-func (c *Conn) MaxOpen() uint32 {
-	if !c.Usable() {
-		return 0
-	}
+// Capacity returns how many streams may be open at once, 0 when no more can be
+// opened at all.
+func (c *Conn) Capacity() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.peerStreams
+	if !c.usableLocked() {
+		return 0
+	}
+	return int(min(c.peerStreams, maxWindow))
 }
 
-func (c *Conn) roomLocked() bool {
-	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID && len(c.streams) < int(c.peerStreams)
+func (c *Conn) roomLocked() bool { return c.usableLocked() && len(c.streams) < int(c.peerStreams) }
+
+func (c *Conn) usableLocked() bool {
+	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID
 }
 
 // Usable reports whether streams can be opened, now or when others are over.
 func (c *Conn) Usable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID
+	return c.usableLocked()
 }
 
 // AllowsConnect reports whether the server takes extended CONNECT (RFC 8441).

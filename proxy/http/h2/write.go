@@ -94,6 +94,7 @@ func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 			flags = http2.FlagDataEndStream
 		}
 		out = append(appendFrameHeader(out, n, http2.FrameData, flags, s.id), p[:n]...)
+		c.sentData.Add(1)
 		p = p[n:]
 		if len(p) == 0 {
 			break
