@@ -133,7 +133,7 @@ func TestHTTP2Resets(t *testing.T) {
 // TestHTTP2Retries holds that a request that the host refused or that crossed
 // a GOAWAY is sent again whatever the policy says.
 func TestHTTP2Retries(t *testing.T) {
-	for _, how := range []string{"refused"} {
+	for _, how := range []string{"refused", "goaway"} {
 		t.Run(how, func(t *testing.T) {
 			first := make(chan bool, 1)
 			first <- true
@@ -171,12 +171,12 @@ func TestHTTP2Retries(t *testing.T) {
 // the others.
 func TestHTTP2SlowReader(t *testing.T) {
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service2("echo", inproc.NewBackend2(t, echo2))})
-	c := inproc.Dial2(t, p.Addr("http"), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 400})
+	c := inproc.Dial2(t, p.Addr("http"), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
 	c.NoCredit = true
 	c.Post(1)
 	c.Data(1, strings.Repeat("x", 10000), true)
 	c.Want(1, "head")
-	if e := c.Want(1, "data"); len(e.Data) != 400 {
+	if e := c.Want(1, "data"); len(e.Data) != 10 {
 		t.Errorf("%d octets beyond the window", len(e.Data))
 	}
 	c.Get(3)
@@ -184,7 +184,7 @@ func TestHTTP2SlowReader(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	_ = c.Fr.WriteWindowUpdate(1, 10000)
-	for rest, end := 9600, false; !end; {
+	for rest, end := 9990, false; !end; {
 		e := c.Want(1, "data")
 		rest, end = rest-len(e.Data), e.End
 		if rest < 0 || end && rest > 0 {

@@ -27,8 +27,9 @@ type Conn2 struct {
 	NoCredit bool
 }
 
-func newConn2(t testing.TB, nc net.Conn, settings ...http2.Setting) *Conn2 {
-	c := &Conn2{t: t, nc: nc, Fr: http2.NewFramer(nc, nc)}
+// newConn2 reads on where c has stopped, which may have read ahead.
+func newConn2(t testing.TB, from *Conn, settings ...http2.Setting) *Conn2 {
+	c := &Conn2{t: t, nc: from.Conn, Fr: http2.NewFramer(from.Conn, from.r)}
 	c.Fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	c.Fr.SetMaxReadFrameSize(1 << 20)
 	c.enc = hpack.NewEncoder(&c.hb)
@@ -41,7 +42,7 @@ func Dial2(t testing.TB, addr string, settings ...http2.Setting) *Conn2 {
 	t.Helper()
 	c := Dial(t, addr)
 	c.SendRaw(http2.ClientPreface)
-	return newConn2(t, c.Conn, settings...)
+	return newConn2(t, c, settings...)
 }
 
 // NewBackend2 is a host that serves HTTP/2 connections.
@@ -49,7 +50,7 @@ func NewBackend2(t testing.TB, serve func(c *Conn2), settings ...http2.Setting) 
 	t.Helper()
 	return NewBackend(t, func(c *Conn) {
 		if _, err := io.ReadFull(c.r, make([]byte, len(http2.ClientPreface))); err == nil {
-			serve(newConn2(t, c.Conn, settings...))
+			serve(newConn2(t, c, settings...))
 		}
 	})
 }
