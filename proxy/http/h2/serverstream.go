@@ -50,14 +50,16 @@ func (s *ServerStream) Is(e Event) bool { return s.conn == e.Conn && s.id == e.I
 // response is reset, an unread request is not waited for. It reports whether
 // the connection is done with the stream as well, so that it may be used again.
 func (s *ServerStream) End() (done bool) {
+	said := false
 	switch {
 	case !s.ended:
-		s.Stream.Reset(http2.ErrCodeInternal)
+		said = s.Stream.Reset(http2.ErrCodeInternal)
 	case !s.Stream.Closed() && !s.requestEnded():
 		// The response is complete without all of the request (RFC 9113 section 8.1).
 		s.Stream.ResetWhenSent(http2.ErrCodeNo)
+		said = true
 	}
-	if !s.inline {
+	if said && !s.inline {
 		s.conn.Flush()
 	}
 	s.conn, s.id = nil, 0
@@ -180,7 +182,7 @@ func (s *ServerStream) Flush() error {
 	if s.inline {
 		return nil // the reader does it when it has run dry
 	}
-	s.conn.Flush()
+	s.conn.FlushSoon()
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
 	if s.box.err != nil && !s.ended {
