@@ -95,6 +95,7 @@ func TestStalledUploads(t *testing.T) {
 	before := p.Resident(t)
 	var sent, ready atomic.Int64
 	var uploads sync.WaitGroup
+	defer uploads.Wait() // after the connections were closed
 	part := make([]byte, 8192)
 	for range conns {
 		c, err := wire.DialH2(p.HTTP, 10*rig.Patience, wire.H2Options{})
@@ -112,7 +113,6 @@ func TestStalledUploads(t *testing.T) {
 				}
 			})
 		}
-		defer uploads.Wait()
 		defer c.Close()
 	}
 	last, still := int64(-1), 0
