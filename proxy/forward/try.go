@@ -65,10 +65,14 @@ func (c *Call) exchange() *http.Error {
 		return c.noticeCancel(err)
 	}
 	c.ex.UpstreamFirst = http.Now()
-	if c.ex.Resp.Status == 101 {
-		return errUnaskedUpgrade
+	switched, err := c.switched()
+	if err != nil {
+		return err
 	}
 	c.judge(false)
+	if switched {
+		return c.tunnel()
+	}
 	if c.retryStatus() {
 		return errRetryStatus
 	}

@@ -63,6 +63,8 @@ type codec interface {
 	// ResumeReading.
 	StopReading()
 	ResumeReading()
+	// Abort makes calls in progress and to come fail, from any goroutine.
+	Abort()
 	// SetReadDeadline bounds ReadBody; zero: no bound.
 	SetReadDeadline(time.Time)
 	// SetClosing ends an HTTP/1 connection with this exchange.

@@ -56,6 +56,10 @@ func (st *stream) choose() bool {
 	if vh != nil {
 		ex.VirtualHost = vh.Name
 	}
+	if ex.Req.Upgrade != nil && !st.cfg.allowsUpgrade(route, ex.Req.Upgrade) {
+		st.localError(errUpgrade)
+		return false
+	}
 	if route == nil {
 		st.c.m.Stats.NoRoute.Inc()
 		st.localError(errNoRoute)

@@ -35,6 +35,7 @@ type ClientConn struct {
 	keepAlive bool // of the current response
 	wroteAll  bool // the request is completely written, or held back whole
 	interim   int  // how many 1xx responses the current request got
+	tunnel    bool // the host has switched the protocol: what follows is octets
 
 	// written counts the bytes sent on the connection, and sentBefore those
 	// of earlier requests. Owned by the goroutine that writes.
@@ -87,6 +88,12 @@ func (c *ClientConn) Begin() {
 // with them.
 func (c *ClientConn) End() (reusable bool, head buf.Buffer) {
 	reusable = c.wroteAll && c.rd.ended && c.keepAlive && !c.rd.eofSeen && c.rd.kind != http.BodyClose
+	if c.sent.Upgrade != nil {
+		reusable = false // whatever it answered, the host may take what follows for the other protocol
+	}
+	if c.tunnel && !c.wroteAll {
+		c.io.ResetOnClose() // or the host would take what it got for all of it
+	}
 	head = c.rd.takeHead()
 	if c.out != nil {
 		reusable = reusable && len(*c.out) == 0
@@ -105,7 +112,8 @@ func (c *ClientConn) End() (reusable bool, head buf.Buffer) {
 
 // WriteHead holds back the head; h.Framing says how the body will follow.
 func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
-	c.sent = Sent{Method: h.Method}
+	c.sent = Sent{Method: h.Method, Upgrade: h.Upgrade}
+	end = end || h.Upgrade != nil // what follows waits for the host's answer
 	f := RequestFraming(h, end)
 	c.chunked = f.Kind == http.BodyChunked
 	*c.out = AppendRequest(*c.out, h, f, PersistDefault)
@@ -124,6 +132,19 @@ func (c *ClientConn) WriteBody(p []byte, end bool) error {
 		c.written += uint64(held + len(p))
 	}
 	c.wroteAll = end
+	if end && c.tunnel {
+		return c.halfClose()
+	}
+	return nil
+}
+
+// halfClose ends our direction of a tunnel.
+func (c *ClientConn) halfClose() error {
+	if err := c.Flush(); err != nil {
+		c.wroteAll = false
+		return err
+	}
+	_ = c.io.CloseWrite()
 	return nil
 }
 
@@ -133,6 +154,9 @@ func (c *ClientConn) WriteTrailers(f *http.Fields) error {
 		*c.out = AppendLastChunk(*c.out, f)
 	}
 	c.wroteAll = true
+	if c.tunnel {
+		return c.halfClose() // octets have no trailers
+	}
 	return nil
 }
 
@@ -206,6 +230,10 @@ func (c *ClientConn) readOneHead(h *http.ResponseHead) error {
 				c.rd.parser = Parser{}
 				c.keepAlive = h.KeepAlive
 				c.rd.begin(n, h.Framing, http.SideUpstream, c.lim)
+				if h.Status == 101 {
+					c.tunnel, c.wroteAll = true, false
+					c.rd.tunnel()
+				}
 				return nil
 			}
 		}

@@ -41,6 +41,7 @@ type ServerConn struct {
 	noBody   bool // the response has no body, whatever is written (HEAD)
 	closing  bool // the connection ends with this exchange
 	last     bool // ... and so does every other one
+	tunnel   bool // the protocol was switched: what follows is octets
 }
 
 // NewServerConn takes ownership of nc. lim is shared and immutable.
@@ -174,6 +175,9 @@ func (c *ServerConn) Continue() error {
 func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 	f := ResponseFraming(c.method, c.proto, h, end)
 	switch {
+	case h.Status == 101:
+		c.closing, c.tunnel = true, true
+		c.rd.tunnel()
 	case f.Kind == http.BodyClose, c.proto == http.HTTP10 && f.Kind == http.BodyChunked:
 		c.closing = true
 	case c.expect:
@@ -189,7 +193,7 @@ func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 		persist = PersistKeepAlive
 	}
 	c.headSent, c.ended = true, end
-	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone
+	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone && !c.tunnel
 	*c.out = AppendResponse(*c.out, h, f, persist)
 	return nil
 }
@@ -205,6 +209,19 @@ func (c *ServerConn) WriteBody(p []byte, end bool) error {
 		c.closing = true
 		return errClientGone
 	}
+	if end && c.tunnel {
+		return c.halfClose()
+	}
+	return nil
+}
+
+// halfClose ends our direction of a tunnel.
+func (c *ServerConn) halfClose() error {
+	if err := c.Flush(); err != nil {
+		c.ended = false
+		return err
+	}
+	_ = c.io.CloseWrite()
 	return nil
 }
 
@@ -212,6 +229,9 @@ func (c *ServerConn) WriteBody(p []byte, end bool) error {
 // place for them.
 func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 	c.ended = true
+	if c.tunnel {
+		return c.halfClose() // octets have no trailers
+	}
 	if c.chunked && !c.noBody {
 		*c.out = AppendLastChunk(*c.out, f)
 	}
@@ -250,7 +270,9 @@ func (c *ServerConn) End() (keep bool) {
 // Close closes the connection. If the client may still be sending, it first
 // lets it read what it was answered.
 func (c *ServerConn) Close() {
-	if c.headSent && !c.rd.eofSeen && (!c.rd.ended || c.rd.in.Len() > 0) {
+	if c.tunnel && !c.ended {
+		c.io.ResetOnClose() // or the client would take what it got for all of it
+	} else if c.headSent && !c.rd.eofSeen && (!c.rd.ended || c.rd.in.Len() > 0) {
 		c.linger()
 	}
 	c.rd.release()
