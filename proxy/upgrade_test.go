@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -274,10 +275,16 @@ func TestUpgradeDrain(t *testing.T) {
 				defer cancel()
 				done := make(chan struct{})
 				go func() {
-					r.p.Server.Shutdown(ctx)
+					r.p.Shutdown(ctx)
 					close(done)
 				}()
-				r.p.WaitFor("the proxy drains", func() bool { return strings.Contains(r.p.Log(), "drain") })
+				r.p.WaitFor("the proxy takes no more connections", func() bool {
+					nc, err := net.Dial("tcp", r.p.Addr("http"))
+					if err == nil {
+						_ = nc.Close()
+					}
+					return err != nil
+				})
 				_, _ = io.WriteString(tun, "still here")
 				want(t, tun, "still here")
 				if finish {
