@@ -84,6 +84,7 @@ type Conn struct {
 	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
+	hungUp           bool   // ... and it was
 	reads            uint32 // how often bytes were read
 	answered         bool   // a response came on the connection
 
