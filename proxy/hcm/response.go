@@ -83,7 +83,7 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	if err != errDirect { // which may have made a Location
 		ex.Resp.Fields.Reset()
 	}
-	ex.Resp.Reason, ex.Resp.Protocol = nil, http.HTTP11
+	ex.Resp.Reason, ex.Resp.Upgrade, ex.Resp.Protocol = nil, nil, http.HTTP11
 	body := ""
 	// gRPC-Web goes by HTTP's status, and its filter words the rest.
 	if ex.GRPC && !ex.GRPCWeb.On {

@@ -85,6 +85,9 @@ func (f *frames) run() {
 	for {
 		fr, err := f.fr.ReadFrame()
 		f.mu.Lock()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // of the connection; of a stream it isn't the end
+		}
 		if err != nil {
 			f.gone = err
 			for _, s := range f.streams {
