@@ -269,7 +269,7 @@ func (c *Call) late() *http.Error {
 // decorate makes the router's own edits of the response.
 func (c *Call) decorate() {
 	ex := c.ex
-	if !c.opt.SuppressEnvoyHeaders {
+	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil { // whose request has not ended
 		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
 	}
