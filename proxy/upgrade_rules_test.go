@@ -205,7 +205,9 @@ func TestUnaskedSwitch(t *testing.T) {
 // over: the request is an ordinary one, and so is the next.
 func TestUpgradeWithBody(t *testing.T) {
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
-		c.Serve(func(line string, f map[string]string, body string) string { return inproc.OK(f["upgrade"] + f["connection"] + body) })
+		c.Serve(func(line string, f map[string]string, body string) string {
+			return inproc.OK(f["upgrade"] + f["connection"] + body)
+		})
 	})
 	c := inproc.Dial(t, serveRoute(t, b, false, websocketOn, ""))
 	for range 2 {

@@ -190,6 +190,9 @@ func TestUpgradeBulk(t *testing.T) {
 		if err := <-hostErr; err != nil {
 			t.Error("host:", err)
 		}
+		for _, name := range []string{"istio_request_bytes_sum", "istio_response_bytes_sum"} {
+			r.p.WaitFor("10 MiB are in "+name, func() bool { return metric(t, r.p, name) >= size })
+		}
 	})
 }
 

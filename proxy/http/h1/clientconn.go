@@ -123,6 +123,9 @@ func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
 
 // WriteBody sends a piece of the body. Small pieces are held back.
 func (c *ClientConn) WriteBody(p []byte, end bool) error {
+	if c.tunnel {
+		return c.writeTunnel(p, end)
+	}
 	held := len(*c.out)
 	var err error
 	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
@@ -132,37 +135,24 @@ func (c *ClientConn) WriteBody(p []byte, end bool) error {
 		c.written += uint64(held + len(p))
 	}
 	c.wroteAll = end
-	if end && c.tunnel {
-		return c.halfClose()
-	}
-	return nil
-}
-
-// halfClose ends our direction of a tunnel.
-func (c *ClientConn) halfClose() error {
-	if err := c.Flush(); err != nil {
-		c.wroteAll = false
-		return err
-	}
-	_ = c.io.CloseWrite()
 	return nil
 }
 
 // WriteTrailers ends a chunked body with trailer fields.
 func (c *ClientConn) WriteTrailers(f *http.Fields) error {
+	if c.tunnel {
+		return c.writeTunnel(nil, true) // octets have no trailers
+	}
 	if c.chunked {
 		*c.out = AppendLastChunk(*c.out, f)
 	}
 	c.wroteAll = true
-	if c.tunnel {
-		return c.halfClose() // octets have no trailers
-	}
 	return nil
 }
 
 // Flush sends what is held back.
 func (c *ClientConn) Flush() error {
-	if len(*c.out) == 0 {
+	if c.out == nil || len(*c.out) == 0 {
 		return nil
 	}
 	n, err := c.io.Write(*c.out)

@@ -92,10 +92,6 @@ func (r *reader) begin(n int, f http.Framing, from http.Side, lim *Limits) {
 	}
 }
 
-// tunnel makes all that follows the message's head, to the end of the stream,
-// its body: the protocol was switched.
-func (r *reader) tunnel() { r.kind, r.ended = http.BodyClose, false }
-
 // finish ends the message: what its head and body pointed to is given up.
 func (r *reader) finish() {
 	r.in.Advance(r.adv)

@@ -201,7 +201,10 @@ func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 // WriteBody sends a piece of the body. Small pieces are held back.
 func (c *ServerConn) WriteBody(p []byte, end bool) error {
 	c.ended = end
-	if c.noBody {
+	switch {
+	case c.tunnel:
+		return c.writeTunnel(p, end)
+	case c.noBody:
 		return nil
 	}
 	var err error
@@ -209,19 +212,6 @@ func (c *ServerConn) WriteBody(p []byte, end bool) error {
 		c.closing = true
 		return errClientGone
 	}
-	if end && c.tunnel {
-		return c.halfClose()
-	}
-	return nil
-}
-
-// halfClose ends our direction of a tunnel.
-func (c *ServerConn) halfClose() error {
-	if err := c.Flush(); err != nil {
-		c.ended = false
-		return err
-	}
-	_ = c.io.CloseWrite()
 	return nil
 }
 
@@ -230,7 +220,7 @@ func (c *ServerConn) halfClose() error {
 func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 	c.ended = true
 	if c.tunnel {
-		return c.halfClose() // octets have no trailers
+		return c.writeTunnel(nil, true) // octets have no trailers
 	}
 	if c.chunked && !c.noBody {
 		*c.out = AppendLastChunk(*c.out, f)
@@ -240,7 +230,7 @@ func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 
 // Flush sends what is held back.
 func (c *ServerConn) Flush() error {
-	if len(*c.out) == 0 {
+	if c.out == nil || len(*c.out) == 0 {
 		return nil
 	}
 	_, err := c.io.Write(*c.out)
