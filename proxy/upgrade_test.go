@@ -125,6 +125,9 @@ func want(t *testing.T, tun io.Reader, text string) {
 func TestUpgradeEcho(t *testing.T) {
 	eachPair(t, nil, echo, func(t *testing.T, r *wsRig) {
 		tun := r.open("early")
+		if n := metric(t, r.p, "envoy_http_downstream_cx_upgrades_active"); n != 1 {
+			t.Errorf("%v upgrades are active", n)
+		}
 		f := <-r.seen
 		if r.up2 && (f[":method"] != "CONNECT" || f[":protocol"] != "websocket" || f["connection"] != "") {
 			t.Errorf("the host got %v", f)
@@ -150,6 +153,12 @@ func TestUpgradeEcho(t *testing.T) {
 		r.p.WaitFor("one request is counted, with status 101", func() bool {
 			return metric(t, r.p, "istio_requests_total", `response_code="101"`) == 1
 		})
+		if n := metric(t, r.p, "envoy_http_downstream_cx_upgrades_total"); n != 1 {
+			t.Errorf("%v upgrades are counted", n)
+		}
+		if n := metric(t, r.p, "envoy_http_downstream_cx_upgrades_active"); n != 0 {
+			t.Errorf("%v upgrades are active", n)
+		}
 	})
 }
 

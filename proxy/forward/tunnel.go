@@ -38,8 +38,8 @@ var errIdleTunnel = &http.Error{Side: http.SideLocal, Kind: http.KindIdleTimeout
 
 // tunnel tells the client that the protocol is switched, and carries on until
 // both sides have ended. The bounds on the response's time hold no longer, but
-// for that of the whole exchange (Envoy: the route's timeout begins with the
-// request's end, which is the tunnel's).
+// for that of the whole exchange: as in Envoy, the route's timeout is that of
+// the handshake.
 func (c *Call) tunnel() *http.Error {
 	ex := c.ex
 	ex.Details = "via_upstream"

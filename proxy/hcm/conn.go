@@ -48,6 +48,7 @@ type stream struct {
 	ex        http.Exchange
 	call      forward.Call
 	bodyTimed bool           // the request's body has a deadline
+	upgrading bool           // it counts in Stats.UpgradesActive
 	chain     *filter.Chain  // nil before routing
 	route     *router.Route  // nil when none was found
 	target    *router.Target // nil unless the route forwards
@@ -245,6 +246,6 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain, st.route, st.target, st.bodyTimed = nil, nil, nil, false
+	st.chain, st.route, st.target, st.bodyTimed, st.upgrading = nil, nil, nil, false, false
 	st.codec, st.c, st.cfg = nil, nil, nil
 }

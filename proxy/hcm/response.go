@@ -167,6 +167,9 @@ func (st *stream) finish() {
 			f.OnFinish(ex)
 		}
 	}
+	if st.upgrading {
+		st.c.m.Stats.UpgradesActive.Dec()
+	}
 	st.c.m.Stats.finished(ex)
 	for _, l := range st.cfg.AccessLogs {
 		l.Log(ex)

@@ -56,7 +56,7 @@ func (st *stream) choose() bool {
 	if vh != nil {
 		ex.VirtualHost = vh.Name
 	}
-	if ex.Req.Upgrade != nil && !st.cfg.allowsUpgrade(route, ex.Req.Upgrade) {
+	if ex.Req.Upgrade != nil && !st.admitUpgrade(route) {
 		st.localError(errUpgrade)
 		return false
 	}

@@ -27,6 +27,18 @@ func prepareUpgrade(h *http.RequestHead) {
 	}
 }
 
+// admitUpgrade reports whether the request may switch the protocol, and counts
+// it until finish.
+func (st *stream) admitUpgrade(route *router.Route) bool {
+	if !st.cfg.allowsUpgrade(route, st.ex.Req.Upgrade) {
+		return false
+	}
+	st.upgrading = true
+	st.c.m.Stats.Upgrades.Inc()
+	st.c.m.Stats.UpgradesActive.Inc()
+	return true
+}
+
 // allowsUpgrade reports whether clients may switch to a protocol. What the
 // route says comes first; route may be nil.
 func (cfg *Config) allowsUpgrade(route *router.Route, protocol []byte) bool {
