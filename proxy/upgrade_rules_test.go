@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -287,7 +288,34 @@ func TestUpgradeAccept(t *testing.T) {
 
 // TestUpgradeIdle holds that a tunnel on which nothing moves ends after the
 // route's idle_timeout, and that the route's timeout doesn't count.
-func TestUpgradeIdle(t *testing.T) {
+func TestUpgradeIdle(t *testing.T) { checkEnds(t, "timeout: 0.2s, idle_timeout: 0.3s") }
+
+// TestUpgradeBusy holds that a tunnel on which octets move outlives the idle
+// timeout.
+func TestUpgradeBusy(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Head()
+		c.Send(switching + "\n")
+		echo(c.Tunnel())
+	})
+	c := inproc.Dial(t, serveRoute(t, b, false, websocketOn, "idle_timeout: 0.2s"))
+	c.Send(upgradeRequest)
+	c.Head()
+	for start := time.Now(); time.Since(start) < 500*time.Millisecond; {
+		c.SendRaw("hello")
+		c.Want("hello")
+	}
+}
+
+// TestUpgradeMaxDuration holds that a tunnel ends with the time of the stream.
+func TestUpgradeMaxDuration(t *testing.T) {
+	checkEnds(t, "max_stream_duration: {max_stream_duration: 0.3s}")
+}
+
+// checkEnds holds that the route's bounds end a tunnel for both sides, which
+// see that it is no orderly end.
+func checkEnds(t *testing.T, bounds string) {
+	t.Helper()
 	left := make(chan error, 1)
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		_, f := c.Head()
@@ -296,7 +324,7 @@ func TestUpgradeIdle(t *testing.T) {
 		_, err := io.Copy(tun, tun)
 		left <- err
 	})
-	addr := serveRoute(t, b, false, websocketOn, "timeout: 0.05s, idle_timeout: 0.3s")
+	addr := serveRoute(t, b, false, websocketOn, bounds)
 	for _, open := range []func() inproc.Tunnel{
 		func() inproc.Tunnel {
 			c := inproc.Dial(t, addr)
