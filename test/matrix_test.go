@@ -278,4 +278,8 @@ var matrixAllowances = []allowance{
 		why: "Envoy drops the trailers of HTTP/1 unless it is told to keep them"},
 	{where: "request trailer", field: "x-sum", cases: "h1", fine: only("", "42"),
 		why: "Envoy drops the trailers of HTTP/1 unless it is told to keep them"},
+	{where: "response", field: "sec-websocket-accept", cases: "h1 to h2: upgrade$", fine: only("", upgradeAccept),
+		why: "hosts of HTTP/2 leave it out (RFC 8441), and clients of HTTP/1 fail without it"},
+	{where: "end of the response", cases: "h2 to h1: upgrade$", fine: only("broken off", "end"),
+		why: "Envoy resets the stream of a host that has closed in an orderly way"},
 }

@@ -30,6 +30,7 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 			return err
 		}
 	}
+	c.settle()
 	c.outbox()
 	*c.out = appendSettingsAck(*c.out)
 	err := c.countControl()

@@ -392,6 +392,7 @@ func (c *Conn) end() {
 	var lost []loss
 	c.mu.Lock()
 	c.closed = true
+	c.settle()
 	for id, s := range c.streams {
 		lost = append(lost, loss{s.recv, id, c.endError(s)})
 		c.remove(s)

@@ -125,6 +125,9 @@ func (s *ServerStream) StopReading() { s.box.stop(true) }
 // ResumeReading ends StopReading.
 func (s *ServerStream) ResumeReading() { s.box.stop(false) }
 
+// Abort makes calls in progress and to come fail, from any goroutine.
+func (s *ServerStream) Abort() { s.box.fail(errStopped) }
+
 // SetReadDeadline bounds the wait for the request's body; zero: no bound.
 func (s *ServerStream) SetReadDeadline(t time.Time) { s.box.setDeadline(t) }
 
