@@ -44,11 +44,12 @@ const lattice = `
 	http < accesslog;
 	http, match, netio < listener;
 	http/h1, http/h2, listener, router, forward, accesslog < hcm;
+	filter, listener, cluster, accesslog < tcp;
 
 	# Configuration sees the whole data path, the data path never sees
 	# configuration.
 	istio/source < istio;
-	hcm, filter/*, outlier < config;
+	hcm, tcp, filter/*, outlier < config;
 
 	stats < admin;
 	NONE < demo;
