@@ -87,14 +87,15 @@ func TestSlowStream(t *testing.T) {
 func TestStalledUploads(t *testing.T) {
 	t.Parallel()
 	const conns, streams, size = 10, 100, 10 << 20
-	// Each stream may have a window's worth in the proxy: what came, and as
-	// much again that the collector hasn't taken back, and room to grow into.
-	// Envoy, whose windows are larger, takes in 3 GiB and more.
-	const most = 3*conns*streams*(64<<10) + 32<<20
+	// Each stream may have a window's worth on its way in and out, with room
+	// to grow into, and the collector as much again that it hasn't taken back
+	// yet. Envoy, whose windows are larger, takes in 3 GiB and more.
+	const most = 4*conns*streams*(64<<10) + 32<<20
 	p := flowLab(t)
 	before := p.Resident(t)
 	var sent, ready atomic.Int64
 	var uploads sync.WaitGroup
+	defer uploads.Wait() // after the connections were closed
 	part := make([]byte, 8192)
 	for range conns {
 		c, err := wire.DialH2(p.HTTP, 10*rig.Patience, wire.H2Options{})
@@ -112,7 +113,6 @@ func TestStalledUploads(t *testing.T) {
 				}
 			})
 		}
-		defer uploads.Wait()
 		defer c.Close()
 	}
 	last, still := int64(-1), 0

@@ -23,6 +23,7 @@ type StreamConn struct {
 	requests uint32 // carried, those in progress included
 	inUse    int    // requests in progress
 	leaving  bool   // takes no more requests
+	drained  bool   // and its host was told
 }
 
 // Pool returns the pool that the connection belongs to.
@@ -106,7 +107,9 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 	return c, nil
 }
 
-// PutStream gives a connection back after a request.
+// PutStream gives a connection back after a request, whose stream is over. It
+// writes nothing, since callers may hold a lock that receivers of the connection
+// wait for.
 func (p *Pool) PutStream(c *StreamConn) {
 	p.Stats.RqActive.Dec()
 	p.freeStream(c)
@@ -117,11 +120,11 @@ func (p *Pool) freeStream(c *StreamConn) {
 	s := p.group.settings.Load()
 	p.mu.Lock()
 	c.inUse--
-	leaving := c.leaving
+	drain := c.drainLocked()
 	p.serveLocked(s)
 	p.mu.Unlock()
-	if leaving {
-		c.H2.Drain()
+	if drain {
+		go c.H2.Drain()
 	}
 }
 
@@ -282,41 +285,65 @@ func (p *Pool) CapacityChanged(*h2.Conn) {
 func (p *Pool) drainStreams() {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
-	for _, c := range all {
-		c.leaving = true
-	}
 	p.mu.Unlock()
 	for _, c := range all {
+		p.retireStreams(c)
+	}
+}
+
+// retireStreams has c end with the last request that has it.
+func (p *Pool) retireStreams(c *StreamConn) {
+	p.mu.Lock()
+	c.leaving = true
+	drain := c.drainLocked()
+	p.mu.Unlock()
+	if drain {
 		c.H2.Drain()
 	}
 }
 
-// sweepStreams ends connections whose time is up, and looks whether quiet ones
-// are alive.
+// drainLocked reports, once, that it is time to tell the host that c takes no
+// more requests: those that have it may have to open their streams yet.
+// Pool.mu is held.
+func (c *StreamConn) drainLocked() bool {
+	drain := c.leaving && !c.drained && c.inUse == 0
+	c.drained = c.drained || drain
+	return drain
+}
+
+// sweepStreams ends connections whose time is up, and looks whether others are
+// alive.
 func (p *Pool) sweepStreams(s *Settings, now int64) {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
 	p.mu.Unlock()
-	st := p.group.stats
 	for _, c := range all {
-		since := c.H2.IdleSince()
-		switch {
-		case since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
-			st.CxIdleTimeout.Inc()
-		case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
-			st.CxMaxDuration.Inc()
-		default:
+		if p.timeUp(c, s, now) {
+			p.retireStreams(c)
+		} else {
 			c.H2.Keepalive(now)
-			continue
-		}
-		p.mu.Lock()
-		leaving := c.leaving
-		c.leaving = true
-		p.mu.Unlock()
-		if !leaving {
-			c.H2.Drain()
 		}
 	}
+}
+
+// timeUp reports whether c is to take no more requests from now on, and counts
+// why.
+func (p *Pool) timeUp(c *StreamConn, s *Settings, now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := c.H2.IdleSince()
+	switch {
+	case c.leaving:
+		return false // it is known already
+	case c.inUse == 0 && since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
+		p.group.stats.CxIdleTimeout.Inc()
+	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
+		p.group.stats.CxMaxDuration.Inc()
+	default:
+		return false
+	}
+	c.leaving = true
+	return true
 }
 
 // OpenStreams returns the number of requests on HTTP/2 connections, for display.

@@ -84,7 +84,7 @@ type Conn struct {
 	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
-	hungUp           bool   // ... and it was
+	hungUp           bool   // hangUp was called
 	reads            uint32 // how often bytes were read
 	answered         bool   // a response came on the connection
 
@@ -215,7 +215,7 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	id := c.nextID
 	c.nextID += 2
 	s.reset(c, id, r)
-	s.started = c.reads
+	s.started, s.toHead = c.reads, h.Method == http.MethodHead
 	c.add(s)
 	from := c.beginHeaders()
 	c.out = appendTo(c.out, c.enc.request(*c.out, h))

@@ -261,8 +261,8 @@ func (c *Conn) finishWriting(b *Batch) {
 	}
 	list := c.taken
 	c.taken = nil
-	ended := c.closeWhenFlushed && !c.hungUp // once, or what is flushed later would prolong the wait
-	c.hungUp = c.closeWhenFlushed
+	ended := c.closeWhenFlushed && !c.hungUp
+	c.hungUp = c.hungUp || ended
 	c.mu.Unlock()
 	if ended {
 		c.hangUp()
