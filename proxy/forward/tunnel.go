@@ -67,10 +67,13 @@ func (t *tunnel) outcome(cut *http.Error) *http.Error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
-	case t.broken != nil && t.c.cancelled.Load():
+	case t.broken == nil:
+	case t.c.cancelled.Load(), t.broken.Side == http.SideDownstream:
 		return errCancelled
-	case t.broken != nil:
+	case t.broken.Side == http.SideUpstream:
 		return h2.AfterResponse(t.broken)
+	default:
+		return t.broken
 	}
 	// A host that has said all and then takes no more has simply closed.
 	return cut

@@ -4,7 +4,7 @@ package forward
 
 import (
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // what RFC 6455 asks for; it protects nothing
+	"crypto/sha1" // what RFC 6455 asks for; it protects nothing
 	"encoding/base64"
 	"time"
 
