@@ -375,11 +375,14 @@ func (p *peer) closed() {
 // got waits for what a receiver is told.
 func (r *events) got(t *testing.T, want string) {
 	t.Helper()
-	stop := time.Now().Add(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(patience)
 	for r.all() != want {
-		if time.Now().After(stop) {
+		select {
+		case <-tick.C:
+		case <-late:
 			t.Fatalf("the receiver got %q, want %q", r.all(), want)
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
