@@ -117,12 +117,27 @@ func (p *Pool) freeStream(c *StreamConn) {
 	s := p.group.settings.Load()
 	p.mu.Lock()
 	c.inUse--
-	leaving := c.leaving
+	unused := c.leaving && c.inUse == 0
 	p.serveLocked(s)
 	p.mu.Unlock()
-	if leaving {
+	if unused {
 		c.H2.Drain()
 	}
+}
+
+// leave gives c no more requests, and ends it when it has none: those that
+// have a place on it may be about to open their stream. It reports whether
+// that is news.
+func (p *Pool) leave(c *StreamConn) bool {
+	p.mu.Lock()
+	news := !c.leaving
+	c.leaving = true
+	unused := c.inUse == 0
+	p.mu.Unlock()
+	if unused {
+		c.H2.Drain()
+	}
+	return news
 }
 
 // pendStream counts the request as pending until it has a connection.
@@ -280,41 +295,34 @@ func (p *Pool) CapacityChanged(*h2.Conn) {
 
 // drainStreams lets the connections end with the requests that are on them.
 func (p *Pool) drainStreams() {
+	for _, c := range p.streamConns() {
+		p.leave(c)
+	}
+}
+
+func (p *Pool) streamConns() []*StreamConn {
 	p.mu.Lock()
-	all := slices.Clone(p.multi.conns)
-	for _, c := range all {
-		c.leaving = true
-	}
-	p.mu.Unlock()
-	for _, c := range all {
-		c.H2.Drain()
-	}
+	defer p.mu.Unlock()
+	return slices.Clone(p.multi.conns)
 }
 
 // sweepStreams ends connections whose time is up, and looks whether quiet ones
 // are alive.
 func (p *Pool) sweepStreams(s *Settings, now int64) {
-	p.mu.Lock()
-	all := slices.Clone(p.multi.conns)
-	p.mu.Unlock()
 	st := p.group.stats
-	for _, c := range all {
+	for _, c := range p.streamConns() {
 		since := c.H2.IdleSince()
 		switch {
 		case since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
-			st.CxIdleTimeout.Inc()
+			if p.leave(c) {
+				st.CxIdleTimeout.Inc()
+			}
 		case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
-			st.CxMaxDuration.Inc()
+			if p.leave(c) {
+				st.CxMaxDuration.Inc()
+			}
 		default:
 			c.H2.Keepalive(now)
-			continue
-		}
-		p.mu.Lock()
-		leaving := c.leaving
-		c.leaving = true
-		p.mu.Unlock()
-		if !leaving {
-			c.H2.Drain()
 		}
 	}
 }
