@@ -98,7 +98,7 @@ func (s *Server) drain(o admin.DrainOptions) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.o.DrainTime)
 	defer cancel()
-	s.tracker.Drain(ctx)
+	s.bound.trackers.drain(ctx)
 	if !o.SkipExit {
 		s.bound.closeAll()
 	}

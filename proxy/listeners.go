@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"maps"
 	"slices"
@@ -12,13 +13,20 @@ import (
 	"pillion/proxy/hcm"
 	"pillion/proxy/listener"
 	"pillion/proxy/stats"
+	"pillion/proxy/tcp"
 )
 
-// boundListener is a listener with the manager that serves its connections.
+// boundListener is a listener with the managers that serve its connections.
 type boundListener struct {
 	addr   string // as configured
 	ln     *listener.Listener
-	hcm    *hcm.Manager
+	hcms   map[string]*boundManager // by the name of their chain
+	remove func()                   // takes its metrics out
+}
+
+// boundManager is the connection manager of one filter chain.
+type boundManager struct {
+	*hcm.Manager
 	remove func() // takes its metrics out
 }
 
@@ -26,14 +34,31 @@ type boundListener struct {
 type listenerSet struct {
 	log      *slog.Logger
 	registry *stats.Registry
-	tracker  *hcm.Tracker
+	trackers trackers
+	sniffed  listener.InspectorStats
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
 }
 
-func newListenerSet(log *slog.Logger, r *stats.Registry, t *hcm.Tracker) *listenerSet {
-	return &listenerSet{log: log, registry: r, tracker: t, bound: map[string]*boundListener{}}
+// trackers know the open connections, by what serves them.
+type trackers struct {
+	http *hcm.Tracker
+	tcp  *tcp.Tracker
+}
+
+// drain lets all connections end until ctx is done.
+func (t *trackers) drain(ctx context.Context) {
+	var both sync.WaitGroup
+	both.Go(func() { t.tcp.Drain(ctx) })
+	t.http.Drain(ctx)
+	both.Wait()
+}
+
+func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
+	s := &listenerSet{log: log, registry: r, trackers: t, bound: map[string]*boundListener{}}
+	r.Add(&s.sniffed)
+	return s
 }
 
 // staged is a set of listeners that are bound but not yet served.
@@ -74,12 +99,11 @@ func (s *listenerSet) commit(st *staged) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, w := range st.want {
-		b := s.bound[name]
 		if ln := st.fresh[name]; ln != nil {
 			s.replaceLocked(name, w, ln)
 			continue
 		}
-		b.hcm.Update(w.HCM)
+		s.serveLocked(s.bound[name], w)
 	}
 	for name := range s.bound {
 		if st.want[name] == nil {
@@ -91,18 +115,58 @@ func (s *listenerSet) commit(st *staged) {
 // replaceLocked serves w on ln instead of what had its name; mu is held.
 func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listener.Listener) {
 	s.removeLocked(name)
-	b := &boundListener{addr: w.Address, ln: ln, hcm: hcm.New(w.HCM, s.tracker)}
-	removeListener, removeHCM := s.registry.Add(ln), s.registry.Add(b.hcm)
-	b.remove = func() { removeListener(); removeHCM() }
+	b := &boundListener{addr: w.Address, ln: ln, hcms: map[string]*boundManager{}}
+	b.remove = s.registry.Add(ln)
 	s.bound[name] = b
-	ln.SetHandler(b.hcm)
+	s.serveLocked(b, w)
 	ln.Start()
+}
+
+// serveLocked has b's connections served as w says; mu is held. Managers are
+// found again by the name of their chain, so that connections which are open
+// get what is new. Those of raw bytes go on as they were begun.
+func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
+	used := map[string]bool{}
+	handler := func(c *config.Chain) listener.Handler {
+		if c.TCP != nil {
+			return tcp.New(c.TCP, s.trackers.tcp)
+		}
+		used[c.Name] = true
+		m := b.hcms[c.Name]
+		if m == nil {
+			m = &boundManager{Manager: hcm.New(c.HCM, s.trackers.http)}
+			m.remove = s.registry.Add(m.Manager)
+			b.hcms[c.Name] = m
+		}
+		m.Update(c.HCM)
+		return m.Manager
+	}
+	sw := &listener.Switch{
+		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
+		Stats: &b.ln.Stats, Inspectors: &s.sniffed,
+	}
+	for _, c := range w.Chains {
+		sw.Chains = append(sw.Chains, handler(c))
+	}
+	if w.Default != nil {
+		sw.Default = handler(w.Default)
+	}
+	b.ln.SetHandler(sw)
+	for name, m := range b.hcms {
+		if !used[name] {
+			m.remove()
+			delete(b.hcms, name)
+		}
+	}
 }
 
 func (s *listenerSet) removeLocked(name string) {
 	if b := s.bound[name]; b != nil {
 		b.ln.Close()
 		b.remove()
+		for _, m := range b.hcms {
+			m.remove()
+		}
 		delete(s.bound, name)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"pillion/proxy/http"
 	"pillion/proxy/istio/source"
 	"pillion/proxy/stats"
+	"pillion/proxy/tcp"
 )
 
 // reloadAfter is how long the files must be quiet before they are read again:
@@ -36,6 +37,7 @@ type Server struct {
 	clusters *cluster.Manager
 	compiler *config.Compiler
 	tracker  *hcm.Tracker
+	raw      *tcp.Tracker // connections that aren't HTTP
 	bound    *listenerSet
 	admin    *admin.Server
 	metrics  *admin.Server
@@ -55,7 +57,7 @@ type Server struct {
 // New returns a server that has read nothing and bound nothing.
 func New(o Options) (*Server, error) {
 	o.setDefaults()
-	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker()}
+	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
 	s.state.Store(int64(stats.StatePreInitializing))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version))
@@ -68,7 +70,7 @@ func New(o Options) (*Server, error) {
 		Clusters: s.clusters,
 		Registry: s.registry,
 	})
-	s.bound = newListenerSet(o.Logger, s.registry, s.tracker)
+	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
 	if err := s.addOwnStats(); err != nil {
 		return nil, err
 	}
@@ -108,6 +110,7 @@ func (s *Server) Start() error {
 	}
 	s.tracker.OnQuiet = giveBack
 	s.goRun(s.tracker.Run)
+	s.goRun(s.raw.Run)
 	s.goRun(s.families.Run)
 	// Watching begins before the first reading, so that no change in between
 	// is missed.
@@ -181,13 +184,14 @@ func (s *Server) Shutdown(ctx context.Context) {
 	s.bound.closeAll()
 	ctx, cancel := context.WithTimeout(ctx, s.o.DrainTime)
 	defer cancel()
-	s.tracker.Drain(ctx)
+	s.bound.trackers.drain(ctx)
 	s.stopAll()
 }
 
 func (s *Server) stopAll() {
 	s.cancel()
 	s.bound.closeAll()
+	s.raw.Close()
 	s.work.Wait()
 	s.clusters.Close()
 	s.compiler.Close()

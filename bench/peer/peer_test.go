@@ -102,9 +102,6 @@ func (p protocol) job(services int, subsets bool, origins [2]string) Job {
 	return Job{Mesh: m, Downstream: p.downstream, Origins: origins, Workers: 1, Connections: 64, Streams: 4}
 }
 
-// notYet are the protocols that our own proxy doesn't speak.
-var notYet = []string{"tcp", "websocket"}
-
 // TestPeersDoTheJob starts each peer with one service and with many, in each
 // pair of protocols that it speaks.
 func TestPeersDoTheJob(t *testing.T) {
@@ -123,7 +120,7 @@ func TestPeersDoTheJob(t *testing.T) {
 				if unable := slices.Contains(pair.unable, p.Name()); unable != (why != "") || unable && !strings.Contains(why, p.Name()) {
 					t.Errorf("%s: unable because %q, want %v", pair.name, why, unable)
 				}
-				if why != "" || p.Name() == Ours && slices.Contains(notYet, pair.name) {
+				if why != "" {
 					continue
 				}
 				for _, job := range []Job{pair.job(1, true, origins), pair.job(40, true, origins), pair.job(40, false, origins)} {

@@ -29,6 +29,7 @@ type Stats struct {
 	RetryOrShadowAbandoned                    stats.Counter
 	CxRxBytes, CxTxBytes                      stats.Counter
 	CxNoneHealthy, CxProtocolError            stats.Counter
+	CxConnectAttemptsExceeded                 stats.Counter
 	LbHealthyPanic, MembershipChange          stats.Counter
 	OriginalDstHostInvalid                    stats.Counter
 	UpdateAttempt, UpdateSuccess              stats.Counter
@@ -158,6 +159,7 @@ var counterFields = []struct {
 	{"upstream_cx_http2_total", func(s *Stats) *stats.Counter { return &s.CxHTTP2Total }},
 	{"upstream_cx_connect_fail", func(s *Stats) *stats.Counter { return &s.CxConnectFail }},
 	{"upstream_cx_connect_timeout", func(s *Stats) *stats.Counter { return &s.CxConnectTimeout }},
+	{"upstream_cx_connect_attempts_exceeded", func(s *Stats) *stats.Counter { return &s.CxConnectAttemptsExceeded }},
 	{"upstream_cx_overflow", func(s *Stats) *stats.Counter { return &s.CxOverflow }},
 	{"upstream_cx_idle_timeout", func(s *Stats) *stats.Counter { return &s.CxIdleTimeout }},
 	{"upstream_cx_max_requests", func(s *Stats) *stats.Counter { return &s.CxMaxRequests }},

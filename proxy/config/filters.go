@@ -28,6 +28,7 @@ import (
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/stats"
+	"pillion/proxy/tcp"
 )
 
 // This file is the one list of HTTP filters. To add one: a folder below
@@ -166,10 +167,11 @@ type filterState struct {
 	registry *stats.Registry
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
+	tcp      map[string]*tcp.Stats // by stat_prefix
 }
 
 func newFilterState(r *stats.Registry) *filterState {
-	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, grpc: &grpcstats.Stats{}}
+	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{}}
 	r.Add(f.grpc)
 	return f
 }

@@ -4,20 +4,15 @@ package config
 
 import (
 	"fmt"
-	"net"
-	"strconv"
+	"time"
 
-	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	"google.golang.org/protobuf/proto"
 
-	"pillion/proxy/forward"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
-	"pillion/proxy/http/h1"
+	"pillion/proxy/listener"
+	"pillion/proxy/tcp"
 )
 
 // Listener is a compiled listener. Immutable.
@@ -25,14 +20,34 @@ type Listener struct {
 	Name      string
 	Address   string // host:port to bind
 	Direction http.Direction
-	HCM       *hcm.Config
+	// Matcher chooses one of Chains by index. Default takes what none is for;
+	// nil: such connections are closed.
+	Matcher *listener.Matcher
+	Chains  []*Chain
+	Default *Chain
+	// SniffTLS and SniffHTTP are as listener.Switch has them.
+	SniffTLS, SniffHTTP func(port uint16) bool
+	SniffTimeout        time.Duration
+	SniffContinue       bool
+}
+
+// Chain is a compiled filter chain: either HCM or TCP is set. Immutable.
+type Chain struct {
+	// Name tells the chains of a listener apart, and finds a chain again after
+	// a change.
+	Name string
+	HCM  *hcm.Config
+	TCP  *tcp.Config
 }
 
 // listenerFields are the fields of a Listener that mean something here. Any
 // other one that is set refuses the resource.
-var listenerFields = fieldSet("name", "address", "filter_chains", "traffic_direction", "access_log", "stat_prefix",
+var listenerFields = fieldSet("name", "address", "filter_chains", "default_filter_chain", "traffic_direction", "access_log", "stat_prefix",
 	"listener_filters", "listener_filters_timeout", "continue_on_listener_filters_timeout", "bind_to_port", "metadata",
 	"per_connection_buffer_limit_bytes", "max_connections_to_accept_per_socket_event", "enable_reuse_port")
+
+// defaultSniffTimeout is Envoy's for a listener_filters_timeout that isn't set.
+const defaultSniffTimeout = 15 * time.Second
 
 func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes map[string]*routev3.RouteConfiguration) error {
 	if err := onlyFields(l, listenerFields); err != nil {
@@ -45,167 +60,20 @@ func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes m
 	if l.GetBindToPort() != nil && !l.GetBindToPort().GetValue() {
 		return fmt.Errorf("bind_to_port: listeners reached by their original destination are not supported")
 	}
-	if n := len(l.GetFilterChains()); n != 1 {
-		return fmt.Errorf("filter_chains: %d chains; exactly one is supported", n)
+	out := &Listener{Name: l.GetName(), Address: addr, Direction: direction(l.GetTrafficDirection()),
+		SniffTimeout: defaultSniffTimeout, SniffContinue: l.GetContinueOnListenerFiltersTimeout()}
+	if d := l.GetListenerFiltersTimeout(); d != nil {
+		out.SniffTimeout = d.AsDuration()
 	}
-	m, err := connectionManager(l.GetFilterChains()[0])
-	if err != nil {
-		return fmt.Errorf("filter_chains[0]: %w", err)
+	if err := out.compileFilters(l); err != nil {
+		return err
 	}
-	dir := direction(l.GetTrafficDirection())
-	cfg, err := c.compileHCM(s, m, dir, routes)
-	if err != nil {
-		return fmt.Errorf("filter_chains[0].filters[0]: %w", err)
+	if err := c.compileChains(s, out, l, routes); err != nil {
+		return err
 	}
-	out := &Listener{Name: l.GetName(), Address: addr, Direction: dir, HCM: cfg}
 	if s.Listeners[out.Name] != nil {
 		return fmt.Errorf("name: two listeners of this name")
 	}
 	s.Listeners[out.Name] = out
 	return nil
-}
-
-func direction(d corev3.TrafficDirection) http.Direction {
-	switch d {
-	case corev3.TrafficDirection_INBOUND:
-		return http.Inbound
-	case corev3.TrafficDirection_OUTBOUND:
-		return http.Outbound
-	}
-	return http.DirectionUnspecified
-}
-
-func socketAddress(a *corev3.Address) (string, error) {
-	sa := a.GetSocketAddress()
-	if sa == nil {
-		return "", fmt.Errorf("only a socket_address is supported")
-	}
-	if sa.GetProtocol() != corev3.SocketAddress_TCP {
-		return "", fmt.Errorf("socket_address.protocol: only TCP is supported")
-	}
-	return net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue()))), nil
-}
-
-// connectionManager returns the one filter of a chain that carries HTTP.
-func connectionManager(fc *listenerv3.FilterChain) (*hcmv3.HttpConnectionManager, error) {
-	if fc.GetTransportSocket() != nil {
-		return nil, fmt.Errorf("transport_socket: TLS is not supported by this build")
-	}
-	if m := fc.GetFilterChainMatch(); m != nil && !proto.Equal(m, &listenerv3.FilterChainMatch{}) {
-		return nil, fmt.Errorf("filter_chain_match: is not supported")
-	}
-	if n := len(fc.GetFilters()); n != 1 {
-		return nil, fmt.Errorf("filters: %d network filters; exactly one, the HTTP connection manager, is supported", n)
-	}
-	m := &hcmv3.HttpConnectionManager{}
-	if err := fc.GetFilters()[0].GetTypedConfig().UnmarshalTo(m); err != nil {
-		return nil, fmt.Errorf("filters[0].typed_config: only an HTTP connection manager is supported, got %s",
-			fc.GetFilters()[0].GetTypedConfig().GetTypeUrl())
-	}
-	return m, nil
-}
-
-// hcmFields are the fields of an HttpConnectionManager that mean something
-// here, or that can't matter yet (tracing, upgrades: refused as requests).
-var hcmFields = fieldSet("stat_prefix", "codec_type", "rds", "route_config", "http_filters", "server_name",
-	"server_header_transformation", "normalize_path", "merge_slashes", "path_with_escaped_slashes_action",
-	"use_remote_address", "generate_request_id", "request_id_extension", "preserve_external_request_id",
-	"common_http_protocol_options", "http_protocol_options", "http2_protocol_options", "stream_idle_timeout",
-	"request_timeout", "request_headers_timeout", "drain_timeout", "access_log", "upgrade_configs", "proxy_100_continue",
-	"tracing", "forward_client_cert_details", "set_current_client_cert_details", "skip_xff_append", "internal_address_config",
-	"max_request_headers_kb", "xff_num_trusted_hops", "append_x_forwarded_port")
-
-func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.Direction, routes map[string]*routev3.RouteConfiguration) (*hcm.Config, error) {
-	if err := onlyFields(m, hcmFields); err != nil {
-		return nil, err
-	}
-	if err := checkHCM(m); err != nil {
-		return nil, err
-	}
-	common := m.GetCommonHttpProtocolOptions()
-	cfg := &hcm.Config{
-		StatPrefix:        m.GetStatPrefix(),
-		ServerName:        []byte(orDefault(m.GetServerName(), "envoy")),
-		ServerHeader:      hcm.ServerHeader(m.GetServerHeaderTransformation()),
-		Path:              hcm.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()},
-		UseRemoteAddress:  m.GetUseRemoteAddress().GetValue(),
-		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
-		PreserveRequestID: m.GetPreserveExternalRequestId(),
-		AcceptHTTP10:      m.GetHttpProtocolOptions().GetAcceptHttp_10(),
-		Scheme:            "http",
-		IdleTimeout:       hcm.DefaultIdleTimeout,
-		HeadersTimeout:    hcm.DefaultHeadersTimeout,
-		RequestTimeout:    m.GetRequestTimeout().AsDuration(),
-		Limits:            &h1.Limits{},
-		Forward:           &forward.Options{},
-	}
-	if d := common.GetIdleTimeout(); d != nil {
-		cfg.IdleTimeout = d.AsDuration()
-	}
-	if d := m.GetRequestHeadersTimeout(); d != nil && d.AsDuration() > 0 {
-		cfg.HeadersTimeout = d.AsDuration()
-	}
-	if kb := m.GetMaxRequestHeadersKb(); kb != nil {
-		cfg.Limits.MaxHeadBytes = int(kb.GetValue()) << 10
-	}
-	if n := common.GetMaxHeadersCount(); n != nil {
-		cfg.Limits.MaxFields = int(n.GetValue())
-	}
-	http2, err := compileHTTP2(m.GetHttp2ProtocolOptions())
-	if err != nil {
-		return nil, fmt.Errorf("http2_protocol_options: %w", err)
-	}
-	http2.MaxHeadBytes, http2.MaxFields = cfg.Limits.MaxHeadBytes, cfg.Limits.MaxFields
-	cfg.HTTP2 = &http2
-	logs, err := c.accessLogs(m.GetAccessLog())
-	if err != nil {
-		return nil, fmt.Errorf("access_log: %w", err)
-	}
-	cfg.AccessLogs = logs
-	return cfg, c.attachRoutes(s, cfg, m, d, routes)
-}
-
-func orDefault(s, def string) string {
-	if s == "" {
-		return def
-	}
-	return s
-}
-
-// checkHCM refuses values that would be served other than they say.
-func checkHCM(m *hcmv3.HttpConnectionManager) error {
-	switch m.GetCodecType() {
-	case hcmv3.HttpConnectionManager_AUTO, hcmv3.HttpConnectionManager_HTTP1, hcmv3.HttpConnectionManager_HTTP2:
-	default:
-		return fmt.Errorf("codec_type: %s is not supported by this build", m.GetCodecType())
-	}
-	switch a := m.GetPathWithEscapedSlashesAction(); a {
-	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
-	default:
-		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", a)
-	}
-	if m.GetXffNumTrustedHops() != 0 {
-		return fmt.Errorf("xff_num_trusted_hops: is not supported")
-	}
-	if kb := m.GetMaxRequestHeadersKb(); kb != nil && kb.GetValue() > 60 {
-		return fmt.Errorf("max_request_headers_kb: %d is above the bound of 60", kb.GetValue())
-	}
-	if d := m.GetStreamIdleTimeout(); d.AsDuration() > 0 {
-		return fmt.Errorf("stream_idle_timeout: is not supported, only 0")
-	}
-	return nil
-}
-
-// routerOptions reads the terminal filter.
-func routerOptions(f *hcmv3.HttpFilter) (*forward.Options, error) {
-	r := &routerv3.Router{}
-	if tc := f.GetTypedConfig(); tc != nil {
-		if err := tc.UnmarshalTo(r); err != nil {
-			return nil, err
-		}
-	}
-	if err := onlyFields(r, fieldSet("start_child_span", "suppress_envoy_headers", "dynamic_stats")); err != nil {
-		return nil, err
-	}
-	return &forward.Options{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders()}, nil
 }

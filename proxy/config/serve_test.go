@@ -74,7 +74,7 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		t.Fatal(err)
 	}
 	tracker := hcm.NewTracker()
-	m := hcm.New(snap.Listeners["l"].HCM, tracker)
+	m := hcm.New(snap.Listeners["l"].Chains[0].HCM, tracker)
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {

@@ -32,6 +32,8 @@ type Downstream interface {
 	// ResumeReading.
 	StopReading()
 	ResumeReading()
+	// Abort makes calls in progress and to come fail, from any goroutine.
+	Abort()
 }
 
 // Options are settings of all exchanges of one connection manager. Immutable.
@@ -67,6 +69,7 @@ type Call struct {
 	// and deadline may be set by the pump.
 	timed, sent, begun atomic.Bool
 	unseen             bool // the last try's request can't have reached the application
+	madeKey            bool // the Sec-WebSocket-Key is ours
 	judged             bool // outlier detection knows how the host answered
 
 	tried   []*cluster.Host // hosts of earlier tries
@@ -202,7 +205,7 @@ func (c *Call) Release() {
 	c.deadline.Store(0)
 	c.sent.Store(false)
 	c.begun.Store(false)
-	c.streamEnd, c.judged = 0, false
+	c.streamEnd, c.judged, c.madeKey = 0, false, false
 	c.heads, c.tried = heads, tried
 	c.live, c.done = nil, nil
 	c.relay.down, c.relay.downConn = nil, nil

@@ -65,10 +65,14 @@ func (c *Call) exchange() *http.Error {
 		return c.noticeCancel(err)
 	}
 	c.ex.UpstreamFirst = http.Now()
-	if c.ex.Resp.Status == 101 {
-		return errUnaskedUpgrade
+	switched, err := c.switched()
+	if err != nil {
+		return err
 	}
 	c.judge(false)
+	if switched {
+		return c.tunnel()
+	}
 	if c.retryStatus() {
 		return errRetryStatus
 	}
@@ -265,7 +269,7 @@ func (c *Call) late() *http.Error {
 // decorate makes the router's own edits of the response.
 func (c *Call) decorate() {
 	ex := c.ex
-	if !c.opt.SuppressEnvoyHeaders {
+	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil { // whose request has not ended
 		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
 	}

@@ -152,11 +152,13 @@ func (st *multiStream) over(e h2.Event) {
 // recycle ends an exchange that had a goroutine. The Call is locked, and let
 // go.
 func (st *multiStream) recycle() {
+	multi := st.ss.Conn()
 	done := st.ss.End()
 	if done {
 		st.release()
 	}
 	st.call.Unlock()
+	multi.Flush() // calls receivers, whose locks may be held by who waits for ours
 	if done {
 		multiPool.Put(st)
 	}

@@ -45,6 +45,9 @@ type Listener struct {
 	once    sync.Once
 	served  sync.WaitGroup // the accept loop
 
+	// Stats are what a Switch counts.
+	Stats SwitchStats
+
 	cxTotal, cxOverflow, cxPanics stats.Counter
 	cxActive                      stats.Gauge
 }
@@ -144,4 +147,7 @@ func (l *Listener) CollectStats(e *stats.Emitter) {
 	s.Gauge("downstream_cx_active", l.cxActive.Value())
 	s.Counter("downstream_cx_overflow", l.cxOverflow.Value())
 	s.Counter("downstream_cx_defects", l.cxPanics.Value())
+	s.Counter("downstream_pre_cx_timeout", l.Stats.PreCxTimeout.Value())
+	s.Gauge("downstream_pre_cx_active", l.Stats.PreCxActive.Value())
+	s.Counter("no_filter_chain_match", l.Stats.NoFilterChainMatch.Value())
 }

@@ -23,6 +23,7 @@ type StreamConn struct {
 	requests uint32 // carried, those in progress included
 	inUse    int    // requests in progress
 	leaving  bool   // takes no more requests
+	drained  bool   // and its host was told
 }
 
 // Pool returns the pool that the connection belongs to.
@@ -106,7 +107,9 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 	return c, nil
 }
 
-// PutStream gives a connection back after a request.
+// PutStream gives a connection back after a request, whose stream is over. It
+// writes nothing, since callers may hold a lock that receivers of the connection
+// wait for.
 func (p *Pool) PutStream(c *StreamConn) {
 	p.Stats.RqActive.Dec()
 	p.freeStream(c)
@@ -117,27 +120,12 @@ func (p *Pool) freeStream(c *StreamConn) {
 	s := p.group.settings.Load()
 	p.mu.Lock()
 	c.inUse--
-	unused := c.leaving && c.inUse == 0
+	drain := c.drainLocked()
 	p.serveLocked(s)
 	p.mu.Unlock()
-	if unused {
-		c.H2.Drain()
+	if drain {
+		go c.H2.Drain()
 	}
-}
-
-// leave gives c no more requests, and ends it when it has none: those that
-// have a place on it may be about to open their stream. It reports whether
-// that is news.
-func (p *Pool) leave(c *StreamConn) bool {
-	p.mu.Lock()
-	news := !c.leaving
-	c.leaving = true
-	unused := c.inUse == 0
-	p.mu.Unlock()
-	if unused {
-		c.H2.Drain()
-	}
-	return news
 }
 
 // pendStream counts the request as pending until it has a connection.
@@ -295,36 +283,67 @@ func (p *Pool) CapacityChanged(*h2.Conn) {
 
 // drainStreams lets the connections end with the requests that are on them.
 func (p *Pool) drainStreams() {
-	for _, c := range p.streamConns() {
-		p.leave(c)
+	p.mu.Lock()
+	all := slices.Clone(p.multi.conns)
+	p.mu.Unlock()
+	for _, c := range all {
+		p.retireStreams(c)
 	}
 }
 
-func (p *Pool) streamConns() []*StreamConn {
+// retireStreams has c end with the last request that has it.
+func (p *Pool) retireStreams(c *StreamConn) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.multi.conns)
+	c.leaving = true
+	drain := c.drainLocked()
+	p.mu.Unlock()
+	if drain {
+		c.H2.Drain()
+	}
 }
 
-// sweepStreams ends connections whose time is up, and looks whether quiet ones
-// are alive.
+// drainLocked reports, once, that it is time to tell the host that c takes no
+// more requests: those that have it may have to open their streams yet.
+// Pool.mu is held.
+func (c *StreamConn) drainLocked() bool {
+	drain := c.leaving && !c.drained && c.inUse == 0
+	c.drained = c.drained || drain
+	return drain
+}
+
+// sweepStreams ends connections whose time is up, and looks whether others are
+// alive.
 func (p *Pool) sweepStreams(s *Settings, now int64) {
-	st := p.group.stats
-	for _, c := range p.streamConns() {
-		since := c.H2.IdleSince()
-		switch {
-		case since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
-			if p.leave(c) {
-				st.CxIdleTimeout.Inc()
-			}
-		case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
-			if p.leave(c) {
-				st.CxMaxDuration.Inc()
-			}
-		default:
+	p.mu.Lock()
+	all := slices.Clone(p.multi.conns)
+	p.mu.Unlock()
+	for _, c := range all {
+		if p.timeUp(c, s, now) {
+			p.retireStreams(c)
+		} else {
 			c.H2.Keepalive(now)
 		}
 	}
+}
+
+// timeUp reports whether c is to take no more requests from now on, and counts
+// why.
+func (p *Pool) timeUp(c *StreamConn, s *Settings, now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := c.H2.IdleSince()
+	switch {
+	case c.leaving:
+		return false // it is known already
+	case c.inUse == 0 && since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
+		p.group.stats.CxIdleTimeout.Inc()
+	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
+		p.group.stats.CxMaxDuration.Inc()
+	default:
+		return false
+	}
+	c.leaving = true
+	return true
 }
 
 // OpenStreams returns the number of requests on HTTP/2 connections, for display.

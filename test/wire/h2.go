@@ -81,6 +81,8 @@ type H2Stream struct {
 
 	window  int64 // what may be sent
 	handled bool  // by a server's handler
+	// withheld: no credit is given back for what comes.
+	withheld bool
 }
 
 // Get returns a field of the head.
@@ -188,6 +190,14 @@ func (c *H2) Closed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err != nil
+}
+
+// Withhold gives a stream no more window: the peer can send it no more than
+// what it may already. The connection's window isn't used up by it.
+func (c *H2) Withhold(id uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stream(id).withheld = true
 }
 
 // Stuck tells whether the connection is one that isn't read.

@@ -161,7 +161,15 @@ func (c *H2) answer(frame http2.Frame) {
 		}
 	case *http2.DataFrame:
 		if n := f.Length; n > 0 && !c.options.NoCredit {
-			_ = c.Credit(f.StreamID, n)
+			c.mu.Lock()
+			withheld := c.stream(f.StreamID).withheld
+			c.mu.Unlock()
+			_ = c.Frames(func(fr *http2.Framer) error {
+				if err := fr.WriteWindowUpdate(0, n); err != nil || withheld {
+					return err
+				}
+				return fr.WriteWindowUpdate(f.StreamID, n)
+			})
 		}
 	}
 }

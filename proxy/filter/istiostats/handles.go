@@ -50,15 +50,7 @@ func (r *reporter) key(ex *http.Exchange) key {
 }
 
 // setPeer makes a key that of the exchange's client, where that is a label.
-func (r *reporter) setPeer(k *key, ex *http.Exchange) {
-	if !r.inbound {
-		return
-	}
-	k.peer = ex.DownstreamPeer
-	if ex.Conn != nil {
-		k.principal, k.own = ex.Conn.PeerPrincipal, ex.Conn.OwnPrincipal
-	}
-}
+func (r *reporter) setPeer(k *key, ex *http.Exchange) { r.setPeerOf(k, ex.Conn, ex.DownstreamPeer) }
 
 func (k *key) status() int       { return int(k.bits>>statusShift) & maxStatus }
 func (k *key) flags() http.Flags { return http.Flags(k.bits >> flagsShift) }

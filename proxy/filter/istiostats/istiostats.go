@@ -43,6 +43,7 @@ type Service struct{ Host, Name, Namespace string }
 type Families struct {
 	series   *stats.Family[cells]
 	messages *stats.Family[messageCells]
+	tcp      *stats.Family[tcpCells]
 	version  string                       // immutable after NewFamilies
 	services func(string) (Service, bool) // immutable after NewFamilies; may be nil
 
@@ -84,7 +85,10 @@ func NewFamilies(r *stats.Registry, options ...Option) *Families {
 	}
 	messages := s.family
 	messages.Name, messages.Labels = "istio_messages", labelNames()[:numPeerLabels]
+	tcp := s.family
+	tcp.Name, tcp.Labels = "istio_tcp", tcpLabelNames()
 	f := &Families{
+		tcp:       stats.NewFamily(tcp, emitTCP),
 		series:    stats.NewFamily(s.family, emit),
 		messages:  stats.NewFamily(messages, emitMessages),
 		version:   s.version,
@@ -93,16 +97,18 @@ func NewFamilies(r *stats.Registry, options ...Option) *Families {
 	}
 	r.Add(f.series)
 	r.Add(f.messages)
+	r.Add(f.tcp)
 	r.Add(stats.SourceFunc(f.emitBuild))
 	return f
 }
 
 // Run forgets label sets that nobody uses any more, until ctx ends.
 func (f *Families) Run(ctx context.Context) {
-	var both sync.WaitGroup
-	both.Go(func() { f.messages.Run(ctx) })
+	var all sync.WaitGroup
+	all.Go(func() { f.messages.Run(ctx) })
+	all.Go(func() { f.tcp.Run(ctx) })
 	f.series.Run(ctx)
-	both.Wait()
+	all.Wait()
 }
 
 // Len returns the number of label sets of requests.

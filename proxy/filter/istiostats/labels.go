@@ -65,6 +65,8 @@ type reporter struct {
 	noHost   clusters
 	// messages is where hosts have their message counters attached.
 	messages messageOwner
+	// tcp is where they have those of raw connections attached.
+	tcp tcpOwner
 }
 
 func newReporter(id reporterID, f *Families) *reporter { return &reporter{reporterID: id, families: f} }
@@ -108,12 +110,16 @@ func (r *reporter) values(ex *http.Exchange, k *key) []string {
 
 // peerValues returns the values of the first numPeerLabels labels.
 func (r *reporter) peerValues(ex *http.Exchange, k *key) []string {
+	return r.endValues(ex.ClusterName, ex.Upstream, k)
+}
+
+// endValues is peerValues for a cluster and its host, which may be nil.
+func (r *reporter) endValues(cluster string, host *http.HostFacts, k *key) []string {
 	var upstream http.Peer
-	cluster := ex.ClusterName
-	if ex.Upstream != nil {
-		upstream = ex.Upstream.Peer
+	if host != nil {
+		upstream = host.Peer
 		if cluster == "" {
-			cluster = ex.Upstream.ClusterName
+			cluster = host.ClusterName
 		}
 	}
 	service := r.service(cluster, upstream, k.special())

@@ -225,7 +225,7 @@ func (s *ClientStream) OnTrailers(e Event, b *Block) Verdict {
 	if !s.mine(e) {
 		return Good
 	}
-	return s.box.putTrailers(b)
+	return s.box.putTrailers(b, errUpProtocol)
 }
 
 // OnReset implements Receiver.

@@ -74,14 +74,17 @@ type Conn struct {
 	sendWin       int64 // of the connection
 	peerWindow    int64 // SETTINGS_INITIAL_WINDOW_SIZE of the peer
 	peerFrameSize uint32
-	peerStreams   uint32 // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
-	peerConnect   bool   // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	peerStreams   uint32        // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
+	peerConnect   bool          // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	settled       bool          // the peer's SETTINGS came
+	settling      chan struct{} // closed when they come, or the connection ends; nil when nobody waits
 
 	goneAway         bool // we have sent the last GOAWAY
 	draining         bool // we have sent a GOAWAY, or got one
 	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
+	hungUp           bool   // hangUp was called
 	reads            uint32 // how often bytes were read
 	answered         bool   // a response came on the connection
 
@@ -212,7 +215,7 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	id := c.nextID
 	c.nextID += 2
 	s.reset(c, id, r)
-	s.started = c.reads
+	s.started, s.toHead = c.reads, h.Method == http.MethodHead
 	c.add(s)
 	from := c.beginHeaders()
 	c.out = appendTo(c.out, c.enc.request(*c.out, h))
@@ -248,10 +251,27 @@ func (c *Conn) Usable() bool {
 }
 
 // AllowsConnect reports whether the server takes extended CONNECT (RFC 8441).
-func (c *Conn) AllowsConnect() bool {
+// Until its SETTINGS came nobody can know: settling, unless it is nil, is
+// closed when it is worth asking again.
+func (c *Conn) AllowsConnect() (allowed bool, settling <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.peerConnect
+	if c.settled || c.closed {
+		return c.peerConnect, nil
+	}
+	if c.settling == nil {
+		c.settling = make(chan struct{})
+	}
+	return false, c.settling
+}
+
+// settle wakes those that wait for the peer's SETTINGS. mu is held.
+func (c *Conn) settle() {
+	c.settled = true
+	if c.settling != nil {
+		close(c.settling)
+		c.settling = nil
+	}
 }
 
 // add makes s one of the open streams. mu is held.

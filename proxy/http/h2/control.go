@@ -30,6 +30,7 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 			return err
 		}
 	}
+	c.settle()
 	c.outbox()
 	*c.out = appendSettingsAck(*c.out)
 	err := c.countControl()
@@ -75,7 +76,7 @@ func (c *Conn) setPeerWindow(v uint32) *connError {
 	}
 	more := int64(v) > c.peerWindow
 	c.peerWindow = int64(v)
-	if !more || c.queues == 0 {
+	if !more {
 		return nil
 	}
 	for _, s := range c.streams {
@@ -152,12 +153,15 @@ func (c *Conn) Keepalive(now int64) {
 
 // goAway handles GOAWAY (RFC 9113 section 6.8): streams above the last one
 // that the peer names were not processed.
-func (c *Conn) goAway(h *frameHeader, p []byte) *connError {
+func (c *Conn) goAway(h *frameHeader, p []byte, now int64) *connError {
 	switch {
 	case h.id != 0:
 		return errStreamZero
 	case len(p) < 8:
 		return errFrameSize
+	}
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
+		return err
 	}
 	if !c.client {
 		return nil // it opens no streams that we would have to give up
@@ -196,6 +200,8 @@ func (c *Conn) linger() {
 	if skip || c.client {
 		return
 	}
+	// The GOAWAY itself may be stuck, so that hangUp has set no bound yet.
+	_ = c.io.SetReadDeadline(time.Now().Add(lingerTime))
 	for total := 0; total < lingerBytes; {
 		c.in.Release()
 		if c.io.Fill(&c.in) != nil {

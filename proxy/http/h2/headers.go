@@ -143,7 +143,8 @@ func (c *Conn) response(s *Stream, b *Block, end bool) *connError {
 		s.interim++
 	} else {
 		s.headDone = true
-		if !b.noBody() {
+		c.budget.streams++
+		if !s.toHead && !b.noBody() {
 			s.left = b.length()
 		}
 	}

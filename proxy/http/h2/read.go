@@ -108,13 +108,13 @@ func (c *Conn) frame(h *frameHeader, p []byte, now int64) *connError {
 	case http2.FrameWindowUpdate:
 		return c.windowUpdate(h, p, now)
 	case http2.FrameRSTStream:
-		return c.rstStream(h, p)
+		return c.rstStream(h, p, now)
 	case http2.FrameSettings:
 		return c.settings(h, p, now)
 	case http2.FramePing:
 		return c.ping(h, p, now)
 	case http2.FrameGoAway:
-		return c.goAway(h, p)
+		return c.goAway(h, p, now)
 	case http2.FramePriority:
 		return c.priority(h, p, now)
 	case http2.FramePushPromise:
@@ -151,7 +151,9 @@ func (c *Conn) data(h *frameHeader, p []byte) *connError {
 		return c.streamError(h.id, http2.ErrCodeFlowControl)
 	}
 	s.recvWin -= int64(len(p))
-	s.credit += uint32(len(p) - len(body)) // padding is nobody's to take
+	if pad := len(p) - len(body); pad > 0 {
+		c.creditLocked(s, pad) // padding is nobody's to take
+	}
 	if !s.headDone || s.left >= 0 && (int64(len(body)) > s.left || end && int64(len(body)) != s.left) {
 		c.mu.Unlock()
 		c.stats.RxMessagingError.Inc()
@@ -307,7 +309,7 @@ func (c *Conn) connWindowUpdate(n int64) *connError {
 }
 
 // rstStream handles RST_STREAM (RFC 9113 section 6.4).
-func (c *Conn) rstStream(h *frameHeader, p []byte) *connError {
+func (c *Conn) rstStream(h *frameHeader, p []byte, now int64) *connError {
 	switch {
 	case len(p) != 4:
 		return errFrameSize
@@ -323,7 +325,7 @@ func (c *Conn) rstStream(h *frameHeader, p []byte) *connError {
 		if c.idleLocked(h.id) {
 			return errStreamID
 		}
-		return nil
+		return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
 	}
 	recv, whole, young := s.recv, s.remoteEnd && c.client, !s.sentHead
 	c.remove(s)
@@ -390,6 +392,7 @@ func (c *Conn) end() {
 	var lost []loss
 	c.mu.Lock()
 	c.closed = true
+	c.settle()
 	for id, s := range c.streams {
 		lost = append(lost, loss{s.recv, id, c.endError(s)})
 		c.remove(s)

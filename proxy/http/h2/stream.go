@@ -121,6 +121,7 @@ type Stream struct {
 	hasLastWord bool
 
 	started uint32 // of Conn.reads when the stream was opened
+	toHead  bool   // the request's method is HEAD: the response has no body
 
 	// Owned by the reader.
 	headDone bool
@@ -171,6 +172,11 @@ func (s *Stream) Data(p []byte, end bool) (taken int) {
 		}
 		s.queue = buf.GetBytes()
 		c.queues++
+	}
+	if s.queued > len(*s.queue)/2 {
+		// A queue that never runs empty must not grow with all that went through it.
+		*s.queue = (*s.queue)[:copy(*s.queue, (*s.queue)[s.queued:])]
+		s.queued = 0
 	}
 	*s.queue = append(*s.queue, p...)
 	s.queueEnd = end
@@ -236,6 +242,11 @@ func (s *Stream) Credit(n int) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.creditLocked(s, n)
+}
+
+// creditLocked is Stream.Credit. mu is held.
+func (c *Conn) creditLocked(s *Stream, n int) bool {
 	s.credit += uint32(n)
 	if !s.open || s.remoteEnd || s.credit < c.cfg.streamWindow()/2 {
 		return false

@@ -261,7 +261,8 @@ func (c *Conn) finishWriting(b *Batch) {
 	}
 	list := c.taken
 	c.taken = nil
-	ended := c.closeWhenFlushed
+	ended := c.closeWhenFlushed && !c.hungUp
+	c.hungUp = c.hungUp || ended
 	c.mu.Unlock()
 	if ended {
 		c.hangUp()
