@@ -209,7 +209,8 @@ func (c *Call) Release() {
 	c.heads, c.tried = heads, tried
 	c.live, c.done = nil, nil
 	c.relay.down, c.relay.downConn = nil, nil
-	c.relay.trailers.Reset()
+	c.relay.requestTrailers.Reset()
+	c.relay.responseTrailers.Reset()
 	c.cancelled.Store(false)
 }
 

@@ -182,6 +182,7 @@ func (c *Conn) goAway(h *frameHeader, p []byte, now int64) *connError {
 	for _, r := range refused {
 		r.recv.OnReset(Event{c, r.id, &c.batch}, errUpRefused)
 	}
+	c.observer.CapacityChanged(c) // those that wait for room here need another connection
 	return nil
 }
 
