@@ -53,8 +53,8 @@ type relay struct {
 	// the response has ended.
 	requestTrailers, responseTrailers http.Fields
 
-	timer    *time.Timer // fires at the try's deadline; nil until one was needed
-	serial   uint64      // of the try that the timer is for
+	timer  *time.Timer // fires at the try's deadline; nil until one was needed
+	serial uint64      // of the try that the timer is for
 }
 
 // Lock locks the exchange against the other connection's reader.
