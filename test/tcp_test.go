@@ -7,7 +7,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/tls"
+	stdtls "crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -24,7 +24,7 @@ import (
 
 // greeter serves TCP on a free port: it says its name first, then sends back
 // what comes, and "bye" behind the client's end. It returns the port.
-func greeter(t testing.TB, name string, config *tls.Config) string {
+func greeter(t testing.TB, name string, config *stdtls.Config) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +32,7 @@ func greeter(t testing.TB, name string, config *tls.Config) string {
 	}
 	plain := ln
 	if config != nil {
-		ln = tls.NewListener(ln, config)
+		ln = stdtls.NewListener(ln, config)
 	}
 	var serving sync.WaitGroup
 	serving.Go(func() {
@@ -62,7 +62,7 @@ func greeter(t testing.TB, name string, config *tls.Config) string {
 }
 
 // selfSigned is a certificate that nobody checks.
-func selfSigned(t testing.TB) *tls.Config {
+func selfSigned(t testing.TB) *stdtls.Config {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -73,12 +73,12 @@ func selfSigned(t testing.TB) *tls.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+	return &stdtls.Config{Certificates: []stdtls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
 }
 
 // meet connects, hears the greeting, has something sent back, and sees the end
 // of both directions. It returns who was met.
-func meet(addr string, config *tls.Config) (name string, err error) {
+func meet(addr string, config *stdtls.Config) (name string, err error) {
 	nc, err := net.DialTimeout("tcp", addr, rig.Patience)
 	if err != nil {
 		return "", err
@@ -87,7 +87,7 @@ func meet(addr string, config *tls.Config) (name string, err error) {
 	_ = nc.SetDeadline(time.Now().Add(rig.Patience))
 	half := nc.(interface{ CloseWrite() error })
 	if config != nil {
-		c := tls.Client(nc, config)
+		c := stdtls.Client(nc, config)
 		nc, half = c, c
 	}
 	r := bufio.NewReader(nc)
@@ -184,10 +184,10 @@ spec: {accessLogging: [{providers: [{name: envoy}]}]}
 func TestTCP(t *testing.T) {
 	t.Parallel()
 	p, port := tcpMesh(t, [2]int{100, 0})
-	sni := func(name string) *tls.Config { return &tls.Config{ServerName: name, InsecureSkipVerify: true} }
+	sni := func(name string) *stdtls.Config { return &stdtls.Config{ServerName: name, InsecureSkipVerify: true} }
 	for _, tc := range []struct {
 		what, port string
-		tls        *tls.Config
+		tls        *stdtls.Config
 		want       string
 	}{
 		{"a tcp route", "tcp", nil, "v1"},
