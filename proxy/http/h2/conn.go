@@ -37,7 +37,7 @@ type Conn struct {
 	cfg      *Config  // immutable
 	stats    *Stats   // immutable
 	accept   Acceptor // immutable; nil on a client's side
-	observer Observer // immutable; nil on a server's side
+	observer Observer // immutable; nil when nobody asks
 	client   bool     // immutable
 
 	local, remote string // addresses as text, immutable
@@ -271,6 +271,13 @@ func (c *Conn) settle() {
 	if c.settling != nil {
 		close(c.settling)
 		c.settling = nil
+	}
+}
+
+// capacityChanged tells the observer, if there is one. mu is not held.
+func (c *Conn) capacityChanged() {
+	if c.observer != nil {
+		c.observer.CapacityChanged(c)
 	}
 }
 

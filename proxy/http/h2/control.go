@@ -35,9 +35,7 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 	*c.out = appendSettingsAck(*c.out)
 	err := c.countControl()
 	c.mu.Unlock()
-	if c.observer != nil {
-		c.observer.CapacityChanged(c) // there may be room for more now
-	}
+	c.capacityChanged() // there may be room for more now
 	return err
 }
 
@@ -182,7 +180,7 @@ func (c *Conn) goAway(h *frameHeader, p []byte, now int64) *connError {
 	for _, r := range refused {
 		r.recv.OnReset(Event{c, r.id, &c.batch}, errUpRefused)
 	}
-	c.observer.CapacityChanged(c) // those that wait for room here need another connection
+	c.capacityChanged() // those that wait for room here need another connection
 	return nil
 }
 

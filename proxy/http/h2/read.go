@@ -405,9 +405,7 @@ func (c *Conn) end() {
 		l.recv.OnReset(Event{c, l.id, &c.batch}, l.err)
 	}
 	c.batch.Flush()
-	if c.observer != nil {
-		c.observer.CapacityChanged(c)
-	}
+	c.capacityChanged()
 }
 
 // endError is what the end of the connection means to a stream. mu is held.
