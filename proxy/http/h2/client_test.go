@@ -57,6 +57,17 @@ func TestHeadOfNothing(t *testing.T) {
 	}
 }
 
+// TestLengthOfNothing holds that a response may not name the length of a body
+// that its head leaves no place for.
+func TestLengthOfNothing(t *testing.T) {
+	p := server(t, &Config{})
+	r, _ := p.open(request(), true)
+	p.want("HEADERS 1 end")
+	p.headers(1, true, ":status", "200", "content-length", "5")
+	r.got(t, "reset(upstream_reset_before_response_started{protocol_error})")
+	p.want("RST_STREAM 1 PROTOCOL_ERROR")
+}
+
 func TestServerResets(t *testing.T) {
 	p := server(t, &Config{})
 	for i, tc := range []struct {

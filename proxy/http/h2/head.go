@@ -349,7 +349,9 @@ func (e *encoder) request(dst []byte, h *http.RequestHead) []byte {
 			dst = e.pseudoField(dst, staticSlash, h.Path, false)
 		}
 	}
-	dst = e.pseudoField(dst, staticAuthority, h.Authority, true)
+	if len(h.Authority) > 0 {
+		dst = e.pseudoField(dst, staticAuthority, h.Authority, true)
+	}
 	return e.fields(dst, &h.Fields)
 }
 
@@ -399,6 +401,9 @@ func statusIndex(status int) int {
 func (e *encoder) fields(dst []byte, fields *http.Fields) []byte {
 	all := fields.All()
 	for i := range all {
+		if len(all[i].Name) == 0 {
+			continue // no parser makes one
+		}
 		switch all[i].ID {
 		case http.HeaderConnection, http.HeaderKeepAlive, http.HeaderProxyConnection, http.HeaderTransferEncoding,
 			http.HeaderUpgrade, http.HeaderHost:

@@ -148,7 +148,8 @@ func (c *Conn) response(s *Stream, b *Block, end bool) *connError {
 			s.left = b.length()
 		}
 	}
-	bad := interim && (end || s.interim > maxInterim)
+	// A length that nothing follows would have an HTTP/1 client wait for it.
+	bad := interim && (end || s.interim > maxInterim) || end && s.left > 0
 	if end && !bad {
 		c.endRemote(s)
 	}
