@@ -143,7 +143,7 @@ func (st *multiStream) spawn(run func() *http.Error) {
 func (st *multiStream) over(e h2.Event) {
 	st.finish()
 	e.Touch(st.ss.Conn())
-	if st.ss.End() {
+	if done, _ := st.ss.End(); done { // e's batch has the connection
 		st.release()
 		multiPool.Put(st)
 	}
@@ -153,12 +153,14 @@ func (st *multiStream) over(e h2.Event) {
 // go.
 func (st *multiStream) recycle() {
 	multi := st.ss.Conn()
-	done := st.ss.End()
+	done, flush := st.ss.End()
 	if done {
 		st.release()
 	}
 	st.call.Unlock()
-	multi.Flush() // calls receivers, whose locks may be held by who waits for ours
+	if flush {
+		multi.Flush() // calls receivers, whose locks may be held by who waits for ours
+	}
 	if done {
 		multiPool.Put(st)
 	}

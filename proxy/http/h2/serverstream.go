@@ -48,20 +48,21 @@ func (s *ServerStream) Is(e Event) bool { return s.conn == e.Conn && s.id == e.I
 
 // End gives the stream up: no event is its own any more. An unfinished
 // response is reset, an unread request is not waited for. It reports whether
-// the connection is done with the stream as well, so that it may be used again.
-// The connection is to be flushed, which must not happen under a lock that
-// receivers take.
-func (s *ServerStream) End() (done bool) {
+// the connection is done with the stream as well, so that it may be used again;
+// and whether the connection is to be flushed, which must not happen under a
+// lock that receivers take.
+func (s *ServerStream) End() (done, flush bool) {
 	switch {
 	case !s.ended:
-		s.Stream.Reset(http2.ErrCodeInternal)
+		flush = s.Stream.Reset(http2.ErrCodeInternal)
 	case !s.Stream.Closed() && !s.requestEnded():
 		// The response is complete without all of the request (RFC 9113 section 8.1).
 		s.Stream.ResetWhenSent(http2.ErrCodeNo)
+		flush = true
 	}
 	s.conn, s.id = nil, 0
 	s.box.release()
-	return s.Stream.Closed()
+	return s.Stream.Closed(), flush
 }
 
 func (s *ServerStream) requestEnded() bool {
