@@ -10,7 +10,7 @@ VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 UNIT := ./cmd/... ./proxy/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit blackbox tools check bench bench-quick microbench fuzz image
+.PHONY: help run build test unit blackbox tools check bench bench-quick microbench fuzz soak image
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ microbench: ## run the benchmarks beside the code
 
 fuzz: ## run each fuzz target for FUZZTIME
 	$(GO) run ./scripts/fuzz -time $(FUZZTIME)
+
+soak: ## keep 200 gRPC streams open for ten minutes, with pauses
+	$(GO) test -count=1 -timeout 20m -v ./test -run 'TestManyStreams' -soak 10m
 
 image: ## build the container image, where docker is
 	@command -v docker >/dev/null || { echo "image: docker is not installed" >&2; exit 1; }

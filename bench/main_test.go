@@ -93,7 +93,7 @@ func TestHelpTeaches(t *testing.T) {
 
 func TestList(t *testing.T) {
 	code, stdout, _ := run(t, "-list")
-	for _, s := range []string{"h1 ", "h1-1000-connections", "idle-connections", "services-1000", "churn", "pillion", "envoy", "haproxy", "nginx", "gonethttp", "direct"} {
+	for _, s := range []string{"h1 ", "h1-1000-connections", "idle-connections", "services-1000", "churn", "h2-64x1", "grpc-stream", "tcp", "websocket", "idle-connections-h2", "pillion", "envoy", "haproxy", "nginx", "nghttpx", "gonethttp", "direct"} {
 		if !strings.Contains(stdout, s) {
 			t.Errorf("%q isn't listed", s)
 		}

@@ -71,6 +71,9 @@ func translateOptions(o *Options) istio.Options {
 		ServiceAccount: o.ServiceAccount,
 		WorkloadName:   o.Workload,
 		HTTPAddr:       o.HTTPAddr,
+		Listen:         o.Listen,
+
+		ProtocolDetectionTimeout: o.DetectionTimeout,
 	}
 }
 

@@ -24,6 +24,12 @@ type Options struct {
 	// MetricsAddr are the proxy's own endpoints.
 	HTTPAddr, AdminAddr, MetricsAddr string
 
+	// Listen opens ports of services at addresses, each as
+	// HOST:PORT=ADDRESS:PORT; DetectionTimeout bounds the wait for the first
+	// bytes where a port's protocol isn't known, 0 for the default.
+	Listen           []string
+	DetectionTimeout time.Duration
+
 	// Namespace, Labels, ServiceAccount and Workload say which workload the
 	// proxy stands beside: they select configuration and are the source in
 	// metrics.

@@ -187,7 +187,6 @@ func startLineAbuse() []abuse {
 		{name: "start of a TLS handshake", raw: "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + strings.Repeat("\x00", 512), status: []int{400, 0}},
 		{name: "start of zeros", raw: strings.Repeat("\x00", 4096), status: []int{400, 0}},
 		{name: "start of SSH", raw: "SSH-2.0-OpenSSH_9.2\r\n\r\n", status: []int{400, 505}},
-		{name: "start of HTTP/2", raw: "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", status: []int{400, 505, 0}},
 		{name: "start with an 8-bit path", raw: "GET /caf\xe9 HTTP/1.1\r\nHost: {{host}}\r\n\r\n", status: []int{200, 400}, stays: true},
 		{name: "start without an end", raw: "GET /" + strings.Repeat("a", 200<<10), status: []int{400, 414, 431}},
 	}

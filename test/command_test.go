@@ -19,7 +19,7 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // command runs the binary to its end.
-func command(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
+func command(t testing.TB, stdin string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	cmd := exec.Command(binaries.Static(t), args...)
 	var out, errOut bytes.Buffer

@@ -5,14 +5,12 @@ package test
 import (
 	"fmt"
 	"io"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
-	"pillion/test/need"
 	"pillion/test/rig"
 	"pillion/test/wire"
 )
@@ -65,7 +63,6 @@ type diffLab struct {
 // newDiffLab starts everything. flags go to the proxy and to the translation.
 func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 	t.Helper()
-	envoy := need.Envoy(t)
 	lab := &diffLab{seen: map[string][]*wire.Request{}, held: make(chan struct{})}
 	v1 := wire.NewOrigin(t, "v1", "127.0.0.1:0", lab.answer)
 	v2 := wire.NewOrigin(t, "v2", "127.0.0.1:0", lab.answer)
@@ -81,33 +78,16 @@ func newDiffLab(t *testing.T, folder string, flags ...string) *diffLab {
 		text := fillText(t, file, "v1", v1.Port(), "v2", v2.Port(), "gone", gone)
 		write(t, filepath.Join(dir, filepath.Base(file)), text)
 	}
-	lab.envoy, lab.ours = startBoth(t, envoy, dir, flags...)
+	lab.envoy, lab.ours = startBoth(t, dir, flags...)
 	return lab
 }
 
 // startBoth starts the proxy and a real Envoy with what is made of the YAML in
 // dir, and returns the addresses of their forward proxies.
-func startBoth(t *testing.T, binary, dir string, flags ...string) (envoy, ours string) {
+func startBoth(t *testing.T, dir string, flags ...string) (envoy, ours string) {
 	t.Helper()
 	ours = rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, dir).HTTP
-	envoy = rig.FreeAddr(t)
-	admin := rig.FreeAddr(t)
-	args := append([]string{"translate", "-o", "envoy", "--http", envoy, "--admin", admin}, flags...)
-	bootstrap, stderr, code := command(t, "", append(args, dir)...)
-	if code != 0 {
-		t.Fatalf("translate -o envoy: exit code %d: %s", code, stderr)
-	}
-	path := filepath.Join(t.TempDir(), "envoy.json")
-	write(t, path, bootstrap)
-	process := rig.StartProcess(t, exec.Command(binary, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
-	rig.Until(t, "Envoy is ready", func() error {
-		if process.Exited() {
-			t.Fatalf("Envoy doesn't take the translation: %s", process.Stderr)
-		}
-		_, err := rig.Fetch("GET", "http://"+admin+"/ready")
-		return err
-	})
-	return envoy, ours
+	return startEnvoy(t, flags, dir).HTTP, ours
 }
 
 // answer is the handler of both origins: it keeps what it saw and answers as
@@ -271,7 +251,7 @@ func (lab *diffLab) run(t *testing.T, cases []diffCase) (used map[int]bool, whol
 			c.check(t, "Envoy", envoy)
 			c.check(t, "ours", ours)
 			if envoy.err == nil && ours.err == nil {
-				comparison{t, c.name, used}.sides(envoy, ours)
+				comparison{t, c.name, allowances, used}.sides(envoy, ours)
 			}
 		})
 	}

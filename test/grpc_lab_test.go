@@ -15,7 +15,6 @@ import (
 	"sync"
 	"testing"
 
-	"pillion/test/need"
 	"pillion/test/rig"
 	"pillion/test/wire"
 )
@@ -56,14 +55,13 @@ type heard struct {
 
 func newCallLab(t *testing.T) *callLab {
 	t.Helper()
-	envoy := need.Envoy(t)
 	lab := &callLab{seen: map[string][]heard{}}
 	_, origin, _ := strings.Cut(serveHTTP2(t, nethttp.HandlerFunc(lab.answer)), ":")
 	_, gone, _ := strings.Cut(rig.FreeAddr(t), ":")
 	dir := t.TempDir()
 	text := fillText(t, filepath.Join("testdata", "grpc", "services.yaml"), "origin", origin, "gone", gone)
 	write(t, filepath.Join(dir, "services.yaml"), text)
-	lab.envoy, lab.ours = startBoth(t, envoy, dir)
+	lab.envoy, lab.ours = startBoth(t, dir)
 	return lab
 }
 

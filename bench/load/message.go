@@ -8,10 +8,13 @@ import (
 	"strings"
 )
 
+// grpcPrefix is the size of what precedes a gRPC message.
+const grpcPrefix = 5
+
 // GRPCMessage returns a message of so many bytes with gRPC's prefix: no
 // compression, and the length.
 func GRPCMessage(n int) []byte {
-	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(n)), bytes.Repeat([]byte(bodyByte), n)...)
+	return append(binary.BigEndian.AppendUint32(make([]byte, 1, grpcPrefix+n), uint32(n)), bytes.Repeat([]byte(bodyByte), n)...)
 }
 
 // maxShortFrame is the largest payload of a WebSocket frame with the short header.

@@ -56,6 +56,57 @@ func at(t *testing.T, v any, path ...any) any {
 	return v
 }
 
+// TestProtocols: the port says what the endpoints speak.
+func TestProtocols(t *testing.T) {
+	for p, want := range map[Protocol]string{HTTP1: "http", HTTP2: "http2", GRPC: "grpc", WebSocket: "http"} {
+		m, dir := New(1, true), t.TempDir()
+		m.Protocol = p
+		if err := m.Write(dir, "127.0.0.1:7001", "127.0.0.1:7002"); err != nil {
+			t.Fatal(err)
+		}
+		spec := at(t, documents(t, filepath.Join(dir, "svc-0000.yaml"))[0], "spec")
+		if name, proto := at(t, spec, "ports", 0, "name"), at(t, spec, "ports", 0, "protocol"); name != want || proto != strings.ToUpper(want) {
+			t.Errorf("the port of %v is named %v and speaks %v", p, name, proto)
+		}
+		for i, port := range []float64{7001, 7002} {
+			if got := at(t, spec, "endpoints", i, "ports", want); got != port {
+				t.Errorf("%v: endpoint %d has port %v", p, i, got)
+			}
+		}
+	}
+}
+
+func TestWriteTCP(t *testing.T) {
+	dir := t.TempDir()
+	if err := New(3, true).WriteTCP(dir, "127.0.0.2:7000", "127.0.0.1:7001"); err != nil {
+		t.Fatal(err)
+	}
+	docs := documents(t, filepath.Join(dir, "svc-0000.yaml"))
+	if len(docs) != 3 {
+		t.Fatalf("%d documents", len(docs))
+	}
+	for _, c := range []struct {
+		got, want any
+	}{
+		{at(t, docs[0], "spec", "addresses", 0), "127.0.0.2"},
+		{at(t, docs[0], "spec", "ports", 0, "number"), 7000.0},
+		{at(t, docs[0], "spec", "ports", 0, "protocol"), "TCP"},
+		{at(t, docs[0], "spec", "endpoints", 0, "ports", "tcp"), 7001.0},
+		{at(t, docs[1], "spec", "tcp", 0, "match", 0, "port"), 7000.0},
+		{at(t, docs[1], "spec", "tcp", 0, "route", 0, "destination", "port", "number"), 7000.0},
+		{at(t, docs[2], "spec", "host"), "svc-0000.bench.svc.cluster.local"},
+	} {
+		if c.got != c.want {
+			t.Errorf("%v, want %v", c.got, c.want)
+		}
+	}
+	for _, bad := range [][2]string{{"nowhere", "127.0.0.1:1"}, {"127.0.0.1:1", "nowhere"}} {
+		if err := New(1, false).WriteTCP(dir, bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), "nowhere") {
+			t.Errorf("%v: error %v", bad, err)
+		}
+	}
+}
+
 func TestWrite(t *testing.T) {
 	const host = "svc-0002.bench.svc.cluster.local"
 	for _, subsets := range []bool{false, true} {

@@ -5,7 +5,7 @@ package origin
 import "pillion/bench/frame"
 
 // answer sends the constant response, or what the windows allow of it.
-func (h *http2) answer(l *loop, id uint32) {
+func (h *h2conn) answer(l *loop, id uint32) {
 	h.sendFields(l, id, frame.EndHeaders, true, fieldDate, fieldType, fieldVersion, fieldLength)
 	if s := h.streams[id]; s == nil && h.window >= BodySize && h.initial >= BodySize {
 		h.window -= BodySize
@@ -19,7 +19,7 @@ func (h *http2) answer(l *loop, id uint32) {
 }
 
 // sendFields sends a header block: with the status 200, or trailers.
-func (h *http2) sendFields(l *loop, id uint32, flags byte, status bool, fields ...int) {
+func (h *h2conn) sendFields(l *loop, id uint32, flags byte, status bool, fields ...int) {
 	at := len(l.out)
 	l.out = frame.Append(l.out, 0, frame.Headers, flags, id)
 	if h.shrink {
@@ -47,7 +47,7 @@ func (h *http2) sendFields(l *loop, id uint32, flags byte, status bool, fields .
 }
 
 // open makes the state of a stream.
-func (h *http2) open(id uint32) *stream {
+func (h *h2conn) open(id uint32) *stream {
 	var s *stream
 	if n := len(h.free); n > 0 {
 		s, h.free = h.free[n-1], h.free[:n-1]
@@ -60,7 +60,7 @@ func (h *http2) open(id uint32) *stream {
 }
 
 // forget drops a stream. One that waits stays in the queue until its turn.
-func (h *http2) forget(s *stream) {
+func (h *h2conn) forget(s *stream) {
 	delete(h.streams, s.id)
 	s.pending, s.ended = s.pending[:0], false
 	if !s.waiting {
@@ -69,7 +69,7 @@ func (h *http2) forget(s *stream) {
 }
 
 // push sends what the windows allow of a stream's response, and its end.
-func (h *http2) push(l *loop, s *stream) {
+func (h *h2conn) push(l *loop, s *stream) {
 	if !s.answered {
 		s.answered = true
 		h.sendFields(l, s.id, frame.EndHeaders, true, fieldGRPCType, fieldVersion)
@@ -102,7 +102,7 @@ func (h *http2) push(l *loop, s *stream) {
 }
 
 // pushBlocked gives each stream that waits another try.
-func (h *http2) pushBlocked(l *loop) {
+func (h *h2conn) pushBlocked(l *loop) {
 	waited := h.blocked
 	h.blocked = nil
 	for _, s := range waited {

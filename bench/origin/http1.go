@@ -39,8 +39,8 @@ var body = strings.Repeat("pillion\n", BodySize/8)
 // on and needn't make one.
 func today() string { return time.Now().UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") }
 
-// http1 is a connection that speaks HTTP/1.1.
-type http1 struct {
+// h1conn is a connection that speaks HTTP/1.1.
+type h1conn struct {
 	version int
 	// socket is what the connection was upgraded to; else nil.
 	socket *webSocket
@@ -56,7 +56,7 @@ type http1 struct {
 }
 
 // take answers each request that is complete.
-func (c *http1) take(l *loop, b []byte) bool {
+func (c *h1conn) take(l *loop, b []byte) bool {
 	if c.socket != nil {
 		return c.socket.take(l, b)
 	}
@@ -103,7 +103,7 @@ func (c *http1) take(l *loop, b []byte) bool {
 
 // begin reads a request head without its closing empty line. It reports
 // whether the request is one that the origin takes.
-func (c *http1) begin(head []byte) bool {
+func (c *h1conn) begin(head []byte) bool {
 	c.skip, c.closing, c.upgrade = 0, false, false
 	_, rest, _ := bytes.Cut(head, []byte("\r\n"))
 	for len(rest) > 0 {

@@ -67,9 +67,9 @@ func plainIndex(i byte) []byte {
 	return []byte{15, i - 15}
 }
 
-// http2 is a connection that speaks HTTP/2. It doesn't look into request
+// h2conn is a connection that speaks HTTP/2. It doesn't look into request
 // fields: what it answers is the same for all.
-type http2 struct {
+type h2conn struct {
 	answers *answers2
 	// grpc: each message is echoed, and the status comes in trailers.
 	grpc bool
@@ -115,12 +115,12 @@ type stream struct {
 	credit int
 }
 
-func newHTTP2(a *answers2, grpc bool) *http2 {
-	return &http2{answers: a, grpc: grpc, window: frame.DefaultWindow, initial: frame.DefaultWindow, streams: map[uint32]*stream{}}
+func newHTTP2(a *answers2, grpc bool) *h2conn {
+	return &h2conn{answers: a, grpc: grpc, window: frame.DefaultWindow, initial: frame.DefaultWindow, streams: map[uint32]*stream{}}
 }
 
 // take handles each frame that is complete.
-func (h *http2) take(l *loop, b []byte) bool {
+func (h *h2conn) take(l *loop, b []byte) bool {
 	if len(h.in) > 0 {
 		h.in = append(h.in, b...)
 		b = h.in
@@ -156,7 +156,7 @@ func (h *http2) take(l *loop, b []byte) bool {
 }
 
 // frame handles one frame. It reports whether the connection stays.
-func (h *http2) frame(l *loop, f frame.Frame) bool {
+func (h *h2conn) frame(l *loop, f frame.Frame) bool {
 	switch f.Kind {
 	case frame.Headers:
 		h.block, h.blockEnds = f.Stream, f.Has(frame.EndStream)
@@ -189,7 +189,7 @@ func (h *http2) frame(l *loop, f frame.Frame) bool {
 }
 
 // fields handles the end of a header block: a request's fields or trailers.
-func (h *http2) fields(l *loop) {
+func (h *h2conn) fields(l *loop) {
 	id := h.block
 	h.block = 0
 	switch {
@@ -207,7 +207,7 @@ func (h *http2) fields(l *loop) {
 }
 
 // data handles a piece of a request's body.
-func (h *http2) data(l *loop, f frame.Frame) bool {
+func (h *h2conn) data(l *loop, f frame.Frame) bool {
 	size, ends := len(f.Payload), f.Has(frame.EndStream)
 	if h.credit += size; h.credit >= creditStep {
 		l.out = frame.AppendWindowUpdate(l.out, 0, h.credit)
@@ -237,7 +237,7 @@ func (h *http2) data(l *loop, f frame.Frame) bool {
 }
 
 // settings takes over the peer's settings and acknowledges them.
-func (h *http2) settings(l *loop, p []byte) bool {
+func (h *h2conn) settings(l *loop, p []byte) bool {
 	ok := frame.EachSetting(p, func(setting uint16, v uint32) {
 		switch setting {
 		case frame.SettingInitialWindowSize:
@@ -257,7 +257,7 @@ func (h *http2) settings(l *loop, p []byte) bool {
 	return ok
 }
 
-func (h *http2) windowUpdate(l *loop, id uint32, n int64) {
+func (h *h2conn) windowUpdate(l *loop, id uint32, n int64) {
 	if id == 0 {
 		h.window += n
 		h.pushBlocked(l)

@@ -237,7 +237,7 @@ func (s *sniffed) take(l *loop, b []byte) bool {
 		case string(b[:telling]) == frame.Preface[:telling]:
 			s.chosen = newHTTP2(&l.http2[s.version], false)
 		default:
-			s.chosen = &http1{version: s.version}
+			s.chosen = &h1conn{version: s.version}
 		}
 		s.in = nil
 	}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -76,7 +77,33 @@ func located(t *testing.T, p Peer) Tool {
 	return tool
 }
 
-// TestPeersDoTheJob starts each peer with one service and with many.
+// protocol is a pair of protocols, and who can't do it.
+type protocol struct {
+	name                 string
+	downstream, upstream mesh.Protocol
+	kind                 origin.Kind
+	unable               []string
+}
+
+var protocolPairs = []protocol{
+	{"h1", mesh.HTTP1, mesh.HTTP1, origin.HTTP, []string{"nghttpx"}},
+	{"h2", mesh.HTTP2, mesh.HTTP2, origin.HTTP, []string{"nginx"}},
+	{"h1-to-h2", mesh.HTTP1, mesh.HTTP2, origin.HTTP, []string{"nginx"}},
+	{"h2-to-h1", mesh.HTTP2, mesh.HTTP1, origin.HTTP, nil},
+	{"grpc", mesh.GRPC, mesh.GRPC, origin.GRPC, nil},
+	{"tcp", mesh.TCP, mesh.TCP, origin.TCP, []string{"nghttpx"}},
+	{"websocket", mesh.WebSocket, mesh.WebSocket, origin.HTTP, []string{"nghttpx"}},
+}
+
+// job is a job with a mesh in these protocols.
+func (p protocol) job(services int, subsets bool, origins [2]string) Job {
+	m := mesh.New(services, subsets && p.upstream != mesh.TCP)
+	m.Protocol = p.upstream
+	return Job{Mesh: m, Downstream: p.downstream, Origins: origins, Workers: 1, Connections: 64, Streams: 4}
+}
+
+// TestPeersDoTheJob starts each peer with one service and with many, in each
+// pair of protocols that it speaks.
 func TestPeersDoTheJob(t *testing.T) {
 	g := proc.NewGroup()
 	t.Cleanup(g.Close)
@@ -87,10 +114,20 @@ func TestPeersDoTheJob(t *testing.T) {
 	for _, p := range All(self(t)) {
 		t.Run(p.Name(), func(t *testing.T) {
 			tool := located(t, p)
-			for _, m := range []mesh.Mesh{mesh.New(1, true), mesh.New(40, true), mesh.New(40, false)} {
-				t.Run(fmt.Sprintf("%d,subsets=%v", len(m.Services), m.Subsets), func(t *testing.T) {
-					doesTheJob(t, g, p, tool, Job{Mesh: m, Origins: o.Addrs[origin.HTTP], Workers: 1, Connections: 64})
-				})
+			for _, pair := range protocolPairs {
+				origins := o.Addrs[pair.kind]
+				why := p.Unable(pair.job(1, true, origins))
+				if unable := slices.Contains(pair.unable, p.Name()); unable != (why != "") || unable && !strings.Contains(why, p.Name()) {
+					t.Errorf("%s: unable because %q, want %v", pair.name, why, unable)
+				}
+				if why != "" {
+					continue
+				}
+				for _, job := range []Job{pair.job(1, true, origins), pair.job(40, true, origins), pair.job(40, false, origins)} {
+					t.Run(fmt.Sprintf("%s/%d,subsets=%v", pair.name, len(job.Services), job.Subsets), func(t *testing.T) {
+						doesTheJob(t, g, p, tool, job)
+					})
+				}
 			}
 		})
 	}
@@ -135,21 +172,67 @@ func TestConfigurationsPassTheirOwnCheck(t *testing.T) {
 		{nginx{}, func(l Launch) []string { return append([]string{"-t"}, l.Spec.Args...) }},
 	}
 	for _, c := range cases {
-		t.Run(c.peer.Name(), func(t *testing.T) {
-			tool, dir := located(t, c.peer), t.TempDir()
-			job := Job{Mesh: mesh.New(1000, true), Origins: [2]string{"127.0.0.1:1", "127.0.0.1:2"}, Workers: 2, Connections: 1000}
-			l, err := c.peer.Prepare(tool, dir, job)
-			if err != nil {
-				t.Fatal(err)
+		for _, pair := range protocolPairs {
+			if slices.Contains(pair.unable, c.peer.Name()) {
+				continue
 			}
-			cmd := exec.CommandContext(t.Context(), tool.Path, c.args(l)...)
-			cmd.Dir = dir
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v: %v\n%s", cmd, err, out)
-			}
-			if s := strings.ToLower(string(out)); strings.Contains(s, "warning") || strings.Contains(s, "deprecated") {
-				t.Errorf("its configuration draws a warning:\n%s", out)
+			t.Run(c.peer.Name()+"/"+pair.name, func(t *testing.T) {
+				tool, dir := located(t, c.peer), t.TempDir()
+				job := pair.job(1000, true, [2]string{"127.0.0.1:1", "127.0.0.1:2"})
+				job.Workers, job.Connections = 2, 1000
+				l, err := c.peer.Prepare(tool, dir, job)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.CommandContext(t.Context(), tool.Path, c.args(l)...)
+				cmd.Dir = dir
+				out, err := cmd.CombinedOutput()
+				if err != nil {
+					t.Fatalf("%v: %v\n%s", cmd, err, out)
+				}
+				if s := strings.ToLower(string(out)); strings.Contains(s, "warning") || strings.Contains(s, "deprecated") {
+					t.Errorf("its configuration draws a warning:\n%s", out)
+				}
+			})
+		}
+	}
+}
+
+// TestWrongEchoesAreRefused: the same for what isn't HTTP/1.1's constant answer.
+func TestWrongEchoesAreRefused(t *testing.T) {
+	g := proc.NewGroup()
+	t.Cleanup(g.Close)
+	o, err := origin.Start(g, self(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closing, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = closing.Close() })
+	go func() {
+		for c, err := closing.Accept(); err == nil; c, err = closing.Accept() {
+			_ = c.Close()
+		}
+	}()
+	cases := []struct {
+		name, addr string
+		speaks     mesh.Protocol
+		want       string
+	}{
+		{"TCP without an echo", closing.Addr().String(), mesh.TCP, ""}, // the end or a reset, of a read or a write
+		{"TCP of another protocol", o.Addrs[origin.HTTP][0], mesh.TCP, "echo"},
+		{"gRPC without a message", o.Addrs[origin.HTTP][1], mesh.GRPC, "body of 1024 bytes, want 105"},
+		{"gRPC of the wrong version", o.Addrs[origin.GRPC][0], mesh.GRPC, `version "v1", want "v2"`},
+		{"no WebSocket", o.Addrs[origin.GRPC][0], mesh.WebSocket, ""},
+		{"WebSocket of the wrong version", o.Addrs[origin.HTTP][0], mesh.WebSocket, `version "v1", want "v2"`},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			job := Job{Mesh: mesh.New(1, true), Downstream: c.speaks}
+			if err := job.ask(t.Context(), c.addr, job.Last(), true); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
 	}

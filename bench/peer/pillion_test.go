@@ -5,8 +5,10 @@ package peer
 import (
 	"context"
 	"errors"
+	"net"
 	nethttp "net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,6 +38,26 @@ func TestPillionsCommandLine(t *testing.T) {
 	}
 	if files, err := filepath.Glob(filepath.Join(a[7], "svc-*.yaml")); err != nil || len(files) != 2 {
 		t.Errorf("configuration %v, %v", files, err)
+	}
+}
+
+// TestPillionListensWhereTheServiceIs: of TCP there is no routing by a name, so
+// the service's own address is what clients connect to.
+func TestPillionListensWhereTheServiceIs(t *testing.T) {
+	dir := t.TempDir()
+	job := Job{Mesh: mesh.New(1, false), Downstream: mesh.TCP, Origins: [2]string{"127.0.0.1:1", "127.0.0.1:2"}, Workers: 1}
+	job.Protocol = mesh.TCP
+	l, err := pillion{}.Prepare(Tool{Path: "/bin/proxy"}, dir, job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(l.Spec.Args, l.Addr) {
+		t.Errorf("%s is in the arguments %q", l.Addr, l.Spec.Args)
+	}
+	host, port, _ := net.SplitHostPort(l.Addr)
+	b, err := os.ReadFile(filepath.Join(dir, "mesh", "svc-0000.yaml"))
+	if err != nil || !strings.Contains(string(b), `addresses: ["`+host+`"]`) || !strings.Contains(string(b), "number: "+port+", name: tcp") {
+		t.Errorf("%v; configuration for %s:\n%s", err, l.Addr, b)
 	}
 }
 

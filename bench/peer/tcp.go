@@ -34,10 +34,13 @@ static_resources:
         - endpoint: {address: {socket_address: {address: {{host (index .Origins 0)}}, port_value: {{port (index .Origins 0)}}}}}
 `
 
-// haproxyTCP splices, so that bytes needn't pass through its memory.
+// haproxyTCP splices, so that bytes needn't pass through its memory, through
+// pipes of the largest size that an unprivileged program may ask for: at many
+// bytes that halves its cost. Small messages would be a fifth cheaper without.
 const haproxyTCP = `global
     nbthread {{.Workers}}
     maxconn {{add .Connections 512}}
+    tune.pipesize 1048576
 
 defaults
     mode tcp
@@ -67,7 +70,7 @@ stream {
         listen {{index .Listen 0}} backlog=4096;
         proxy_pass {{index .Origins 0}};
         proxy_timeout 1h;
-        proxy_buffer_size 64k;
+        proxy_buffer_size 256k;
         tcp_nodelay on;
     }
 }

@@ -42,7 +42,7 @@ func example() Result {
 			Commit: "abc", Started: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC), Turns: 3, Duration: "5s", Workers: 1, Loader: "wrk 4",
 			Peers: []PeerNote{{Name: "envoy", Version: "Envoy 1"}, {Name: "nginx", Missing: "make tools installs it"}},
 		},
-		Groups: []Group{g, {Scenario: "idle", Title: "memory", Headline: RSS, Columns: []Metric{RSS}, Samples: []Sample{sample("ours", 0, RSS, 24)}}},
+		Groups: []Group{g, {Scenario: "idle", Title: "memory", Headline: RSS, Absent: []string{"nginx has no memory"}, Columns: []Metric{RSS}, Samples: []Sample{sample("ours", 0, RSS, 24)}}},
 	}
 }
 
@@ -124,6 +124,7 @@ idle: memory
 turns: 1; medians, in parentheses the lowest and the highest turn
 peer           RSS MiB
 ours  24.0 (24.0–24.0)
+  left out: nginx has no memory
 `
 	if b.String() != want {
 		t.Errorf("text is\n%s\nwant\n%s", b.String(), want)
@@ -149,7 +150,7 @@ func TestGrouped(t *testing.T) {
 // technical name as a heading.
 func TestMetricsAreDescribed(t *testing.T) {
 	for _, m := range []Metric{
-		CPU, CPUSystem, Rate, P50, P90, P99, P999, AddedP50, AddedP90, AddedP99, AddedP999, Switches, Syscalls,
+		CPU, CPUSystem, CPUPerGiB, BytesRate, Rate, P50, P90, P99, P999, AddedP50, AddedP90, AddedP99, AddedP999, Switches, Syscalls,
 		RSS, Anon, PerConnection, RSSBefore, RSSHeld, RSSAfter, Ready,
 	} {
 		if a := m.describe(); a.title == "" || a.title == string(m) || a.unit == "" {

@@ -3,13 +3,13 @@
 // Package scenario holds the table of scenarios and the ways to measure them.
 //
 // A scenario is a struct literal in All: how many services of which shape the
-// peers are configured for, how many clients connect, and one of the Measurers.
-// A new protocol adds a Measurer, and to each peer that speaks it a
-// configuration.
+// peers are configured for, what both sides speak, how many clients connect, and
+// one of the Measurers.
 package scenario
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"pillion/bench/mesh"
@@ -45,7 +45,10 @@ type Measurer interface {
 }
 
 // All returns the table of scenarios in the order in which they run.
-func All() []Scenario {
+func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofMemory()) }
+
+// ofHTTP1 are the loads of HTTP/1.1.
+func ofHTTP1() []Scenario {
 	return []Scenario{
 		{
 			Name:     "h1",
@@ -71,6 +74,12 @@ func All() []Scenario {
 			Services: 1, Subsets: true, Connections: 64,
 			Measure: Throughput{Close: true},
 		},
+	}
+}
+
+// ofProtocols are the loads of the other protocols.
+func ofProtocols() []Scenario {
+	return []Scenario{
 		{
 			Name:     "h2",
 			Summary:  "HTTP/2 to HTTP/2: answers of 1 KiB over 4 connections with 16 streams each, routed by host and header",
@@ -119,6 +128,12 @@ func All() []Scenario {
 			Services: 1, Subsets: true, Downstream: mesh.WebSocket, Upstream: mesh.WebSocket, Connections: 64,
 			Measure: Throughput{Body: 100},
 		},
+	}
+}
+
+// ofMemory look at memory, and at the start.
+func ofMemory() []Scenario {
+	return []Scenario{
 		{
 			Name:     "idle",
 			Summary:  "memory of a peer with one service and no traffic",

@@ -181,8 +181,60 @@ func TestThroughput(t *testing.T) {
 
 func TestThroughputWithoutWrk(t *testing.T) {
 	b := bench(t)
-	if _, err := b.Run(t.Context(), named(t, "churn")); err == nil || !strings.Contains(err.Error(), "make tools") {
-		t.Errorf("error %v, want one that says how to get wrk", err)
+	for name, tool := range map[string]string{"churn": "package wrk", "h2": "package nghttp2-client"} {
+		if _, err := b.Run(t.Context(), named(t, name)); err == nil || !strings.Contains(err.Error(), "make tools") || !strings.Contains(err.Error(), tool) {
+			t.Errorf("%s: error %v, want one that says how to get %s", name, err, tool)
+		}
+	}
+}
+
+// TestProtocols runs each scenario of another protocol than HTTP/1.1, all
+// groups of it.
+func TestProtocols(t *testing.T) {
+	b := bench(t)
+	b.Wrk, b.H2Load, b.Turns = need.Program(t, "wrk"), need.Program(t, "h2load"), 1
+	both := []string{"gonethttp", peer.Direct}
+	requests := []report.Metric{report.CPU, report.Rate, report.P50, report.P999}
+	bytes := []report.Metric{report.CPUPerGiB, report.BytesRate}
+	for name, loads := range map[string][]string{
+		"h2": {"peak", "50% load"}, "h1-to-h2": {"peak"}, "h2-to-h1": {"peak"}, "grpc-unary": {"peak", "50% load"},
+		"grpc-stream": {"peak"}, "tcp": {"bulk", "peak", "50% load"}, "websocket": {"peak"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			groups, err := b.Run(t.Context(), named(t, name))
+			if err != nil || len(groups) != len(loads) {
+				t.Fatalf("%d groups, %v; want %v", len(groups), err, loads)
+			}
+			for i, g := range groups {
+				metrics := requests
+				if loads[i] == "bulk" {
+					metrics = bytes
+				}
+				if g.Load != loads[i] {
+					t.Errorf("group %d is %q, want %q", i, g.Load, loads[i])
+				}
+				sampled(t, g, 1, both, metrics...)
+			}
+		})
+	}
+}
+
+// unable is a peer that can't do any job.
+type unable struct{ crashing }
+
+func (unable) Unable(peer.Job) string { return "crashing is in no mood" }
+
+// TestUnablePeerIsLeftOut: that isn't a failure, and the table says why.
+func TestUnablePeerIsLeftOut(t *testing.T) {
+	b := bench(t, unable{})
+	for _, name := range []string{"idle", "idle-connections-h2"} {
+		sc := named(t, name)
+		sc.Connections = min(sc.Connections, 50)
+		groups, err := b.Run(t.Context(), sc)
+		if err != nil || len(groups[0].Absent) != 1 || groups[0].Absent[0] != "crashing is in no mood" {
+			t.Fatalf("%s: %v, absent %v", name, err, groups[0].Absent)
+		}
+		sampled(t, groups[0], 2, []string{"gonethttp"})
 	}
 }
 

@@ -58,6 +58,9 @@ func (t Throughput) openShares(s Settings) []float64 {
 // Estimate implements Measurer.
 func (t Throughput) Estimate(s Settings, peers int) time.Duration {
 	closed := time.Duration(s.Turns)*s.Duration + warmup(s)
+	if t.Bulk > 0 {
+		closed += time.Duration(s.Turns) * s.Duration
+	}
 	open := time.Duration(len(t.openShares(s))*s.Turns) * (openWarmup + s.Duration)
 	var traced time.Duration
 	if s.Syscalls {
@@ -219,8 +222,10 @@ func (b *Bench) measured(r *peer.Running, drive func() (load.Result, error)) (re
 func outcome(s report.Sample) string {
 	out := s.Peer
 	if v, ok := s.Values[report.BytesRate]; ok {
-		out += fmt.Sprintf(" %.1f ms CPU per GiB, %.0f MiB/s", s.Values[report.CPUPerGiB], v)
-		return out + failures(s)
+		if cpu, ok := s.Values[report.CPUPerGiB]; ok {
+			out += fmt.Sprintf(" %.0f ms CPU per GiB,", cpu)
+		}
+		return out + fmt.Sprintf(" %.0f MiB/s", v) + failures(s)
 	}
 	if v, ok := s.Values[report.CPU]; ok {
 		out += fmt.Sprintf(" %.1f µs CPU per request,", v)

@@ -22,13 +22,16 @@ import (
 type runFlags struct {
 	identityFlags
 	http, admin, metrics, logLevel string
-	drain                          time.Duration
+	listen                         []string
+	drain, detection               time.Duration
 }
 
 func (f *runFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVar(&f.http, "http", "127.0.0.1:15080", "address of the listener for every mesh service, as a forward proxy\n(curl -x) and by Host header; empty for none")
+	fs.StringArrayVar(&f.listen, "listen", nil, "HOST:PORT=ADDRESS:PORT: open a port of a service at an address of this\nmachine, for TCP, TLS and whatever else; may be repeated. A service whose\nown address is in 127.0.0.0/8 is opened there without")
+	fs.DurationVar(&f.detection, "protocol-detection-timeout", 5*time.Second, "how long a connection to a port whose protocol isn't declared may take\nto show what it speaks before it is passed on as TCP")
 	fs.StringVar(&f.admin, "admin", "127.0.0.1:15000", "address of the admin endpoint; empty for none")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:15090", "address of the Prometheus endpoint /stats/prometheus; empty for none")
 	f.identityFlags.register(fs)
@@ -37,7 +40,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 }
 
 func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
-	o := proxy.Options{HTTPAddr: f.http, AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
+	o := proxy.Options{HTTPAddr: f.http, Listen: f.listen, DetectionTimeout: f.detection, AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
 		Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
 	if err := f.identityFlags.options(&o); err != nil {
 		return o, err
@@ -62,9 +65,12 @@ The files are watched. A change is applied as a whole within 200 ms and without
 losing a request; a change with an error in it is refused as a whole, named with
 file and line, and what was served before is served on.
 
-Gateway resources open their own ports. Everything else is reached through --http:
+Gateway resources open their own ports, and so do services with an address in
+127.0.0.0/8. Every other HTTP service is reached through --http:
   curl -x http://127.0.0.1:15080 http://reviews:9080/
-  curl -H 'Host: reviews:9080' http://127.0.0.1:15080/`,
+  curl -H 'Host: reviews:9080' http://127.0.0.1:15080/
+and ports that carry TCP or TLS through --listen:
+  proxy run --listen db:5432=127.0.0.1:5432 ./mesh`,
 		Example: `  proxy run ./mesh
   proxy run --namespace shop --labels app=web,version=v1 services.yaml routes/
   curl -s 127.0.0.1:15000/clusters    # hosts, with what was ejected

@@ -40,7 +40,7 @@ func socketAddress(a *corev3.Address) (string, error) {
 }
 
 // hcmFields are the fields of an HttpConnectionManager that mean something
-// here, or that can't matter yet (tracing, upgrades: refused as requests).
+// here, or that can't matter yet (tracing).
 var hcmFields = fieldSet("stat_prefix", "codec_type", "rds", "route_config", "http_filters", "server_name",
 	"server_header_transformation", "normalize_path", "merge_slashes", "path_with_escaped_slashes_action",
 	"use_remote_address", "generate_request_id", "request_id_extension", "preserve_external_request_id",
@@ -89,6 +89,10 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	if err != nil {
 		return nil, fmt.Errorf("http2_protocol_options: %w", err)
 	}
+	if cfg.Upgrades, err = compileUpgrades(m.GetUpgradeConfigs()); err != nil {
+		return nil, err
+	}
+	http2.Connect = http2.Connect || cfg.Upgrades.Any()
 	http2.MaxHeadBytes, http2.MaxFields = cfg.Limits.MaxHeadBytes, cfg.Limits.MaxFields
 	cfg.HTTP2 = &http2
 	logs, err := c.accessLogs(m.GetAccessLog())

@@ -26,7 +26,7 @@ var (
 	actionFields = fieldSet("cluster", "weighted_clusters", "cluster_not_found_response_code", "prefix_rewrite",
 		"regex_rewrite", "host_rewrite_literal", "auto_host_rewrite", "append_x_forwarded_host", "timeout", "idle_timeout",
 		"retry_policy", "request_mirror_policies", "hash_policy", "max_grpc_timeout", "grpc_timeout_offset",
-		"max_stream_duration")
+		"max_stream_duration", "upgrade_configs")
 	weightedFields = fieldSet("clusters", "total_weight")
 	// weightedPassed: there is no runtime that could override a weight.
 	weightedPassed = fieldSet("runtime_key_prefix")
@@ -78,6 +78,9 @@ func (c *routeCompiler) forward(out *router.Route, at *place, vh *routev3.Virtua
 		policy, where = vh.GetRetryPolicy(), at.up.up.in("retry_policy")
 	}
 	if out.Retry, err = c.retryPolicy(where, policy); err != nil {
+		return err
+	}
+	if err := c.upgrades(out, at, a.GetUpgradeConfigs()); err != nil {
 		return err
 	}
 	return c.policies(out, at, vh, a)
@@ -225,7 +228,7 @@ func (c *routeCompiler) timeouts(out *router.Route, at *place, a *routev3.RouteA
 			return err
 		}
 		if m.IdleTimeout > 0 {
-			c.warn(at.in("idle_timeout"), "has no effect: no stream is ended for being quiet")
+			c.warn(at.in("idle_timeout"), "has no effect but on WebSocket and other upgrades: no other stream is ended for being quiet")
 		}
 	}
 	if d := a.GetMaxGrpcTimeout(); d != nil && a.GetMaxStreamDuration() == nil {

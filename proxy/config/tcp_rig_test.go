@@ -168,10 +168,24 @@ func (r *tcpRig) wait(name string, want float64) {
 
 func (r *tcpRig) until(f func() bool, what func() string) {
 	r.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-late:
 			r.t.Fatal(what())
 		}
+	}
+}
+
+// eachTick calls f every millisecond until it reports that it is done.
+func eachTick(f func() (done bool)) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		<-tick.C
 	}
 }
 

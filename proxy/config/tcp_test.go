@@ -121,11 +121,10 @@ func TestTCPReset(t *testing.T) {
 				if half && err == io.EOF {
 					// Nothing is read on the client's side any more, so that
 					// the proxy has to look for the reset.
-					_, err = nc.Write([]byte("y"))
-					for err == nil {
-						time.Sleep(time.Millisecond)
+					eachTick(func() bool {
 						_, err = nc.Write([]byte("y"))
-					}
+						return err != nil
+					})
 					if errors.Is(err, syscall.EPIPE) {
 						err = syscall.ECONNRESET
 					}
@@ -158,10 +157,10 @@ func TestTCPResetAfterHalfClose(t *testing.T) {
 		// A quiet host: all it does is wait, and see whether it is reset.
 		raw, _ := nc.SyscallConn()
 		var no int
-		for no == 0 {
+		eachTick(func() bool {
 			_ = raw.Control(func(fd uintptr) { no, _ = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_ERROR) })
-			time.Sleep(time.Millisecond)
-		}
+			return no != 0
+		})
 		ended <- syscall.Errno(no)
 	})))
 	nc := r.dial()

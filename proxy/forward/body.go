@@ -54,7 +54,10 @@ func (c *Call) sendHead() *http.Error {
 		req.Fields.SetID(http.HeaderXEnvoyAttemptCount, c.decimal(int64(c.ex.Attempts)))
 	}
 	none := req.Framing.Kind == http.BodyNone
-	if err := c.up.WriteHead(req, none); err != nil {
+	if err := c.upgrade(); err != nil {
+		return err
+	}
+	if err := c.up.WriteHead(req, none && req.Upgrade == nil); err != nil {
 		return asError(err)
 	}
 	if none {

@@ -15,6 +15,7 @@ import (
 	"pillion/proxy/buf"
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h2"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
 )
@@ -31,6 +32,8 @@ type Downstream interface {
 	// ResumeReading.
 	StopReading()
 	ResumeReading()
+	// Abort makes calls in progress and to come fail, from any goroutine.
+	Abort()
 }
 
 // Options are settings of all exchanges of one connection manager. Immutable.
@@ -66,6 +69,7 @@ type Call struct {
 	// and deadline may be set by the pump.
 	timed, sent, begun atomic.Bool
 	unseen             bool // the last try's request can't have reached the application
+	madeKey            bool // the Sec-WebSocket-Key is ours
 	judged             bool // outlier detection knows how the host answered
 
 	tried   []*cluster.Host // hosts of earlier tries
@@ -80,7 +84,8 @@ type Call struct {
 
 	relay relay
 
-	heads []buf.Buffer // storage of response heads, until Release
+	heads []buf.Buffer       // storage of response heads, until Release
+	used  []*h2.ClientStream // likewise
 
 	mu        sync.Mutex
 	cancelled atomic.Bool
@@ -183,6 +188,11 @@ func (c *Call) Release() {
 	for i := range c.heads {
 		c.heads[i].Release()
 	}
+	for _, s := range c.used {
+		s.Recycle()
+	}
+	clear(c.used)
+	c.used = c.used[:0]
 	c.body.release()
 	clear(c.tried)
 	c.mu.Lock()
@@ -195,11 +205,12 @@ func (c *Call) Release() {
 	c.deadline.Store(0)
 	c.sent.Store(false)
 	c.begun.Store(false)
-	c.streamEnd, c.judged = 0, false
+	c.streamEnd, c.judged, c.madeKey = 0, false, false
 	c.heads, c.tried = heads, tried
 	c.live, c.done = nil, nil
 	c.relay.down, c.relay.downConn = nil, nil
-	c.relay.trailers.Reset()
+	c.relay.requestTrailers.Reset()
+	c.relay.responseTrailers.Reset()
 	c.cancelled.Store(false)
 }
 

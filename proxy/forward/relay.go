@@ -49,9 +49,12 @@ type relay struct {
 	requestEnded bool // the request came to its end
 	answered     bool // the response came to its end; what is left is queued
 
-	trailers http.Fields
-	timer    *time.Timer // fires at the try's deadline; nil until one was needed
-	serial   uint64      // of the try that the timer is for
+	// trailers of each direction: those of the request may still be coming when
+	// the response has ended.
+	requestTrailers, responseTrailers http.Fields
+
+	timer  *time.Timer // fires at the try's deadline; nil until one was needed
+	serial uint64      // of the try that the timer is for
 }
 
 // Lock locks the exchange against the other connection's reader.
@@ -146,17 +149,17 @@ func (c *Call) RequestData(e h2.Event, p []byte, end bool) {
 // RequestTrailers ends the request with trailers. The Call is locked.
 func (c *Call) RequestTrailers(e h2.Event, b *h2.Block) h2.Verdict {
 	r := &c.relay
-	v := b.Trailers(&r.trailers, c.ex.KeepBytes)
+	v := b.Trailers(&r.requestTrailers, c.ex.KeepBytes)
 	if v != h2.Good {
 		c.Abandon(e, errCancelled)
 		return v
 	}
 	r.requestEnded, c.body.ended = true, true
-	if r.trailers.Len() > 0 {
-		c.body.trailers = &r.trailers
+	if r.requestTrailers.Len() > 0 {
+		c.body.trailers = &r.requestTrailers
 	}
 	c.relaySent()
-	r.up.Trailers(&r.trailers)
+	r.up.Trailers(&r.requestTrailers)
 	e.Touch(r.upConn)
 	return v
 }
@@ -269,15 +272,15 @@ func (u *upSide) OnTrailers(e h2.Event, b *h2.Block) h2.Verdict {
 	defer c.relay.mu.Unlock()
 	r := &c.relay
 	e.Touch(r.downConn)
-	v := b.Trailers(&r.trailers, c.ex.KeepBytes)
+	v := b.Trailers(&r.responseTrailers, c.ex.KeepBytes)
 	if v != h2.Good {
 		c.relayed(e, h2.AfterResponse(errUpstreamBroken))
 		return v
 	}
-	c.ex.RespTrailers = &r.trailers
+	c.ex.RespTrailers = &r.responseTrailers
 	c.judge(true)
 	r.answered = true
-	if r.down.Trailers(&r.trailers) {
+	if r.down.Trailers(&r.responseTrailers) {
 		c.relayed(e, nil)
 	}
 	return h2.Good

@@ -65,10 +65,14 @@ func (c *Call) exchange() *http.Error {
 		return c.noticeCancel(err)
 	}
 	c.ex.UpstreamFirst = http.Now()
-	if c.ex.Resp.Status == 101 {
-		return errUnaskedUpgrade
+	switched, err := c.switched()
+	if err != nil {
+		return err
 	}
 	c.judge(false)
+	if switched {
+		return c.tunnel()
+	}
 	if c.retryStatus() {
 		return errRetryStatus
 	}
@@ -265,7 +269,9 @@ func (c *Call) late() *http.Error {
 // decorate makes the router's own edits of the response.
 func (c *Call) decorate() {
 	ex := c.ex
-	if !c.opt.SuppressEnvoyHeaders {
+	// An answer to an unfinished request says nothing of how long the host takes
+	// (Envoy: Filter::onUpstreamHeaders); that of an upgrade never ends before.
+	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil && c.sent.Load() {
 		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
 	}

@@ -72,7 +72,9 @@ func (c *Call) acquire() (err *http.Error) {
 				return err
 			}
 		}
-		c.stream, c.up = sc, h2.NewClientStream(sc.H2)
+		up := h2.NewClientStream(sc.H2)
+		c.stream, c.up = sc, up
+		c.used = append(c.used, up)
 		ex.UpstreamProtocol = http.HTTP2
 		return nil
 	}

@@ -63,6 +63,9 @@ type Config struct {
 	// PreserveRequestID keeps an edge client's X-Request-Id.
 	PreserveRequestID bool
 	AcceptHTTP10      bool
+	// Upgrades are the protocols that a client may switch to where the route
+	// doesn't say otherwise.
+	Upgrades router.Upgrades
 	// Scheme is that of the connection, "http" or "https".
 	Scheme string
 

@@ -48,6 +48,7 @@ type stream struct {
 	ex        http.Exchange
 	call      forward.Call
 	bodyTimed bool           // the request's body has a deadline
+	upgrading bool           // it counts in Stats.UpgradesActive
 	chain     *filter.Chain  // nil before routing
 	route     *router.Route  // nil when none was found
 	target    *router.Target // nil unless the route forwards
@@ -63,6 +64,8 @@ type codec interface {
 	// ResumeReading.
 	StopReading()
 	ResumeReading()
+	// Abort makes calls in progress and to come fail, from any goroutine.
+	Abort()
 	// SetReadDeadline bounds ReadBody; zero: no bound.
 	SetReadDeadline(time.Time)
 	// SetClosing ends an HTTP/1 connection with this exchange.
@@ -243,6 +246,6 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain, st.route, st.target, st.bodyTimed = nil, nil, nil, false
+	st.chain, st.route, st.target, st.bodyTimed, st.upgrading = nil, nil, nil, false, false
 	st.codec, st.c, st.cfg = nil, nil, nil
 }

@@ -83,9 +83,17 @@ func (st *multiStream) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 		st.over(e)
 		return h2.Good
 	}
+	if len(ex.Req.Authority) == 0 {
+		st.localError(errNoHost)
+		st.over(e)
+		return h2.Good
+	}
 	st.start(e, end)
 	return h2.Good
 }
+
+// errNoHost is what the HTTP/1 codec says of a request that names no host.
+var errNoHost = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400, Detail: "missing_host_header"}
 
 // errHeadTooLarge answers a head beyond the limits, which is known for what it
 // is: the stream is whole, only the head isn't taken.
@@ -144,11 +152,13 @@ func (st *multiStream) over(e h2.Event) {
 // recycle ends an exchange that had a goroutine. The Call is locked, and let
 // go.
 func (st *multiStream) recycle() {
+	multi := st.ss.Conn()
 	done := st.ss.End()
 	if done {
 		st.release()
 	}
 	st.call.Unlock()
+	multi.Flush() // calls receivers, whose locks may be held by who waits for ours
 	if done {
 		multiPool.Put(st)
 	}

@@ -19,9 +19,10 @@ func (st *stream) prepare() *http.Error {
 	if ex.Req.Protocol == http.HTTP10 && !cfg.AcceptHTTP10 {
 		return errOldHTTP
 	}
-	if ex.Req.Upgrade != nil || ex.Req.Method == http.MethodConnect {
+	if ex.Req.Method == http.MethodConnect {
 		return errUpgrade
 	}
+	prepareUpgrade(&ex.Req)
 	h1.StripRequestHop(&ex.Req)
 	if len(ex.Req.Path) > 0 && ex.Req.Path[0] != '/' {
 		return errNoPath // OPTIONS *

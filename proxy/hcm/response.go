@@ -26,7 +26,9 @@ func (st *stream) ResponseReady() {
 			fields.AddID(http.HeaderServer, cfg.ServerName)
 		}
 	}
-	if st.c.m.tracker.Draining() {
+	if st.c.m.tracker.Draining() || ex.Req.Upgrade != nil {
+		// What a client sent behind a request to switch the protocol may be
+		// that protocol, and is never read as a request.
 		st.SetClosing()
 	}
 }
@@ -81,7 +83,7 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	if err != errDirect { // which may have made a Location
 		ex.Resp.Fields.Reset()
 	}
-	ex.Resp.Reason, ex.Resp.Protocol = nil, http.HTTP11
+	ex.Resp.Reason, ex.Resp.Upgrade, ex.Resp.Protocol = nil, nil, http.HTTP11
 	body := ""
 	// gRPC-Web goes by HTTP's status, and its filter words the rest.
 	if ex.GRPC && !ex.GRPCWeb.On {
@@ -164,6 +166,9 @@ func (st *stream) finish() {
 		for _, f := range st.chain.Finish {
 			f.OnFinish(ex)
 		}
+	}
+	if st.upgrading {
+		st.c.m.Stats.UpgradesActive.Dec()
 	}
 	st.c.m.Stats.finished(ex)
 	for _, l := range st.cfg.AccessLogs {

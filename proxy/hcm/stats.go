@@ -27,6 +27,10 @@ type Stats struct {
 	// Cx2Total, Cx2Active and Rq2Total are the share of HTTP/2.
 	Cx2Total, Rq2Total stats.Counter
 	Cx2Active          stats.Gauge
+
+	// Upgrades and UpgradesActive count requests that may switch the protocol.
+	Upgrades       stats.Counter
+	UpgradesActive stats.Gauge
 }
 
 // finished counts an exchange that is over.
@@ -58,6 +62,8 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	sc.Counter("downstream_cx_drain_close", s.CxDrainClose.Value())
 	sc.Counter("downstream_cx_idle_timeout", s.CxIdleTimeout.Value())
 	sc.Counter("downstream_cx_protocol_error", s.CxProtocolError.Value())
+	sc.Counter("downstream_cx_upgrades_total", s.Upgrades.Value())
+	sc.Gauge("downstream_cx_upgrades_active", s.UpgradesActive.Value())
 	sc.Counter("downstream_rq_total", s.RqTotal.Value())
 	sc.Counter("downstream_rq_http1_total", s.RqTotal.Value()-s.Rq2Total.Value())
 	sc.Counter("downstream_rq_http2_total", s.Rq2Total.Value())

@@ -56,6 +56,10 @@ func (st *stream) choose() bool {
 	if vh != nil {
 		ex.VirtualHost = vh.Name
 	}
+	if ex.Req.Upgrade != nil && !st.admitUpgrade(route) {
+		st.localError(errUpgrade)
+		return false
+	}
 	if route == nil {
 		st.c.m.Stats.NoRoute.Inc()
 		st.localError(errNoRoute)

@@ -102,7 +102,12 @@ func dnsCache() *dfpv3.DnsCacheConfig {
 // standaloneListener is a listener that needs no control plane.
 func standaloneListener(in *listenerv3.Listener, routes map[string]*routev3.RouteConfiguration) (*listenerv3.Listener, error) {
 	l := proto.Clone(in).(*listenerv3.Listener)
-	for _, chain := range l.FilterChains {
+	chains := l.FilterChains
+	if l.DefaultFilterChain != nil {
+		chains = append(slices.Clip(chains), l.DefaultFilterChain)
+	}
+	for _, chain := range chains {
+		chain.Filters = slices.DeleteFunc(chain.Filters, func(f *listenerv3.Filter) bool { return istioOnly(f.Name) })
 		for _, f := range chain.Filters {
 			if f.Name != filterHCM {
 				continue

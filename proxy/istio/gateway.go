@@ -19,7 +19,7 @@ import (
 	"pillion/proxy/istio/source"
 )
 
-// gatewayServer is one HTTP server of a Gateway.
+// gatewayServer is one server of a Gateway.
 type gatewayServer struct {
 	obj   *source.Object
 	index int // in spec.servers
@@ -58,6 +58,12 @@ func (t *translator) gateways(objs []*source.Object) {
 		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(a.bind, b.bind))
 	})
 	for _, p := range ports {
+		if p.servers[0].kind() != serverHTTP {
+			if l := t.gatewayListener(p); l != nil {
+				t.out.Listeners = append(t.out.Listeners, l)
+			}
+			continue
+		}
 		m := newManager(p.routeName(), t.logs.loggers())
 		m.UseRemoteAddress = wrapperspb.Bool(true)
 		m.ServerName = "istio-envoy"
@@ -105,6 +111,11 @@ func (t *translator) gatewayPorts(objs []*source.Object) []*gatewayPort {
 				out = append(out, &gatewayPort{bind: bind, number: server.Port.Number})
 				j = len(out) - 1
 			}
+			if have := out[j].servers; len(have) > 0 && have[0].kind() != s.kind() {
+				t.rep.errorf(obj, s.field(".port.protocol"), "port %d is served as %s by %s already; one port has one protocol",
+					server.Port.Number, have[0].spec.Port.GetProtocol(), place(have[0].obj))
+				continue
+			}
 			out[j].servers = append(out[j].servers, s)
 		}
 	}
@@ -113,17 +124,7 @@ func (t *translator) gatewayPorts(objs []*source.Object) []*gatewayPort {
 
 // servable reports what of a server can't be served.
 func (t *translator) servable(s *gatewayServer) bool {
-	p := parseProtocol(s.spec.Port.GetProtocol())
-	switch {
-	case p.isTLS() || (s.spec.Tls != nil && !p.isHTTP()):
-		t.rep.errorf(s.obj, s.field(".port.protocol"), "%s is not supported yet by this build: the port can't be served with TLS", s.spec.Port.GetProtocol())
-		return false
-	case !p.isHTTP():
-		t.rep.unsupportedf(s.obj, s.field(".port.protocol"), "port %d of protocol %s is not opened", s.spec.Port.GetNumber(), s.spec.Port.GetProtocol())
-		return false
-	}
-	if strings.HasPrefix(s.spec.Bind, unixPrefix) {
-		t.rep.unsupportedf(s.obj, s.field(".bind"), "nothing listens on a Unix socket")
+	if !t.servableProtocol(s) {
 		return false
 	}
 	own, err := parseListenAddress(t.o.HTTPAddr)

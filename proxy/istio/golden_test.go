@@ -32,6 +32,7 @@ func goldenCases() []goldenCase {
 		{"policy", Options{HTTPAddr: http, Locality: "eu/a/1"}},
 		{"registry", Options{HTTPAddr: http}},
 		{"gateway", Options{HTTPAddr: http}},
+		{"tcp", Options{Listen: []string{"far.example.com:443=127.0.0.1:8443"}}},
 		{"sidecar", Options{HTTPAddr: http}},
 	}
 }

@@ -155,6 +155,11 @@ func (sc *scope) addDestinations(v *virtualService, o *Options) {
 			add(m.GetDestination(), r)
 		}
 	}
+	for _, r := range slices.Concat(rawRoutes(v, false), rawRoutes(v, true)) {
+		for _, d := range r.route {
+			add(d.GetDestination(), &r.where)
+		}
+	}
 }
 
 // chooseSidecar finds the Sidecar in force: one of the proxy's namespace that selects

@@ -18,35 +18,12 @@ func checkSupport(obj *source.Object, rep *report) {
 	switch spec := obj.Spec.(type) {
 	case *networking.VirtualService:
 		checkVirtualService(obj, spec, rep)
-	case *networking.ServiceEntry:
-		for i, p := range spec.Ports {
-			checkPort(obj, fmt.Sprintf("spec.ports[%d].protocol", i), p.Number, parseProtocol(p.Protocol), rep)
-		}
-	case *source.Service:
-		for i, p := range spec.Ports {
-			checkPort(obj, fmt.Sprintf("spec.ports[%d]", i), p.Port,
-				kubernetesProtocol(p.Port, p.Name, p.Protocol, p.AppProtocol), rep)
-		}
 	case *networking.Sidecar:
 		checkSidecar(obj, spec, rep)
 	}
 }
 
-// checkPort tells of a port that takes no part in HTTP routing. UDP never does in a
-// mesh, so nobody will miss it.
-func checkPort(obj *source.Object, field string, number uint32, p protocol, rep *report) {
-	if !p.routable() && p != protoUDP {
-		rep.unsupportedf(obj, field, "port %d carries no plain HTTP; only its cluster is made, nothing listens for it", number)
-	}
-}
-
 func checkVirtualService(obj *source.Object, v *networking.VirtualService, rep *report) {
-	if len(v.Tcp) > 0 {
-		rep.unsupportedf(obj, "spec.tcp", "TCP connections are not routed")
-	}
-	if len(v.Tls) > 0 {
-		rep.unsupportedf(obj, "spec.tls", "TLS connections are not routed")
-	}
 	for i, r := range v.Http {
 		for j, m := range r.Match {
 			for _, set := range [...]struct {

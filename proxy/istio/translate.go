@@ -22,6 +22,7 @@
 package istio
 
 import (
+	"slices"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -69,6 +70,13 @@ type Options struct {
 	// HTTPAddr is where the http listener binds, "127.0.0.1:15080"; empty is no such
 	// listener.
 	HTTPAddr string
+	// Listen opens ports of services at addresses of this machine, each as
+	// HOST:PORT=ADDRESS:PORT. Services with a virtual address in 127.0.0.0/8 have
+	// theirs opened there without.
+	Listen []string
+	// ProtocolDetectionTimeout bounds the wait for the first bytes of a connection where
+	// they decide what becomes of it: 5 s by default.
+	ProtocolDetectionTimeout time.Duration
 	// OutboundPolicy is what holds when no Sidecar has an outboundTrafficPolicy.
 	OutboundPolicy OutboundPolicy
 
@@ -98,6 +106,9 @@ func (o Options) withDefaults() Options {
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = 10 * time.Second
 	}
+	if o.ProtocolDetectionTimeout <= 0 {
+		o.ProtocolDetectionTimeout = 5 * time.Second
+	}
 	if o.DNSRefreshRate <= 0 {
 		o.DNSRefreshRate = time.Minute
 	}
@@ -122,6 +133,8 @@ type translator struct {
 	virtualServices []*virtualService
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
+	// needHTTPRoutes says that a listener besides the http one has its routes.
+	needHTTPRoutes bool
 }
 
 // Translate makes the resources for one proxy. The objects are those of a source.Set:
@@ -163,8 +176,14 @@ func (t *translator) translate(objs []*source.Object) {
 			t.rep.add(source.Problem{Field: "http listener", Reason: err.Error()})
 		} else {
 			t.out.Listeners = append(t.out.Listeners, t.httpListener(address))
-			t.out.Routes = append(t.out.Routes, t.httpProxyRoutes())
+			t.needHTTPRoutes = true
 		}
+	}
+	bound := len(t.out.Listeners)
+	t.loopback()
+	slices.SortFunc(t.out.Listeners[bound:], byPort)
+	if t.needHTTPRoutes {
+		t.out.Routes = append(t.out.Routes, t.httpProxyRoutes())
 	}
 	t.gateways(objs)
 

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -29,10 +30,13 @@ type httpRoute struct {
 	*networking.HTTPRoute
 	obj   *source.Object
 	index int
+	list  string // "tcp" or "tls" for an entry of that; empty for one of http
 }
 
 // field names the route in messages.
-func (r *httpRoute) field(part string) string { return fmt.Sprintf("spec.http[%d]%s", r.index, part) }
+func (r *httpRoute) field(part string) string {
+	return fmt.Sprintf("spec.%s[%d]%s", cmp.Or(r.list, "http"), r.index, part)
+}
 
 // bound reports whether the VirtualService is for a gateway, or for the mesh.
 func (v *virtualService) bound(gateway string) bool { return slices.Contains(v.gateways, gateway) }
@@ -68,7 +72,7 @@ func newVirtualServices(objs []*source.Object, o *Options, rep *report) []*virtu
 		}
 		v.http = make([]httpRoute, 0, len(spec.Http))
 		for i, r := range spec.Http {
-			route := httpRoute{r, obj, i}
+			route := httpRoute{HTTPRoute: r, obj: obj, index: i}
 			if r.Delegate == nil {
 				v.http = append(v.http, route)
 				continue
@@ -107,7 +111,7 @@ func delegated(root *httpRoute, domainSuffix string, delegates map[namespacedNam
 	resolved := qualifyRoute(root.HTTPRoute, root.obj.Namespace, domainSuffix)
 	out := make([]httpRoute, 0, len(spec.Http))
 	for i, r := range spec.Http {
-		route := httpRoute{r, obj, i}
+		route := httpRoute{HTTPRoute: r, obj: obj, index: i}
 		merged := mergeRoute(resolved, qualifyRoute(r, obj.Namespace, domainSuffix))
 		if merged == nil {
 			rep.warnf(obj, route.field(".match"),

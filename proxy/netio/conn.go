@@ -297,6 +297,13 @@ func (c *Conn) SetDeadline(t time.Time) error { return c.nc.SetDeadline(t) }
 // Close closes the connection; calls in progress fail.
 func (c *Conn) Close() error { return c.nc.Close() }
 
+// ResetOnClose makes Close break the connection off with RST, where it can.
+func (c *Conn) ResetOnClose() {
+	if l, ok := c.nc.(interface{ SetLinger(sec int) error }); ok {
+		_ = l.SetLinger(0)
+	}
+}
+
 // CloseWrite sends FIN, where the connection can, and leaves reading open.
 func (c *Conn) CloseWrite() error {
 	if w, ok := c.nc.(interface{ CloseWrite() error }); ok {

@@ -65,6 +65,9 @@ func (g *Group) Update(s *Settings) {
 		g.drainIdle()
 	}
 	g.dispatch(nil)
+	for _, p := range g.listedPools() {
+		p.CapacityChanged(nil)
+	}
 }
 
 // Close closes idle connections now and others when their request is done.
@@ -75,12 +78,15 @@ func (g *Group) Close() {
 }
 
 func (g *Group) drainIdle() {
-	g.mu.Lock()
-	pools := append([]*Pool(nil), g.pools...)
-	g.mu.Unlock()
-	for _, p := range pools {
+	for _, p := range g.listedPools() {
 		p.drainIdle()
 	}
+}
+
+func (g *Group) listedPools() []*Pool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return append([]*Pool(nil), g.pools...)
 }
 
 // reserve takes one of MaxConnections.

@@ -16,10 +16,14 @@ import (
 type StreamConn struct {
 	H2 *h2.Conn
 
-	pool     *Pool // immutable
-	created  int64 // http.Now; immutable
-	requests uint32
-	leaving  bool // takes no more requests; guarded by Pool.mu, as requests
+	pool    *Pool // immutable
+	created int64 // http.Now; immutable
+
+	// Guarded by Pool.mu.
+	requests uint32 // carried, those in progress included
+	inUse    int    // requests in progress
+	leaving  bool   // takes no more requests
+	drained  bool   // and its host was told
 }
 
 // Pool returns the pool that the connection belongs to.
@@ -28,23 +32,32 @@ func (c *StreamConn) Pool() *Pool { return c.pool }
 // multi is the HTTP/2 side of a pool, guarded by Pool.mu.
 type multi struct {
 	conns   []*StreamConn
-	dialing *dialing      // nil when no connection is being made
-	changed chan struct{} // closed at the next change; nil when nobody waits
+	dialing bool            // a connection is being made
+	queue   []*streamWaiter // requests that wait for room, the first come first
 }
 
-// dialing is the making of one connection, for which any number of requests
-// wait.
-type dialing struct {
-	done chan struct{} // closed when it has ended
-	err  *http.Error   // nil: there is a connection now; read after done
+// streamWaiter is a request that waits for room on a connection.
+type streamWaiter struct {
+	ready chan struct{} // closed when one of the two below is set
+	conn  *StreamConn
+	err   *http.Error // why there can be none
+}
+
+// carries reports whether a connection takes requests, now or when others are
+// done. Pool.mu is held.
+func (m *multi) carries() bool {
+	return slices.ContainsFunc(m.conns, func(c *StreamConn) bool { return !c.leaving && c.H2.Capacity() > 0 })
 }
 
 // TryStream returns a connection that has room for a request, nil if there is
-// none. It doesn't wait and doesn't allocate.
+// none or others wait for it. It doesn't wait and doesn't allocate.
 func (p *Pool) TryStream() *StreamConn {
 	s := p.group.settings.Load()
 	p.mu.Lock()
-	c := p.roomLocked(s)
+	var c *StreamConn
+	if len(p.multi.queue) == 0 {
+		c = p.roomLocked(s)
+	}
 	p.mu.Unlock()
 	if c != nil {
 		p.Stats.RqActive.Inc()
@@ -53,13 +66,20 @@ func (p *Pool) TryStream() *StreamConn {
 	return c
 }
 
-// roomLocked finds a connection with room, and takes one of its requests. mu
-// is held.
+// roomLocked finds a connection with room, and takes a place on it. mu is held.
 func (p *Pool) roomLocked(s *Settings) *StreamConn {
 	for _, c := range p.multi.conns {
-		if c.leaving || !c.H2.Room(s.MaxStreams) {
+		if c.leaving {
 			continue
 		}
+		limit := c.H2.Capacity()
+		if s.MaxStreams > 0 {
+			limit = min(limit, int(s.MaxStreams))
+		}
+		if c.inUse >= limit {
+			continue
+		}
+		c.inUse++
 		c.requests++
 		if s.MaxRequestsPerConnection != 0 && c.requests >= s.MaxRequestsPerConnection {
 			p.group.stats.CxMaxRequests.Inc()
@@ -87,14 +107,24 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 	return c, nil
 }
 
-// PutStream gives a connection back after a request.
+// PutStream gives a connection back after a request, whose stream is over. It
+// writes nothing, since callers may hold a lock that receivers of the connection
+// wait for.
 func (p *Pool) PutStream(c *StreamConn) {
 	p.Stats.RqActive.Dec()
+	p.freeStream(c)
+}
+
+// freeStream gives back the place that a request had on c.
+func (p *Pool) freeStream(c *StreamConn) {
+	s := p.group.settings.Load()
 	p.mu.Lock()
-	leaving := c.leaving
+	c.inUse--
+	drain := c.drainLocked()
+	p.serveLocked(s)
 	p.mu.Unlock()
-	if leaving {
-		c.H2.Drain()
+	if drain {
+		go c.H2.Drain()
 	}
 }
 
@@ -108,67 +138,78 @@ func (p *Pool) pendStream(deadline int64, cancel <-chan struct{}) (*StreamConn, 
 	}
 	defer g.pending.Add(-1)
 	g.stats.RqPendingTotal.Inc()
+	w := &streamWaiter{ready: make(chan struct{})}
+	p.mu.Lock()
+	p.multi.queue = append(p.multi.queue, w)
+	p.serveLocked(s)
+	p.mu.Unlock()
+
 	var expired <-chan time.Time
 	if deadline != 0 {
 		t := time.NewTimer(time.Duration(deadline - http.Now()))
 		defer t.Stop()
 		expired = t.C
 	}
-	for {
-		c, changed, d := p.roomOrDial()
-		if c != nil {
-			return c, nil
-		}
-		var done chan struct{}
-		if d != nil {
-			done = d.done
-		}
-		select {
-		case <-changed:
-		case <-done:
-			if d.err != nil {
-				return nil, d.err
-			}
-		case <-cancel:
-			return nil, errCancelled
-		case <-expired:
-			return nil, errLate
-		}
+	select {
+	case <-w.ready:
+		return w.conn, w.err
+	case <-cancel:
+		return nil, p.abandonStream(w, errCancelled)
+	case <-expired:
+		return nil, p.abandonStream(w, errLate)
 	}
 }
 
-// roomOrDial finds room for a request. Without any it sees to it that a
-// connection is being made, where one may be, and returns what to wait for.
-func (p *Pool) roomOrDial() (c *StreamConn, changed chan struct{}, d *dialing) {
-	g := p.group
-	s := g.settings.Load()
+// abandonStream takes w out of line, and gives back what it may have got
+// meanwhile.
+func (p *Pool) abandonStream(w *streamWaiter, err *http.Error) *http.Error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c = p.roomLocked(s); c != nil {
-		return c, nil, nil
+	i := slices.Index(p.multi.queue, w)
+	if i >= 0 {
+		p.multi.queue = slices.Delete(p.multi.queue, i, i+1)
 	}
-	m := &p.multi
-	if m.changed == nil {
-		m.changed = make(chan struct{})
+	p.mu.Unlock()
+	if i < 0 && w.conn != nil {
+		p.freeStream(w.conn)
 	}
-	if m.dialing == nil {
-		if !g.reserve() {
-			g.stats.CxOverflow.Inc()
-			if len(m.conns) > 0 {
-				return nil, m.changed, nil
-			}
-			// A host always gets one connection, since those of other hosts may
-			// live as long as they like (Envoy: ConnPoolImplBase::tryCreateNewConnection).
-			g.open.Add(1)
-		}
-		m.dialing = &dialing{done: make(chan struct{})}
-		go p.dialStreams(m.dialing, s)
-	}
-	return nil, m.changed, m.dialing
+	return err
 }
 
-// dialStreams makes a connection in a place that is reserved.
-func (p *Pool) dialStreams(d *dialing, s *Settings) {
+// serveLocked gives the requests in line what room there is. Where some go
+// without it sees to it that a connection is being made, if one may be. mu is
+// held.
+func (p *Pool) serveLocked(s *Settings) {
+	m, g := &p.multi, p.group
+	n := 0
+	for n < len(m.queue) {
+		c := p.roomLocked(s)
+		if c == nil {
+			break
+		}
+		m.queue[n].conn = c
+		close(m.queue[n].ready)
+		n++
+	}
+	m.queue = slices.Delete(m.queue, 0, n)
+	if len(m.queue) == 0 || m.dialing {
+		return
+	}
+	if !g.reserve() {
+		if m.carries() {
+			return
+		}
+		// A host always gets one connection, since those of other hosts may
+		// live as long as they like (Envoy: ConnPoolImplBase::tryCreateNewConnection).
+		g.stats.CxOverflow.Inc()
+		g.open.Add(1)
+	}
+	m.dialing = true
+	go p.dialStreams(s)
+}
+
+// dialStreams makes a connection in a place that is reserved, and serves it
+// until it ends.
+func (p *Pool) dialStreams(s *Settings) {
 	g := p.group
 	p.countConnect(g)
 	g.stats.CxHTTP2Total.Inc()
@@ -177,12 +218,8 @@ func (p *Pool) dialStreams(d *dialing, s *Settings) {
 	nc, err := p.dial(s, start, 0, nil)
 	if err != nil {
 		p.countFailure(err)
-		p.mu.Lock()
-		p.multi.dialing = nil
-		p.mu.Unlock()
+		p.failStreams(err)
 		g.release()
-		d.err = err
-		close(d.done)
 		return
 	}
 	now := http.Now()
@@ -190,18 +227,28 @@ func (p *Pool) dialStreams(d *dialing, s *Settings) {
 	c := &StreamConn{pool: p, created: now}
 	c.H2 = h2.NewClient(nc, &s.HTTP2, g.stats.http2.get(), p)
 	p.mu.Lock()
-	p.multi.dialing = nil
-	stale := p.gone.Load() || g.closed.Load() || epoch != g.epoch.Load()
-	c.leaving = false
+	p.multi.dialing = false
 	p.multi.conns = append(p.multi.conns, c)
+	p.serveLocked(g.settings.Load())
 	p.mu.Unlock()
-	close(d.done)
-	p.StreamsFreed(c.H2)
-	if stale {
-		p.drainStreams()
+	if p.gone.Load() || g.closed.Load() || epoch != g.epoch.Load() {
+		p.drainStreams() // what was made while others were closed
 	}
 	c.H2.Run()
 	p.lost(c)
+}
+
+// failStreams tells those who wait that no connection could be made.
+func (p *Pool) failStreams(err *http.Error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.multi.dialing = false
+	for _, w := range p.multi.queue {
+		w.err = err
+		close(w.ready)
+	}
+	clear(p.multi.queue)
+	p.multi.queue = p.multi.queue[:0]
 }
 
 // lost forgets a connection that has ended.
@@ -216,7 +263,7 @@ func (p *Pool) lost(c *StreamConn) {
 	p.mu.Unlock()
 	p.countClose(how, c.created, requests)
 	p.group.release()
-	p.StreamsFreed(c.H2)
+	p.CapacityChanged(c.H2)
 }
 
 // forgetLocked takes c off the list. mu is held.
@@ -226,56 +273,77 @@ func (p *Pool) forgetLocked(c *StreamConn) {
 	}
 }
 
-// StreamsFreed wakes the requests that wait for room. It implements
-// h2.Observer.
-func (p *Pool) StreamsFreed(*h2.Conn) {
+// CapacityChanged serves the requests in line. It implements h2.Observer.
+func (p *Pool) CapacityChanged(*h2.Conn) {
+	s := p.group.settings.Load()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.multi.changed != nil {
-		close(p.multi.changed)
-		p.multi.changed = nil
-	}
+	p.serveLocked(s)
 }
 
 // drainStreams lets the connections end with the requests that are on them.
 func (p *Pool) drainStreams() {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
-	for _, c := range all {
-		c.leaving = true
-	}
 	p.mu.Unlock()
 	for _, c := range all {
+		p.retireStreams(c)
+	}
+}
+
+// retireStreams has c end with the last request that has it.
+func (p *Pool) retireStreams(c *StreamConn) {
+	p.mu.Lock()
+	c.leaving = true
+	drain := c.drainLocked()
+	p.mu.Unlock()
+	if drain {
 		c.H2.Drain()
 	}
 }
 
-// sweepStreams ends connections whose time is up, and looks whether quiet ones
-// are alive.
+// drainLocked reports, once, that it is time to tell the host that c takes no
+// more requests: those that have it may have to open their streams yet.
+// Pool.mu is held.
+func (c *StreamConn) drainLocked() bool {
+	drain := c.leaving && !c.drained && c.inUse == 0
+	c.drained = c.drained || drain
+	return drain
+}
+
+// sweepStreams ends connections whose time is up, and looks whether others are
+// alive.
 func (p *Pool) sweepStreams(s *Settings, now int64) {
 	p.mu.Lock()
 	all := slices.Clone(p.multi.conns)
 	p.mu.Unlock()
-	st := p.group.stats
 	for _, c := range all {
-		since := c.H2.IdleSince()
-		switch {
-		case since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
-			st.CxIdleTimeout.Inc()
-		case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
-			st.CxMaxDuration.Inc()
-		default:
+		if p.timeUp(c, s, now) {
+			p.retireStreams(c)
+		} else {
 			c.H2.Keepalive(now)
-			continue
-		}
-		p.mu.Lock()
-		leaving := c.leaving
-		c.leaving = true
-		p.mu.Unlock()
-		if !leaving {
-			c.H2.Drain()
 		}
 	}
+}
+
+// timeUp reports whether c is to take no more requests from now on, and counts
+// why.
+func (p *Pool) timeUp(c *StreamConn, s *Settings, now int64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := c.H2.IdleSince()
+	switch {
+	case c.leaving:
+		return false // it is known already
+	case c.inUse == 0 && since != 0 && s.IdleTimeout > 0 && now-since >= int64(s.IdleTimeout):
+		p.group.stats.CxIdleTimeout.Inc()
+	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
+		p.group.stats.CxMaxDuration.Inc()
+	default:
+		return false
+	}
+	c.leaving = true
+	return true
 }
 
 // OpenStreams returns the number of requests on HTTP/2 connections, for display.

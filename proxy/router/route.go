@@ -67,6 +67,9 @@ type More struct {
 	Hash    []HashPolicy
 	// GRPC and StreamGRPC make grpc-timeout bound the request or the stream.
 	GRPC, StreamGRPC GRPCTimeout
+	// Upgrades overrides what the connection manager says of protocols to
+	// switch to.
+	Upgrades Upgrades
 	// IdleTimeout overrides the connection manager's stream idle timeout if
 	// HasIdleTimeout is set; 0 turns it off.
 	IdleTimeout    time.Duration

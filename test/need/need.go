@@ -48,14 +48,22 @@ func Envoy(t testing.TB) string {
 	if path := os.Getenv("ENVOY_BIN"); path != "" {
 		return path
 	}
+	return Tool(t, "bin", "envoy")
+}
+
+// Tool returns the path of something that scripts/install-tools.sh puts into
+// the user's cache folder. It has a version that the tests know, so nothing
+// else of its name is taken.
+func Tool(t testing.TB, names ...string) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err == nil {
-		path := filepath.Join(cache, "pillion", "tools", "bin", "envoy")
+		path := filepath.Join(append([]string{cache, "pillion", "tools"}, names...)...)
 		if _, err := os.Stat(path); err == nil {
 			return path
 		}
 	}
-	missing(t, "Envoy of the tested version", installTools)
+	missing(t, filepath.Join(names...)+" in the cache of tools", installTools)
 	return ""
 }
 

@@ -68,6 +68,9 @@ func (c *Conn) ReadHead() (*Request, error) {
 	return r, r.readHead(c.Reader)
 }
 
+// ReadBody reads the body of a request whose head was read by ReadHead.
+func (r *Request) ReadBody(br *bufio.Reader) error { return r.readBody(br, false) }
+
 // NewOrigin serves addr (port 0 for any) until the test ends.
 func NewOrigin(t testing.TB, name, addr string, handler Handler) *Origin {
 	t.Helper()

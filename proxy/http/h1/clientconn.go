@@ -35,6 +35,7 @@ type ClientConn struct {
 	keepAlive bool // of the current response
 	wroteAll  bool // the request is completely written, or held back whole
 	interim   int  // how many 1xx responses the current request got
+	tunnel    bool // the host has switched the protocol: what follows is octets
 
 	// written counts the bytes sent on the connection, and sentBefore those
 	// of earlier requests. Owned by the goroutine that writes.
@@ -87,6 +88,12 @@ func (c *ClientConn) Begin() {
 // with them.
 func (c *ClientConn) End() (reusable bool, head buf.Buffer) {
 	reusable = c.wroteAll && c.rd.ended && c.keepAlive && !c.rd.eofSeen && c.rd.kind != http.BodyClose
+	if c.sent.Upgrade != nil {
+		reusable = false // whatever it answered, the host may take what follows for the other protocol
+	}
+	if c.tunnel && !c.wroteAll {
+		c.io.ResetOnClose() // or the host would take what it got for all of it
+	}
 	head = c.rd.takeHead()
 	if c.out != nil {
 		reusable = reusable && len(*c.out) == 0
@@ -105,7 +112,8 @@ func (c *ClientConn) End() (reusable bool, head buf.Buffer) {
 
 // WriteHead holds back the head; h.Framing says how the body will follow.
 func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
-	c.sent = Sent{Method: h.Method}
+	c.sent = Sent{Method: h.Method, Upgrade: h.Upgrade}
+	end = end || h.Upgrade != nil // what follows waits for the host's answer
 	f := RequestFraming(h, end)
 	c.chunked = f.Kind == http.BodyChunked
 	*c.out = AppendRequest(*c.out, h, f, PersistDefault)
@@ -115,6 +123,9 @@ func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
 
 // WriteBody sends a piece of the body. Small pieces are held back.
 func (c *ClientConn) WriteBody(p []byte, end bool) error {
+	if c.tunnel {
+		return c.writeTunnel(p, end)
+	}
 	held := len(*c.out)
 	var err error
 	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
@@ -129,6 +140,9 @@ func (c *ClientConn) WriteBody(p []byte, end bool) error {
 
 // WriteTrailers ends a chunked body with trailer fields.
 func (c *ClientConn) WriteTrailers(f *http.Fields) error {
+	if c.tunnel {
+		return c.writeTunnel(nil, true) // octets have no trailers
+	}
 	if c.chunked {
 		*c.out = AppendLastChunk(*c.out, f)
 	}
@@ -138,7 +152,7 @@ func (c *ClientConn) WriteTrailers(f *http.Fields) error {
 
 // Flush sends what is held back.
 func (c *ClientConn) Flush() error {
-	if len(*c.out) == 0 {
+	if c.out == nil || len(*c.out) == 0 {
 		return nil
 	}
 	n, err := c.io.Write(*c.out)
@@ -206,6 +220,10 @@ func (c *ClientConn) readOneHead(h *http.ResponseHead) error {
 				c.rd.parser = Parser{}
 				c.keepAlive = h.KeepAlive
 				c.rd.begin(n, h.Framing, http.SideUpstream, c.lim)
+				if h.Status == 101 {
+					c.tunnel, c.wroteAll = true, false
+					c.rd.tunnel()
+				}
 				return nil
 			}
 		}

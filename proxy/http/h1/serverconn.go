@@ -41,6 +41,7 @@ type ServerConn struct {
 	noBody   bool // the response has no body, whatever is written (HEAD)
 	closing  bool // the connection ends with this exchange
 	last     bool // ... and so does every other one
+	tunnel   bool // the protocol was switched: what follows is octets
 }
 
 // NewServerConn takes ownership of nc. lim is shared and immutable.
@@ -174,6 +175,9 @@ func (c *ServerConn) Continue() error {
 func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 	f := ResponseFraming(c.method, c.proto, h, end)
 	switch {
+	case h.Status == 101:
+		c.closing, c.tunnel = true, true
+		c.rd.tunnel()
 	case f.Kind == http.BodyClose, c.proto == http.HTTP10 && f.Kind == http.BodyChunked:
 		c.closing = true
 	case c.expect:
@@ -189,7 +193,7 @@ func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 		persist = PersistKeepAlive
 	}
 	c.headSent, c.ended = true, end
-	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone
+	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone && !c.tunnel
 	*c.out = AppendResponse(*c.out, h, f, persist)
 	return nil
 }
@@ -197,7 +201,10 @@ func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 // WriteBody sends a piece of the body. Small pieces are held back.
 func (c *ServerConn) WriteBody(p []byte, end bool) error {
 	c.ended = end
-	if c.noBody {
+	switch {
+	case c.tunnel:
+		return c.writeTunnel(p, end)
+	case c.noBody:
 		return nil
 	}
 	var err error
@@ -212,6 +219,9 @@ func (c *ServerConn) WriteBody(p []byte, end bool) error {
 // place for them.
 func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 	c.ended = true
+	if c.tunnel {
+		return c.writeTunnel(nil, true) // octets have no trailers
+	}
 	if c.chunked && !c.noBody {
 		*c.out = AppendLastChunk(*c.out, f)
 	}
@@ -220,7 +230,7 @@ func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 
 // Flush sends what is held back.
 func (c *ServerConn) Flush() error {
-	if len(*c.out) == 0 {
+	if c.out == nil || len(*c.out) == 0 {
 		return nil
 	}
 	_, err := c.io.Write(*c.out)
@@ -250,7 +260,9 @@ func (c *ServerConn) End() (keep bool) {
 // Close closes the connection. If the client may still be sending, it first
 // lets it read what it was answered.
 func (c *ServerConn) Close() {
-	if c.headSent && !c.rd.eofSeen && (!c.rd.ended || c.rd.in.Len() > 0) {
+	if c.tunnel && !c.ended {
+		c.io.ResetOnClose() // or the client would take what it got for all of it
+	} else if c.headSent && !c.rd.eofSeen && (!c.rd.ended || c.rd.in.Len() > 0) {
 		c.linger()
 	}
 	c.rd.release()

@@ -13,7 +13,8 @@ import (
 const (
 	// controlRate is how many PING, SETTINGS, PRIORITY, WINDOW_UPDATE and
 	// unknown frames may come in a second, beyond twice the HEADERS and DATA
-	// that came in it.
+	// that came in it and ten times the DATA that we sent (Envoy:
+	// max_inbound_window_update_frames_per_data_frame_sent).
 	controlRate = 1000
 	// emptyLimit bounds frames without content in a row.
 	emptyLimit = 100
@@ -30,16 +31,18 @@ const (
 type budget struct {
 	second           int64 // that control and useful count for
 	control, useful  int
-	empty            int // frames without content in a row
+	sentBefore       uint32 // DATA frames that we had sent when it began
+	empty            int    // frames without content in a row
 	streams, aborted int
 }
 
-// controlFrame charges a frame that carries no part of a message.
-func (b *budget) controlFrame(now int64, flood *stats.Counter) *connError {
+// controlFrame charges a frame that carries no part of a message. sent is how
+// many DATA frames we have sent so far.
+func (b *budget) controlFrame(now int64, sent uint32, flood *stats.Counter) *connError {
 	if s := now / int64(time.Second); s != b.second {
-		b.second, b.control, b.useful = s, 0, 0
+		b.second, b.control, b.useful, b.sentBefore = s, 0, 0, sent
 	}
-	if b.control++; b.control > controlRate+2*b.useful {
+	if b.control++; b.control > controlRate+2*b.useful+10*int(sent-b.sentBefore) {
 		flood.Inc()
 		return errFlood
 	}

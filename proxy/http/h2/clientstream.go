@@ -4,6 +4,7 @@ package h2
 
 import (
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -14,29 +15,47 @@ import (
 
 // ClientStream is a request to a host, for an exchange that runs on a goroutine
 // of its own: it implements http.ClientStream by waiting. It is for one
-// request; make one for each.
+// request.
 type ClientStream struct {
 	Stream
-	box  inbox
-	conn *Conn
-	id   uint32 // guarded by box.mu
+	box inbox
 
-	// heads are those that came and were not read, guarded by box.mu.
+	// conn and id are the stream's identity; guarded by box.mu, as are heads,
+	// which came and were not read, and first, the storage of one of them.
+	conn  *Conn
+	id    uint32
 	heads []*http.Exchange
+	first http.Exchange
+	taken bool // first is in use
 
 	// Owned by the exchange's goroutine.
 	sent     bool // the head was sent
-	wroteAll bool // the request was sent to its end
-	toHead   bool
-	bodyDone bool             // the response was read to its end
-	store    []*http.Exchange // what the heads that were read point into
+	bodyDone bool // the response was read to its end
 }
 
-// NewClientStream returns the stream of one request on c.
+var clientStreams = sync.Pool{New: func() any { return new(ClientStream) }}
+
+// NewClientStream returns the stream of one request on c. It may be given back
+// by Recycle.
 func NewClientStream(c *Conn) *ClientStream {
-	s := &ClientStream{conn: c}
+	s := clientStreams.Get().(*ClientStream)
+	s.box.mu.Lock()
+	defer s.box.mu.Unlock()
+	s.conn, s.id = c, 0
+	s.sent, s.bodyDone = false, false
 	s.box.reset()
 	return s
+}
+
+// Recycle gives the stream back after End. Nothing may point any more to the
+// heads and trailers that came on it.
+func (s *ClientStream) Recycle() {
+	s.box.mu.Lock()
+	clear(s.heads)
+	s.heads, s.taken, s.conn = s.heads[:0], false, nil
+	s.first.Reset()
+	s.box.mu.Unlock()
+	clientStreams.Put(s)
 }
 
 // Begin starts the request.
@@ -47,7 +66,6 @@ func (s *ClientStream) LocalAddr() string { return s.conn.local }
 
 // WriteHead sends the request's head.
 func (s *ClientStream) WriteHead(h *http.RequestHead, end bool) error {
-	s.toHead = h.Method == http.MethodHead
 	s.box.mu.Lock()
 	id, err := s.conn.Open(&s.Stream, s, h, end)
 	s.id = id
@@ -55,7 +73,7 @@ func (s *ClientStream) WriteHead(h *http.RequestHead, end bool) error {
 	if err != nil {
 		return err
 	}
-	s.sent, s.wroteAll = true, end
+	s.sent = true
 	return nil
 }
 
@@ -64,14 +82,12 @@ func (s *ClientStream) WriteBody(p []byte, end bool) error {
 	if err := s.box.send(&s.Stream, s.conn, p, end); err != nil {
 		return err
 	}
-	s.wroteAll = end
 	return nil
 }
 
 // WriteTrailers ends the body with trailers.
 func (s *ClientStream) WriteTrailers(f *http.Fields) error {
 	s.Stream.Trailers(f)
-	s.wroteAll = true
 	return nil
 }
 
@@ -84,9 +100,9 @@ func (s *ClientStream) Flush() error {
 // SplitWriter hands the writing half to another goroutine.
 func (s *ClientStream) SplitWriter() error { return s.Flush() }
 
-// ReadHead sends what is held back and waits for a head.
+// ReadHead sends what is held back, soon, and waits for a head.
 func (s *ClientStream) ReadHead(h *http.ResponseHead) error {
-	s.conn.Flush()
+	s.conn.FlushSoon()
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
 	for len(s.heads) == 0 {
@@ -99,8 +115,7 @@ func (s *ClientStream) ReadHead(h *http.ResponseHead) error {
 		s.box.wake.Wait()
 	}
 	x := s.heads[0]
-	s.heads = s.heads[1:]
-	s.store = append(s.store, x)
+	s.heads = s.heads[:copy(s.heads, s.heads[1:])]
 	f := h.Fields
 	*h = x.Resp
 	h.Fields = f
@@ -113,8 +128,7 @@ func (s *ClientStream) Buffered() bool { return s.box.buffered() }
 
 // ReadBody returns the next piece of the response's body.
 func (s *ClientStream) ReadBody() ([]byte, error) {
-	if taken := s.box.done(); taken > 0 {
-		s.Stream.Credit(taken)
+	if taken := s.box.done(); taken > 0 && s.Stream.Credit(taken) {
 		s.conn.Flush()
 	}
 	p, err := s.box.get()
@@ -159,8 +173,7 @@ func (s *ClientStream) Alive() bool { return s.conn.Usable() }
 // End finishes the request, complete or not. What the heads point into stays
 // valid as long as it is referred to.
 func (s *ClientStream) End() (reusable bool, head buf.Buffer) {
-	if s.sent {
-		s.Stream.Reset(http2.ErrCodeCancel) // nothing, if both sides are done
+	if s.sent && s.Stream.Reset(http2.ErrCodeCancel) { // else both sides are done
 		s.conn.Flush()
 	}
 	s.box.mu.Lock()
@@ -174,18 +187,22 @@ func (s *ClientStream) End() (reusable bool, head buf.Buffer) {
 func (s *ClientStream) mine(e Event) bool {
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
-	return s.id == e.ID
+	return s.id == e.ID && s.conn == e.Conn
 }
 
 // OnHead implements Receiver.
 func (s *ClientStream) OnHead(e Event, b *Block, end bool) Verdict {
-	x := &http.Exchange{}
-	v := b.Response(x, end)
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
-	if s.id != e.ID {
+	if s.id != e.ID || s.conn != e.Conn {
 		return Good
 	}
+	x := &s.first
+	if s.taken {
+		x = &http.Exchange{}
+	}
+	s.taken = true
+	v := b.Response(x, end)
 	if v != Good {
 		s.box.err = errUpProtocol
 	} else {
@@ -208,7 +225,7 @@ func (s *ClientStream) OnTrailers(e Event, b *Block) Verdict {
 	if !s.mine(e) {
 		return Good
 	}
-	return s.box.putTrailers(b)
+	return s.box.putTrailers(b, errUpProtocol)
 }
 
 // OnReset implements Receiver.

@@ -4,6 +4,7 @@ package h2
 
 import (
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -24,10 +25,10 @@ type Acceptor interface {
 }
 
 // Observer is told of changes in what a client's connection can carry. Calls
-// may come from any goroutine, and hold no lock of the connection.
+// hold no lock of the connection.
 type Observer interface {
-	// StreamsFreed tells that a stream is over, so that another may begin.
-	StreamsFreed(c *Conn)
+	// CapacityChanged tells that Capacity may return something else now.
+	CapacityChanged(c *Conn)
 }
 
 // Conn is one HTTP/2 connection.
@@ -36,7 +37,7 @@ type Conn struct {
 	cfg      *Config  // immutable
 	stats    *Stats   // immutable
 	accept   Acceptor // immutable; nil on a client's side
-	observer Observer // immutable; nil on a server's side
+	observer Observer // immutable; nil when nobody asks
 	client   bool     // immutable
 
 	local, remote string // addresses as text, immutable
@@ -63,30 +64,36 @@ type Conn struct {
 	out     *[]byte // frames that wait to be written; nil when there are none
 	control int     // how many of them answer the peer's frames
 	writing bool    // a goroutine writes
-	broken  bool    // a write has failed
-	waiters []*Stream
-	queues  int // streams that have a queue
-	taken   []taken
+	// promised says that a goroutine is about to write.
+	promised bool
+	broken   bool // a write has failed
+	waiters  []*Stream
+	queues   int // streams that have a queue
+	taken    []taken
 
 	sendWin       int64 // of the connection
 	peerWindow    int64 // SETTINGS_INITIAL_WINDOW_SIZE of the peer
 	peerFrameSize uint32
-	peerStreams   uint32 // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
-	peerConnect   bool   // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	peerStreams   uint32        // SETTINGS_MAX_CONCURRENT_STREAMS of the peer
+	peerConnect   bool          // SETTINGS_ENABLE_CONNECT_PROTOCOL of the peer
+	settled       bool          // the peer's SETTINGS came
+	settling      chan struct{} // closed when they come, or the connection ends; nil when nobody waits
 
 	goneAway         bool // we have sent the last GOAWAY
 	draining         bool // we have sent a GOAWAY, or got one
 	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
+	hungUp           bool   // hangUp was called
 	reads            uint32 // how often bytes were read
 	answered         bool   // a response came on the connection
 
 	// lastRead and lastStream are times of http.Now: of the latest bytes, and of
 	// the end of the latest stream, or of the start.
 	lastRead, lastStream atomic.Int64
-	active               atomic.Int32 // open streams
-	pinged               atomic.Int64 // when an unanswered PING was sent, of http.Now; 0 none
+	active               atomic.Int32  // open streams
+	sentData             atomic.Uint32 // DATA frames, modulo 2^32
+	pinged               atomic.Int64  // when an unanswered PING was sent, of http.Now; 0 none
 }
 
 // NewServer takes ownership of nc, the connection of a client, and of in, the
@@ -173,6 +180,28 @@ func (c *Conn) Flush() {
 	b.Flush()
 }
 
+// FlushSoon is Flush for one of many goroutines that send at the same time: the
+// first lets the others that can run have their turn, and writes for all.
+func (c *Conn) FlushSoon() {
+	if !c.promise() {
+		return
+	}
+	runtime.Gosched()
+	c.Flush()
+}
+
+// promise makes it the caller's duty to flush what is there and what still
+// comes. false: somebody else has it.
+func (c *Conn) promise() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.promised {
+		return false
+	}
+	c.promised = true
+	return true
+}
+
 // Open begins a request on a client's connection; with end it has no body.
 // The events of its response go to r. It returns nil and the stream's
 // identifier, or why there can be no more streams: the request then wasn't
@@ -186,7 +215,7 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	id := c.nextID
 	c.nextID += 2
 	s.reset(c, id, r)
-	s.started = c.reads
+	s.started, s.toHead = c.reads, h.Method == http.MethodHead
 	c.add(s)
 	from := c.beginHeaders()
 	c.out = appendTo(c.out, c.enc.request(*c.out, h))
@@ -197,30 +226,59 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	return id, nil
 }
 
-// Room reports whether another stream can be opened. limit, unless 0, bounds
-// the streams beyond what the peer asks for.
-func (c *Conn) Room(limit uint32) bool {
+// Capacity returns how many streams may be open at once, 0 when no more can be
+// opened at all.
+func (c *Conn) Capacity() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.roomLocked() && (limit == 0 || len(c.streams) < int(limit))
+	if !c.usableLocked() {
+		return 0
+	}
+	return int(min(c.peerStreams, maxWindow))
 }
 
-func (c *Conn) roomLocked() bool {
-	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID && len(c.streams) < int(c.peerStreams)
+func (c *Conn) roomLocked() bool { return c.usableLocked() && len(c.streams) < int(c.peerStreams) }
+
+func (c *Conn) usableLocked() bool {
+	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID
 }
 
 // Usable reports whether streams can be opened, now or when others are over.
 func (c *Conn) Usable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.closed && !c.broken && !c.draining && c.nextID <= maxStreamID
+	return c.usableLocked()
 }
 
 // AllowsConnect reports whether the server takes extended CONNECT (RFC 8441).
-func (c *Conn) AllowsConnect() bool {
+// Until its SETTINGS came nobody can know: settling, unless it is nil, is
+// closed when it is worth asking again.
+func (c *Conn) AllowsConnect() (allowed bool, settling <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.peerConnect
+	if c.settled || c.closed {
+		return c.peerConnect, nil
+	}
+	if c.settling == nil {
+		c.settling = make(chan struct{})
+	}
+	return false, c.settling
+}
+
+// settle wakes those that wait for the peer's SETTINGS. mu is held.
+func (c *Conn) settle() {
+	c.settled = true
+	if c.settling != nil {
+		close(c.settling)
+		c.settling = nil
+	}
+}
+
+// capacityChanged tells the observer, if there is one. mu is not held.
+func (c *Conn) capacityChanged() {
+	if c.observer != nil {
+		c.observer.CapacityChanged(c)
+	}
 }
 
 // add makes s one of the open streams. mu is held.

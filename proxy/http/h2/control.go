@@ -17,7 +17,7 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 	case h.has(http2.FlagSettingsAck) && len(p) != 0, len(p)%6 != 0:
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, &c.stats.InboundControlFlood); err != nil {
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
 		return err
 	}
 	if h.has(http2.FlagSettingsAck) {
@@ -30,13 +30,12 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 			return err
 		}
 	}
+	c.settle()
 	c.outbox()
 	*c.out = appendSettingsAck(*c.out)
 	err := c.countControl()
 	c.mu.Unlock()
-	if c.observer != nil {
-		c.observer.StreamsFreed(c) // there may be room for more now
-	}
+	c.capacityChanged() // there may be room for more now
 	return err
 }
 
@@ -75,7 +74,7 @@ func (c *Conn) setPeerWindow(v uint32) *connError {
 	}
 	more := int64(v) > c.peerWindow
 	c.peerWindow = int64(v)
-	if !more || c.queues == 0 {
+	if !more {
 		return nil
 	}
 	for _, s := range c.streams {
@@ -106,7 +105,7 @@ func (c *Conn) ping(h *frameHeader, p []byte, now int64) *connError {
 	case len(p) != 8:
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, &c.stats.InboundControlFlood); err != nil {
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
 		return err
 	}
 	if h.has(http2.FlagPingAck) {
@@ -152,12 +151,15 @@ func (c *Conn) Keepalive(now int64) {
 
 // goAway handles GOAWAY (RFC 9113 section 6.8): streams above the last one
 // that the peer names were not processed.
-func (c *Conn) goAway(h *frameHeader, p []byte) *connError {
+func (c *Conn) goAway(h *frameHeader, p []byte, now int64) *connError {
 	switch {
 	case h.id != 0:
 		return errStreamZero
 	case len(p) < 8:
 		return errFrameSize
+	}
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
+		return err
 	}
 	if !c.client {
 		return nil // it opens no streams that we would have to give up
@@ -178,6 +180,7 @@ func (c *Conn) goAway(h *frameHeader, p []byte) *connError {
 	for _, r := range refused {
 		r.recv.OnReset(Event{c, r.id, &c.batch}, errUpRefused)
 	}
+	c.capacityChanged() // those that wait for room here need another connection
 	return nil
 }
 
@@ -195,6 +198,8 @@ func (c *Conn) linger() {
 	if skip || c.client {
 		return
 	}
+	// The GOAWAY itself may be stuck, so that hangUp has set no bound yet.
+	_ = c.io.SetReadDeadline(time.Now().Add(lingerTime))
 	for total := 0; total < lingerBytes; {
 		c.in.Release()
 		if c.io.Fill(&c.in) != nil {

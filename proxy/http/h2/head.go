@@ -225,7 +225,7 @@ func (p *requestPseudo) finish(h *http.RequestHead) Verdict {
 		}
 		return Good
 	}
-	if len(p.scheme) == 0 || len(p.path) == 0 || !only(p.path, &pathOctets) {
+	if len(p.scheme) == 0 || !validPath(p.path, h.Method) {
 		return Malformed
 	}
 	if s := string(p.scheme); s != "http" && s != "https" && !only(p.scheme, &methodOctets) {
@@ -236,6 +236,15 @@ func (p *requestPseudo) finish(h *http.RequestHead) Verdict {
 		return p.finishExtended(h)
 	}
 	return Good
+}
+
+// validPath holds that a path begins with a slash, but for that of OPTIONS *: a
+// policy on paths must see what the host sees (CVE-2026-33186 of grpc-go).
+func validPath(path []byte, m http.Method) bool {
+	if len(path) == 0 || !only(path, &pathOctets) {
+		return false
+	}
+	return path[0] == '/' || m == http.MethodOptions && len(path) == 1 && path[0] == '*'
 }
 
 var methodGet = []byte("GET")
@@ -340,7 +349,9 @@ func (e *encoder) request(dst []byte, h *http.RequestHead) []byte {
 			dst = e.pseudoField(dst, staticSlash, h.Path, false)
 		}
 	}
-	dst = e.pseudoField(dst, staticAuthority, h.Authority, true)
+	if len(h.Authority) > 0 {
+		dst = e.pseudoField(dst, staticAuthority, h.Authority, true)
+	}
 	return e.fields(dst, &h.Fields)
 }
 
@@ -390,6 +401,9 @@ func statusIndex(status int) int {
 func (e *encoder) fields(dst []byte, fields *http.Fields) []byte {
 	all := fields.All()
 	for i := range all {
+		if len(all[i].Name) == 0 {
+			continue // no parser makes one
+		}
 		switch all[i].ID {
 		case http.HeaderConnection, http.HeaderKeepAlive, http.HeaderProxyConnection, http.HeaderTransferEncoding,
 			http.HeaderUpgrade, http.HeaderHost:

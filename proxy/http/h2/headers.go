@@ -143,11 +143,13 @@ func (c *Conn) response(s *Stream, b *Block, end bool) *connError {
 		s.interim++
 	} else {
 		s.headDone = true
-		if !b.noBody() {
+		c.budget.streams++
+		if !s.toHead && !b.noBody() {
 			s.left = b.length()
 		}
 	}
-	bad := interim && (end || s.interim > maxInterim)
+	// A length that nothing follows would have an HTTP/1 client wait for it.
+	bad := interim && (end || s.interim > maxInterim) || end && s.left > 0
 	if end && !bad {
 		c.endRemote(s)
 	}

@@ -66,11 +66,17 @@ func (b *inbox) put(p []byte, end bool) {
 	b.wake.Broadcast()
 }
 
-func (b *inbox) putTrailers(blk *Block) Verdict {
+// putTrailers ends the body, or fails with bad if the trailers are not as they
+// should be: a message that breaks off must not pass for a whole one.
+func (b *inbox) putTrailers(blk *Block, bad *http.Error) Verdict {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := blk.Trailers(&b.trailers, cloneBytes)
-	b.hasTrail, b.ended = v == Good && b.trailers.Len() > 0, true
+	if v == Good {
+		b.hasTrail, b.ended = b.trailers.Len() > 0, true
+	} else if b.err == nil {
+		b.err = bad
+	}
 	b.wake.Broadcast()
 	return v
 }

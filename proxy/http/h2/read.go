@@ -4,7 +4,6 @@ package h2
 
 import (
 	"encoding/binary"
-	"runtime"
 
 	"golang.org/x/net/http2"
 
@@ -21,8 +20,8 @@ func (c *Conn) Run() {
 			c.fail(err)
 			break
 		}
-		if len(c.batch.dirty) > 0 && !c.client {
-			runtime.Gosched()
+		if !c.client {
+			c.batch.flushSoon()
 		}
 		c.batch.touch(c)
 		c.batch.Flush()
@@ -109,20 +108,20 @@ func (c *Conn) frame(h *frameHeader, p []byte, now int64) *connError {
 	case http2.FrameWindowUpdate:
 		return c.windowUpdate(h, p, now)
 	case http2.FrameRSTStream:
-		return c.rstStream(h, p)
+		return c.rstStream(h, p, now)
 	case http2.FrameSettings:
 		return c.settings(h, p, now)
 	case http2.FramePing:
 		return c.ping(h, p, now)
 	case http2.FrameGoAway:
-		return c.goAway(h, p)
+		return c.goAway(h, p, now)
 	case http2.FramePriority:
 		return c.priority(h, p, now)
 	case http2.FramePushPromise:
 		return errPush
 	}
 	// Others are ignored (RFC 9113 section 5.5).
-	return c.budget.controlFrame(now, &c.stats.InboundControlFlood)
+	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
 }
 
 // data handles DATA (RFC 9113 section 6.1).
@@ -152,7 +151,9 @@ func (c *Conn) data(h *frameHeader, p []byte) *connError {
 		return c.streamError(h.id, http2.ErrCodeFlowControl)
 	}
 	s.recvWin -= int64(len(p))
-	s.credit += uint32(len(p) - len(body)) // padding is nobody's to take
+	if pad := len(p) - len(body); pad > 0 {
+		c.creditLocked(s, pad) // padding is nobody's to take
+	}
 	if !s.headDone || s.left >= 0 && (int64(len(body)) > s.left || end && int64(len(body)) != s.left) {
 		c.mu.Unlock()
 		c.stats.RxMessagingError.Inc()
@@ -264,7 +265,7 @@ func (c *Conn) windowUpdate(h *frameHeader, p []byte, now int64) *connError {
 	if len(p) != 4 {
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, &c.stats.InboundWindowUpdateFlood); err != nil {
+	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundWindowUpdateFlood); err != nil {
 		return err
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxStreamID)
@@ -308,7 +309,7 @@ func (c *Conn) connWindowUpdate(n int64) *connError {
 }
 
 // rstStream handles RST_STREAM (RFC 9113 section 6.4).
-func (c *Conn) rstStream(h *frameHeader, p []byte) *connError {
+func (c *Conn) rstStream(h *frameHeader, p []byte, now int64) *connError {
 	switch {
 	case len(p) != 4:
 		return errFrameSize
@@ -324,7 +325,7 @@ func (c *Conn) rstStream(h *frameHeader, p []byte) *connError {
 		if c.idleLocked(h.id) {
 			return errStreamID
 		}
-		return nil
+		return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
 	}
 	recv, whole, young := s.recv, s.remoteEnd && c.client, !s.sentHead
 	c.remove(s)
@@ -364,7 +365,7 @@ func (c *Conn) priority(h *frameHeader, p []byte, now int64) *connError {
 		}
 		return errFrameSize
 	}
-	return c.budget.controlFrame(now, &c.stats.InboundPriorityFramesFlood)
+	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundPriorityFramesFlood)
 }
 
 // fail ends the connection with a GOAWAY (RFC 9113 section 5.4.1).
@@ -391,6 +392,7 @@ func (c *Conn) end() {
 	var lost []loss
 	c.mu.Lock()
 	c.closed = true
+	c.settle()
 	for id, s := range c.streams {
 		lost = append(lost, loss{s.recv, id, c.endError(s)})
 		c.remove(s)
@@ -403,9 +405,7 @@ func (c *Conn) end() {
 		l.recv.OnReset(Event{c, l.id, &c.batch}, l.err)
 	}
 	c.batch.Flush()
-	if c.observer != nil {
-		c.observer.StreamsFreed(c)
-	}
+	c.capacityChanged()
 }
 
 // endError is what the end of the connection means to a stream. mu is held.

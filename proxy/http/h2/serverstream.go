@@ -49,6 +49,8 @@ func (s *ServerStream) Is(e Event) bool { return s.conn == e.Conn && s.id == e.I
 // End gives the stream up: no event is its own any more. An unfinished
 // response is reset, an unread request is not waited for. It reports whether
 // the connection is done with the stream as well, so that it may be used again.
+// The connection is to be flushed, which must not happen under a lock that
+// receivers take.
 func (s *ServerStream) End() (done bool) {
 	switch {
 	case !s.ended:
@@ -56,9 +58,6 @@ func (s *ServerStream) End() (done bool) {
 	case !s.Stream.Closed() && !s.requestEnded():
 		// The response is complete without all of the request (RFC 9113 section 8.1).
 		s.Stream.ResetWhenSent(http2.ErrCodeNo)
-	}
-	if !s.inline {
-		s.conn.Flush()
 	}
 	s.conn, s.id = nil, 0
 	s.box.release()
@@ -75,7 +74,9 @@ func (s *ServerStream) requestEnded() bool {
 func (s *ServerStream) Deliver(p []byte, end bool) { s.box.put(p, end) }
 
 // DeliverTrailers hands trailers on.
-func (s *ServerStream) DeliverTrailers(b *Block) Verdict { return s.box.putTrailers(b) }
+func (s *ServerStream) DeliverTrailers(b *Block) Verdict {
+	return s.box.putTrailers(b, errDownProtocol)
+}
 
 // Fail hands the end of the stream on.
 func (s *ServerStream) Fail(err *http.Error) { s.box.fail(err) }
@@ -97,8 +98,7 @@ func (s *ServerStream) Poll() bool { return s.box.buffered() }
 
 // ReadBody returns the next piece of the request's body.
 func (s *ServerStream) ReadBody() ([]byte, error) {
-	if taken := s.box.done(); taken > 0 {
-		s.Stream.Credit(taken)
+	if taken := s.box.done(); taken > 0 && s.Stream.Credit(taken) {
 		s.conn.Flush()
 	}
 	p, err := s.box.get()
@@ -124,6 +124,9 @@ func (s *ServerStream) StopReading() { s.box.stop(true) }
 
 // ResumeReading ends StopReading.
 func (s *ServerStream) ResumeReading() { s.box.stop(false) }
+
+// Abort makes calls in progress and to come fail, from any goroutine.
+func (s *ServerStream) Abort() { s.box.fail(errStopped) }
 
 // SetReadDeadline bounds the wait for the request's body; zero: no bound.
 func (s *ServerStream) SetReadDeadline(t time.Time) { s.box.setDeadline(t) }
@@ -181,7 +184,7 @@ func (s *ServerStream) Flush() error {
 	if s.inline {
 		return nil // the reader does it when it has run dry
 	}
-	s.conn.Flush()
+	s.conn.FlushSoon()
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
 	if s.box.err != nil && !s.ended {

@@ -4,6 +4,7 @@ package h2
 
 import (
 	"bytes"
+	"runtime"
 
 	"golang.org/x/net/http2"
 
@@ -48,6 +49,26 @@ func (b *Batch) Flush() {
 	}
 	clear(b.dirty)
 	b.dirty = b.dirty[:0]
+}
+
+// flushSoon writes to hosts what many clients' readers may have at the same
+// time: one of them waits its turn and writes for all.
+func (b *Batch) flushSoon() {
+	mine := b.dirty[:0]
+	for _, c := range b.dirty {
+		if !c.client || c.promise() {
+			mine = append(mine, c)
+		}
+	}
+	yield := false
+	for _, c := range mine {
+		yield = yield || c.client
+	}
+	clear(b.dirty[len(mine):])
+	b.dirty = mine
+	if yield {
+		runtime.Gosched()
+	}
 }
 
 // Receiver gets what comes on a stream. Calls come from the goroutine that
@@ -100,6 +121,7 @@ type Stream struct {
 	hasLastWord bool
 
 	started uint32 // of Conn.reads when the stream was opened
+	toHead  bool   // the request's method is HEAD: the response has no body
 
 	// Owned by the reader.
 	headDone bool
@@ -151,6 +173,11 @@ func (s *Stream) Data(p []byte, end bool) (taken int) {
 		s.queue = buf.GetBytes()
 		c.queues++
 	}
+	if s.queued > len(*s.queue)/2 {
+		// A queue that never runs empty must not grow with all that went through it.
+		*s.queue = (*s.queue)[:copy(*s.queue, (*s.queue)[s.queued:])]
+		s.queued = 0
+	}
 	*s.queue = append(*s.queue, p...)
 	s.queueEnd = end
 	c.stats.PendingSend.Add(int64(len(p)))
@@ -180,14 +207,16 @@ func (s *Stream) Trailers(f *http.Fields) (sent bool) {
 }
 
 // Reset ends the stream at once. No further event comes, but for those that
-// are under way.
-func (s *Stream) Reset(code http2.ErrCode) {
+// are under way. It reports whether there was something to end.
+func (s *Stream) Reset(code http2.ErrCode) bool {
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if s.open {
-		c.resetLocked(s, code)
+	if !s.open {
+		return false
 	}
+	c.resetLocked(s, code)
+	return true
 }
 
 // ResetWhenSent resets the stream once all that is queued was sent.
@@ -204,22 +233,29 @@ func (s *Stream) ResetWhenSent(code http2.ErrCode) {
 	}
 }
 
-// Credit lets the peer send n octets more: those that came are taken.
-func (s *Stream) Credit(n int) {
+// Credit lets the peer send n octets more: those that came are taken. It
+// reports whether there is something to write now, as credit is gathered.
+func (s *Stream) Credit(n int) bool {
 	if n == 0 {
-		return
+		return false
 	}
 	c := s.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.creditLocked(s, n)
+}
+
+// creditLocked is Stream.Credit. mu is held.
+func (c *Conn) creditLocked(s *Stream, n int) bool {
 	s.credit += uint32(n)
 	if !s.open || s.remoteEnd || s.credit < c.cfg.streamWindow()/2 {
-		return
+		return false
 	}
 	s.recvWin += int64(s.credit)
 	c.outbox()
 	*c.out = appendWindowUpdate(*c.out, s.id, s.credit)
 	s.credit = 0
+	return true
 }
 
 // Closed reports whether both directions are done and all was sent.

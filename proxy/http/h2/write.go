@@ -94,6 +94,7 @@ func (c *Conn) appendData(s *Stream, p []byte, end bool) {
 			flags = http2.FlagDataEndStream
 		}
 		out = append(appendFrameHeader(out, n, http2.FrameData, flags, s.id), p[:n]...)
+		c.sentData.Add(1)
 		p = p[n:]
 		if len(p) == 0 {
 			break
@@ -195,6 +196,7 @@ func (c *Conn) deliver(list []taken, b *Batch) {
 // what they have to it.
 func (c *Conn) flush(b *Batch) {
 	c.mu.Lock()
+	c.promised = false
 	if c.writing {
 		c.mu.Unlock()
 		return
@@ -259,7 +261,8 @@ func (c *Conn) finishWriting(b *Batch) {
 	}
 	list := c.taken
 	c.taken = nil
-	ended := c.closeWhenFlushed
+	ended := c.closeWhenFlushed && !c.hungUp
+	c.hungUp = c.hungUp || ended
 	c.mu.Unlock()
 	if ended {
 		c.hangUp()

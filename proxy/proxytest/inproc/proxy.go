@@ -25,6 +25,7 @@ type Proxy struct {
 	Server *proxy.Server
 	log    *lockedBuffer
 	addr   map[string]string
+	over   sync.Once
 }
 
 // Start serves the YAML files, given by name, until the test ends.
@@ -56,13 +57,17 @@ func Start(t testing.TB, files map[string]string) *Proxy {
 		p.addr[e.Name] = e.Addr
 	}
 	t.Cleanup(func() {
-		s.Shutdown(context.Background())
+		p.Shutdown(context.Background())
 		if t.Failed() {
 			t.Logf("the proxy's log:\n%s", p.log)
 		}
 	})
 	return p
 }
+
+// Shutdown drains the proxy until ctx is done. The end of the test does so
+// unless this was called before.
+func (p *Proxy) Shutdown(ctx context.Context) { p.over.Do(func() { p.Server.Shutdown(ctx) }) }
 
 // Addr returns the address of an endpoint: "http", "admin", "metrics", or a
 // listener's name.

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	"istio.io/api/envoy/extensions/stats"
+	networking "istio.io/api/networking/v1alpha3"
+)
+
+// Names of the filters of connections that aren't HTTP.
+const (
+	filterTCPProxy      = "envoy.filters.network.tcp_proxy"
+	filterTLSInspector  = "envoy.filters.listener.tls_inspector"
+	filterHTTPInspector = "envoy.filters.listener.http_inspector"
+)
+
+// rawRoute is one entry of spec.tcp or spec.tls: what is common to both.
+type rawRoute struct {
+	v       *virtualService
+	where   httpRoute // for messages
+	route   []*networking.RouteDestination
+	matches []rawMatch // empty: everything
+}
+
+// rawMatch is one match of a rawRoute.
+type rawMatch struct {
+	sniHosts, subnets, gateways []string
+	port                        uint32
+	sourceLabels                map[string]string
+	sourceNamespace             string
+}
+
+// rawRoutes lists the entries of spec.tcp, or of spec.tls.
+func rawRoutes(v *virtualService, tls bool) []rawRoute {
+	spec := v.obj.Spec.(*networking.VirtualService)
+	var out []rawRoute
+	if tls {
+		for i, r := range spec.Tls {
+			one := rawRoute{v: v, where: httpRoute{obj: v.obj, index: i, list: "tls"}, route: r.Route}
+			for _, m := range r.Match {
+				one.matches = append(one.matches, rawMatch{m.SniHosts, m.DestinationSubnets, m.Gateways, m.Port, m.SourceLabels, m.SourceNamespace})
+			}
+			out = append(out, one)
+		}
+		return out
+	}
+	for i, r := range spec.Tcp {
+		one := rawRoute{v: v, where: httpRoute{obj: v.obj, index: i, list: "tcp"}, route: r.Route}
+		for _, m := range r.Match {
+			one.matches = append(one.matches, rawMatch{nil, m.DestinationSubnets, m.Gateways, m.Port, m.SourceLabels, m.SourceNamespace})
+		}
+		out = append(out, one)
+	}
+	return out
+}
+
+// concerns decides what of a match depends on the proxy and on the port.
+func (b *routeBuilder) concernsRaw(m *rawMatch, v *virtualService, at target) bool {
+	if m.port != 0 && m.port != at.port {
+		return false
+	}
+	if len(m.gateways) > 0 && !slices.ContainsFunc(m.gateways, func(g string) bool {
+		return qualifyGateway(g, v.obj.Namespace) == at.gateway
+	}) {
+		return false
+	}
+	return isSubset(m.sourceLabels, b.o.Labels) && (m.sourceNamespace == "" || m.sourceNamespace == b.o.Namespace)
+}
+
+// rawChain makes the filter chain of a route's destinations.
+func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
+	p := &tcpv3.TcpProxy{AccessLog: t.logs.loggers()}
+	var weighted []*tcpv3.TcpProxy_WeightedCluster_ClusterWeight
+	for i, d := range r.route {
+		name, hash := t.routeBuilder.destination(d.GetDestination(), &r.where, ".route["+strconv.Itoa(i)+"].destination", at)
+		if hash.GetUseSourceIp() {
+			p.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
+		}
+		if d.Weight > 0 || len(r.route) == 1 {
+			weighted = append(weighted, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{Name: name, Weight: uint32(max(d.Weight, 1))})
+		}
+	}
+	if len(weighted) == 1 {
+		p.StatPrefix = weighted[0].Name
+		p.ClusterSpecifier = &tcpv3.TcpProxy_Cluster{Cluster: weighted[0].Name}
+	} else {
+		// istiod's name for the statistics of a weighted route.
+		p.StatPrefix = r.v.obj.Name + "." + r.v.obj.Namespace
+		p.ClusterSpecifier = &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: &tcpv3.TcpProxy_WeightedCluster{Clusters: weighted}}
+	}
+	return rawFilters(p)
+}
+
+// serviceChain makes the filter chain of a service port that no route is about.
+func (t *translator) serviceChain(s *service, p *servicePort) *listenerv3.FilterChain {
+	name := clusterName(s.host, "", p.number)
+	rule := t.routeBuilder.rule(s)
+	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
+	own := rule.policyOf(p.number)
+	if own.lb.value.GetConsistentHash().GetUseSourceIp() {
+		proxy.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
+	}
+	return rawFilters(proxy)
+}
+
+// rawFilters puts what counts for metrics before a TCP proxy, as istiod does.
+func rawFilters(p *tcpv3.TcpProxy) *listenerv3.FilterChain {
+	return &listenerv3.FilterChain{Filters: []*listenerv3.Filter{
+		{Name: filterStats, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(&stats.PluginConfig{})}},
+		{Name: filterTCPProxy, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(p)}},
+	}}
+}
+
+// tcpChains makes the chains of the tcp routes of VirtualServices, the first that
+// matches first. last: one takes everything, so nothing comes behind it.
+func (t *translator) tcpChains(vs []*virtualService, at target, vip netip.Addr) (chains []*listenerv3.FilterChain, last bool) {
+	for _, v := range vs {
+		t.scope.addDestinations(v, t.o)
+		for _, r := range rawRoutes(v, false) {
+			subnets, all := t.routeBuilder.subnets(&r, at, vip)
+			switch {
+			case all:
+				return append(chains, t.rawChain(&r, at)), true
+			case len(subnets) > 0:
+				c := t.rawChain(&r, at)
+				c.FilterChainMatch = &listenerv3.FilterChainMatch{PrefixRanges: subnets}
+				chains = append(chains, c)
+			}
+		}
+	}
+	return chains, false
+}
+
+// subnets decides whether a tcp route is for a port: for all that comes there, or for
+// destinations in some subnets. An address of the listener decides that beforehand.
+func (b *routeBuilder) subnets(r *rawRoute, at target, vip netip.Addr) (ranges []*corev3.CidrRange, all bool) {
+	if len(r.matches) == 0 {
+		return nil, true
+	}
+	for i := range r.matches {
+		m := &r.matches[i]
+		if !b.concernsRaw(m, r.v, at) {
+			continue
+		}
+		if len(m.subnets) == 0 {
+			return nil, true
+		}
+		for _, s := range m.subnets {
+			p, ok := parseSubnet(s)
+			switch {
+			case !ok:
+			case vip.IsValid() && !vip.IsUnspecified():
+				all = all || p.Contains(vip)
+			default:
+				ranges = append(ranges, &corev3.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))})
+			}
+		}
+	}
+	return ranges, all
+}
+
+func parseSubnet(s string) (netip.Prefix, bool) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked(), true
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(a, a.BitLen()), true
+}
+
+// tlsChains makes the chains of the tls routes of VirtualServices, told apart by the
+// server name that the client asks for. hosts, unless nil, are those that a Gateway's
+// server takes.
+func (t *translator) tlsChains(vs []*virtualService, at target, taken map[string]bool, hosts func(v *virtualService) []string) (chains []*listenerv3.FilterChain) {
+	for _, v := range vs {
+		t.scope.addDestinations(v, t.o)
+		for _, r := range rawRoutes(v, true) {
+			var names []string
+			for i := range r.matches {
+				m := &r.matches[i]
+				if !t.routeBuilder.concernsRaw(m, v, at) {
+					continue
+				}
+				sni := m.sniHosts
+				if hosts != nil {
+					sni = intersect(hosts(v), lowerAll(sni))
+				}
+				for _, n := range lowerAll(sni) {
+					if !taken[n] {
+						taken[n] = true
+						names = append(names, n)
+					}
+				}
+			}
+			if len(names) > 0 {
+				c := t.rawChain(&r, at)
+				c.FilterChainMatch = serverNames(names)
+				chains = append(chains, c)
+			}
+		}
+	}
+	return chains
+}
+
+func lowerAll(list []string) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = strings.ToLower(s)
+	}
+	return out
+}
+
+// serverNames matches names; "*" is every one, which Envoy says by none.
+func serverNames(names []string) *listenerv3.FilterChainMatch {
+	m := &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
+	if !slices.Contains(names, "*") {
+		m.ServerNames = names
+	}
+	return m
+}
+
+// rawListener makes a listener of chains. tls and http say what has to be looked at.
+func (t *translator) rawListener(ip string, port uint32, chains []*listenerv3.FilterChain, tls, http bool) *listenerv3.Listener {
+	l := &listenerv3.Listener{
+		Name:                             ip + "_" + strconv.FormatUint(uint64(port), 10),
+		Address:                          newAddress(ip, port),
+		TrafficDirection:                 corev3.TrafficDirection_OUTBOUND,
+		FilterChains:                     chains,
+		ContinueOnListenerFiltersTimeout: true,
+	}
+	inspector := func(name string, config *listenerv3.ListenerFilter_TypedConfig) {
+		l.ListenerFilters = append(l.ListenerFilters, &listenerv3.ListenerFilter{Name: name, ConfigType: config})
+	}
+	if tls {
+		inspector(filterTLSInspector, &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(&tlsinspectorv3.TlsInspector{})})
+	}
+	if http {
+		inspector(filterHTTPInspector, &listenerv3.ListenerFilter_TypedConfig{TypedConfig: pack(&httpinspectorv3.HttpInspector{})})
+	}
+	if tls || http {
+		l.ListenerFiltersTimeout = durationpb.New(t.o.ProtocolDetectionTimeout)
+	}
+	return l
+}
+
+// byPort orders listeners as istiod's are: by port, then by address.
+func byPort(a, b *listenerv3.Listener) int {
+	of := func(l *listenerv3.Listener) *corev3.SocketAddress { return l.Address.GetSocketAddress() }
+	return cmp.Or(cmp.Compare(of(a).GetPortValue(), of(b).GetPortValue()), cmp.Compare(of(a).GetAddress(), of(b).GetAddress()))
+}
