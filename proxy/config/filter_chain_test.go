@@ -3,12 +3,11 @@
 package config
 
 import (
-	"crypto/tls"
+	stdtls "crypto/tls"
 	"io"
 	nethttp "net/http"
 	"strings"
 	"testing"
-	"time"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	// The test reads these from YAML.
@@ -57,13 +56,12 @@ func TestSniffedChains(t *testing.T) {
 	}
 	// Not a letter at a time is lost when it comes a letter at a time.
 	slow := r.dial()
-	go func() {
-		for _, c := range []byte("PING me\r\n") {
-			_, _ = slow.Write([]byte{c})
-			time.Sleep(time.Millisecond)
-		}
-		_ = slow.CloseWrite()
-	}()
+	_, _ = slow.Write([]byte("P"))
+	r.wait("listener."+strings.ReplaceAll(r.addr, ":", "_")+".downstream_pre_cx_active", 1)
+	for _, c := range []byte("ING me\r\n") {
+		_, _ = slow.Write([]byte{c})
+	}
+	_ = slow.CloseWrite()
 	if p, err := io.ReadAll(slow); err != nil || string(p) != "PING me\r\n" {
 		t.Errorf("raw bytes: %q, %v", p, err)
 	}
@@ -75,7 +73,7 @@ func TestSniffedChains(t *testing.T) {
 		before := r.value("cluster." + cluster + ".upstream_cx_total")
 		nc := r.dial()
 		// The origin is no TLS server: it says the client's own hello back.
-		err := tls.Client(nc, &tls.Config{ServerName: name}).HandshakeContext(t.Context())
+		err := stdtls.Client(nc, &stdtls.Config{ServerName: name}).HandshakeContext(t.Context())
 		if err == nil {
 			t.Error("the handshake works")
 		}
