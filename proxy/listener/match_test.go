@@ -80,3 +80,31 @@ func TestMatcherRefuses(t *testing.T) {
 		t.Errorf("one name twice in one chain: %v", err)
 	}
 }
+
+// FuzzFindName: the chain is that of the longest name that fits, whatever a
+// client sends.
+func FuzzFindName(f *testing.F) {
+	m, err := NewMatcher([]Match{{ServerNames: []string{"a.b.c"}}, {ServerNames: []string{"*.b.c"}}, {ServerNames: []string{"*.c"}}, {ServerNames: []string{"b.c"}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []string{"a.b.c", "x.a.b.c", ".c", "..c", "", ".", "b.c", "c", ".b.c"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		want := None
+		switch {
+		case host == "a.b.c":
+			want = 0
+		case host == "b.c":
+			want = 3
+		case len(host) > len(".b.c") && strings.HasSuffix(host, ".b.c"):
+			want = 1
+		case len(host) > len(".c") && strings.HasSuffix(host, ".c"):
+			want = 2
+		}
+		if got := m.Find(&Facts{ServerName: host}); got != want {
+			t.Fatalf("%q: chain %d, want %d", host, got, want)
+		}
+	})
+}
