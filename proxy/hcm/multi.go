@@ -17,8 +17,7 @@ import (
 // own. The Call's lock guards all of it, but for what that goroutine does.
 type multiStream struct {
 	stream
-	ss      h2.ServerStream
-	spawned bool // it has a goroutine of its own
+	ss h2.ServerStream
 }
 
 var multiPool = sync.Pool{New: func() any { return new(multiStream) }}
@@ -70,7 +69,7 @@ func (st *multiStream) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 		s.CxProtocolError.Inc()
 		return v
 	}
-	st.codec, st.cfg, st.spawned = &st.ss, st.c.m.config(), false
+	st.codec, st.cfg = &st.ss, st.c.m.config()
 	ex.Conn = st.c.info
 	ex.Start = http.Now()
 	ex.RequestHeadBytes = int64(b.Wire())
@@ -124,7 +123,6 @@ func (st *multiStream) start(e h2.Event, end bool) {
 
 // spawn goes on with the exchange where it can wait. The Call is locked.
 func (st *multiStream) spawn(run func() *http.Error) {
-	st.spawned = true
 	st.ss.Wait()
 	if d := st.cfg.RequestTimeout; d > 0 && st.ex.Req.Framing.Kind != http.BodyNone {
 		st.ss.SetReadDeadline(time.Now().Add(d))

@@ -48,6 +48,11 @@ type target struct {
 	gateway string // meshGateway, or "namespace/name" of a Gateway
 }
 
+// among reports whether a list in an object of a namespace names the gateway.
+func (at target) among(gateways []string, namespace string) bool {
+	return slices.ContainsFunc(gateways, func(g string) bool { return qualifyGateway(g, namespace) == at.gateway })
+}
+
 // routes makes the routes of a VirtualService for one port. There are none when no
 // match is about this port, gateway and proxy.
 func (b *routeBuilder) routes(v *virtualService, at target) []*routev3.Route {
@@ -78,9 +83,7 @@ func (b *routeBuilder) concerns(r *httpRoute, m *networking.HTTPMatchRequest, at
 		return false
 	}
 	if len(m.Gateways) > 0 {
-		return slices.ContainsFunc(m.Gateways, func(g string) bool {
-			return qualifyGateway(g, r.obj.Namespace) == at.gateway
-		})
+		return at.among(m.Gateways, r.obj.Namespace)
 	}
 	return isSubset(m.SourceLabels, b.o.Labels) &&
 		(m.SourceNamespace == "" || m.SourceNamespace == b.o.Namespace)

@@ -68,14 +68,13 @@ func rawRoutes(v *virtualService, tls bool) []rawRoute {
 	return out
 }
 
-// concerns decides what of a match depends on the proxy and on the port.
+// concernsRaw is concerns for a match of a tcp or tls route, of which all parts have
+// to hold: gateways don't stand in for the source there.
 func (b *routeBuilder) concernsRaw(m *rawMatch, v *virtualService, at target) bool {
 	if m.port != 0 && m.port != at.port {
 		return false
 	}
-	if len(m.gateways) > 0 && !slices.ContainsFunc(m.gateways, func(g string) bool {
-		return qualifyGateway(g, v.obj.Namespace) == at.gateway
-	}) {
+	if len(m.gateways) > 0 && !at.among(m.gateways, v.obj.Namespace) {
 		return false
 	}
 	return isSubset(m.sourceLabels, b.o.Labels) && (m.sourceNamespace == "" || m.sourceNamespace == b.o.Namespace)
@@ -87,9 +86,7 @@ func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
 	var weighted []*tcpv3.TcpProxy_WeightedCluster_ClusterWeight
 	for i, d := range r.route {
 		name, hash := t.routeBuilder.destination(d.GetDestination(), &r.where, ".route["+strconv.Itoa(i)+"].destination", at)
-		if hash.GetUseSourceIp() {
-			p.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
-		}
+		hashSource(p, hash)
 		if d.Weight > 0 || len(r.route) == 1 {
 			weighted = append(weighted, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{Name: name, Weight: uint32(max(d.Weight, 1))})
 		}
@@ -111,10 +108,16 @@ func (t *translator) serviceChain(s *service, p *servicePort) *listenerv3.Filter
 	rule := t.routeBuilder.rule(s)
 	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
 	own := rule.policyOf(p.number)
-	if own.lb.value.GetConsistentHash().GetUseSourceIp() {
-		proxy.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
-	}
+	hashSource(proxy, own.lb.value.GetConsistentHash())
 	return rawFilters(proxy)
+}
+
+// hashSource chooses hosts by the client's address where a rule asks for it. Nothing
+// else that a rule may hash is known of a connection.
+func hashSource(p *tcpv3.TcpProxy, hash *networking.LoadBalancerSettings_ConsistentHashLB) {
+	if hash.GetUseSourceIp() {
+		p.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
+	}
 }
 
 // rawFilters puts what counts for metrics before a TCP proxy, as istiod does.

@@ -49,6 +49,11 @@ func (b *budget) controlFrame(now int64, sent uint32, flood *stats.Counter) *con
 	return nil
 }
 
+// charge is controlFrame with what the connection has sent.
+func (c *Conn) charge(now int64, flood *stats.Counter) *connError {
+	return c.budget.controlFrame(now, c.sentData.Load(), flood)
+}
+
 // content credits a frame of a message, or charges it if it is empty.
 func (b *budget) content(n int, flood *stats.Counter) *connError {
 	if n > 0 {

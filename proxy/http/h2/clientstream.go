@@ -167,9 +167,6 @@ func (s *ClientStream) Interrupt() { s.box.setDeadline(time.Unix(1, 0)) }
 // connection that broke can't be known.
 func (s *ClientStream) Unseen() bool { return false }
 
-// Alive reports whether the connection takes streams.
-func (s *ClientStream) Alive() bool { return s.conn.Usable() }
-
 // End finishes the request, complete or not. What the heads point into stays
 // valid as long as it is referred to.
 func (s *ClientStream) End() (reusable bool, head buf.Buffer) {

@@ -40,7 +40,7 @@ type Conn struct {
 	observer Observer // immutable; nil when nobody asks
 	client   bool     // immutable
 
-	local, remote string // addresses as text, immutable
+	local string // our address as text, immutable
 
 	// Owned by the reader.
 	in      buf.Buffer
@@ -81,7 +81,6 @@ type Conn struct {
 
 	goneAway         bool // we have sent the last GOAWAY
 	draining         bool // we have sent a GOAWAY, or got one
-	lastServed       uint32
 	closed           bool // the connection is over
 	closeWhenFlushed bool
 	hungUp           bool   // hangUp was called
@@ -129,7 +128,7 @@ func NewClient(nc net.Conn, cfg *Config, st *Stats, o Observer) *Conn {
 }
 
 func newConn(nc net.Conn, cfg *Config, st *Stats) *Conn {
-	c := &Conn{cfg: cfg, stats: st, local: nc.LocalAddr().String(), remote: nc.RemoteAddr().String()}
+	c := &Conn{cfg: cfg, stats: st, local: nc.LocalAddr().String()}
 	c.io.Init(nc)
 	c.dec = newDecoder(cfg.headBytes(), cfg.fields())
 	c.enc.init()
@@ -156,11 +155,8 @@ func (c *Conn) greet(settings []http2.Setting) {
 	}
 }
 
-// LocalAddr and RemoteAddr return the addresses as text.
+// LocalAddr returns our address as text.
 func (c *Conn) LocalAddr() string { return c.local }
-
-// RemoteAddr returns the peer's address as text.
-func (c *Conn) RemoteAddr() string { return c.remote }
 
 // Active returns the number of open streams.
 func (c *Conn) Active() int { return int(c.active.Load()) }
@@ -203,9 +199,8 @@ func (c *Conn) promise() bool {
 }
 
 // Open begins a request on a client's connection; with end it has no body.
-// The events of its response go to r. It returns nil and the stream's
-// identifier, or why there can be no more streams: the request then wasn't
-// sent.
+// The events of its response go to r. It returns the stream's identifier, or why
+// there can be no more streams: the request then wasn't sent.
 func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint32, *http.Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -218,7 +213,7 @@ func (c *Conn) Open(s *Stream, r Receiver, h *http.RequestHead, end bool) (uint3
 	s.started, s.toHead = c.reads, h.Method == http.MethodHead
 	c.add(s)
 	from := c.beginHeaders()
-	c.out = appendTo(c.out, c.enc.request(*c.out, h))
+	*c.out = c.enc.request(*c.out, h)
 	c.endHeaders(from, id, end)
 	if end {
 		s.endLocal()
@@ -304,9 +299,7 @@ func (c *Conn) remove(s *Stream) {
 	c.lastStream.Store(http.Now())
 	c.active.Add(-1)
 	c.stats.StreamsActive.Dec()
-	if c.goneAway && len(c.streams) == 0 {
-		c.closeWhenFlushed = true
-	}
+	c.endIfIdleLocked()
 }
 
 // resetLocked sends RST_STREAM and ends s. mu is held.
@@ -364,7 +357,7 @@ func (c *Conn) Drain() {
 func (c *Conn) FinishDrain() {
 	c.mu.Lock()
 	if !c.goneAway && !c.closed {
-		c.draining, c.goneAway, c.lastServed = true, true, c.lastPeer
+		c.draining, c.goneAway = true, true
 		c.outbox()
 		*c.out = appendGoAway(*c.out, c.lastPeer, http2.ErrCodeNo, "")
 	}
@@ -395,6 +388,3 @@ func (c *Conn) hangUp() {
 	}
 	_ = c.io.SetReadDeadline(time.Now().Add(lingerTime))
 }
-
-// Watch looks, from any goroutine, whether the peer broke the connection.
-func (c *Conn) Watch() netio.Peer { return c.io.Watch() }

@@ -17,7 +17,7 @@ func (c *Conn) settings(h *frameHeader, p []byte, now int64) *connError {
 	case h.has(http2.FlagSettingsAck) && len(p) != 0, len(p)%6 != 0:
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
+	if err := c.charge(now, &c.stats.InboundControlFlood); err != nil {
 		return err
 	}
 	if h.has(http2.FlagSettingsAck) {
@@ -105,7 +105,7 @@ func (c *Conn) ping(h *frameHeader, p []byte, now int64) *connError {
 	case len(p) != 8:
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
+	if err := c.charge(now, &c.stats.InboundControlFlood); err != nil {
 		return err
 	}
 	if h.has(http2.FlagPingAck) {
@@ -158,7 +158,7 @@ func (c *Conn) goAway(h *frameHeader, p []byte, now int64) *connError {
 	case len(p) < 8:
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood); err != nil {
+	if err := c.charge(now, &c.stats.InboundControlFlood); err != nil {
 		return err
 	}
 	if !c.client {

@@ -121,7 +121,7 @@ func (c *Conn) frame(h *frameHeader, p []byte, now int64) *connError {
 		return errPush
 	}
 	// Others are ignored (RFC 9113 section 5.5).
-	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
+	return c.charge(now, &c.stats.InboundControlFlood)
 }
 
 // data handles DATA (RFC 9113 section 6.1).
@@ -265,7 +265,7 @@ func (c *Conn) windowUpdate(h *frameHeader, p []byte, now int64) *connError {
 	if len(p) != 4 {
 		return errFrameSize
 	}
-	if err := c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundWindowUpdateFlood); err != nil {
+	if err := c.charge(now, &c.stats.InboundWindowUpdateFlood); err != nil {
 		return err
 	}
 	n := int64(binary.BigEndian.Uint32(p) & maxStreamID)
@@ -325,7 +325,7 @@ func (c *Conn) rstStream(h *frameHeader, p []byte, now int64) *connError {
 		if c.idleLocked(h.id) {
 			return errStreamID
 		}
-		return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundControlFlood)
+		return c.charge(now, &c.stats.InboundControlFlood)
 	}
 	recv, whole, young := s.recv, s.remoteEnd && c.client, !s.sentHead
 	c.remove(s)
@@ -365,7 +365,7 @@ func (c *Conn) priority(h *frameHeader, p []byte, now int64) *connError {
 		}
 		return errFrameSize
 	}
-	return c.budget.controlFrame(now, c.sentData.Load(), &c.stats.InboundPriorityFramesFlood)
+	return c.charge(now, &c.stats.InboundPriorityFramesFlood)
 }
 
 // fail ends the connection with a GOAWAY (RFC 9113 section 5.4.1).

@@ -145,7 +145,7 @@ func (s *Stream) Head(h *http.ResponseHead, end bool) {
 	}
 	s.sentHead = h.Status >= 200 || h.Status == 101
 	from := c.beginHeaders()
-	c.out = appendTo(c.out, c.enc.response(*c.out, h))
+	*c.out = c.enc.response(*c.out, h)
 	c.endHeaders(from, s.id, end)
 	if end {
 		s.endLocal()

@@ -24,12 +24,6 @@ func (c *Conn) outbox() {
 	}
 }
 
-// appendTo stores a grown slice behind its pointer.
-func appendTo(p *[]byte, grown []byte) *[]byte {
-	*p = grown
-	return p
-}
-
 // beginHeaders makes room for the header of a HEADERS frame and returns its
 // place. mu is held.
 func (c *Conn) beginHeaders() (from int) {
