@@ -30,9 +30,12 @@ const lattice = `
 	stats, buf < http;
 	http, netio < http/h1, http/h2;
 
+	# Encryption and identity.
+	http, match < tls;
+
 	# The way up to an upstream.
 	stats < outlier;
-	http/h1, http/h2, netio < pool;
+	http/h1, http/h2, netio, tls < pool;
 	pool, outlier, match < cluster;
 
 	# What a route does. No filter imports another one, the router or a cluster.
@@ -42,14 +45,14 @@ const lattice = `
 
 	# The way in.
 	http < accesslog;
-	http, match, netio < listener;
+	http, match, netio, tls < listener;
 	http/h1, http/h2, listener, router, forward, accesslog < hcm;
 	filter, listener, cluster, accesslog < tcp;
 
 	# Configuration sees the whole data path, the data path never sees
 	# configuration.
 	istio/source < istio;
-	hcm, tcp, filter/*, outlier < config;
+	hcm, tcp, filter/*, outlier, tls < config;
 
 	stats < admin;
 	NONE < demo;

@@ -51,7 +51,7 @@ func (st *stream) prepare() *http.Error {
 	}
 	// Forward-client-cert details are SANITIZE on a connection without
 	// mutual TLS: what a client claims to be is not passed on.
-	if !ex.Conn.TLS {
+	if ex.Conn.TLS == nil {
 		fields.DelID(http.HeaderXForwardedClientCert)
 	}
 	if cfg.GenerateRequestID && (cfg.UseRemoteAddress && !cfg.PreserveRequestID || !fields.Has(http.HeaderXRequestID)) {

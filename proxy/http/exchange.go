@@ -195,11 +195,38 @@ const (
 type ConnInfo struct {
 	Local, Remote string // host:port as text, made once per connection
 	Direction     Direction
-	TLS           bool
 	SNI           string
-	PeerPrincipal string // URI SAN of the verified client certificate
-	OwnPrincipal  string // URI SAN of our certificate on this connection
-	OriginalDst   string // host:port before redirection; empty when not redirected
+	PeerPrincipal string   // first URI SAN of the verified client certificate
+	OwnPrincipal  string   // first URI SAN of our certificate on this connection
+	OriginalDst   string   // host:port before redirection; empty when not redirected
+	TLS           *TLSInfo // nil when the connection is not encrypted by us
+}
+
+// TLSInfo is what a TLS handshake settled. It is immutable.
+type TLSInfo struct {
+	Version     string // "TLSv1.3"
+	CipherSuite string // as OpenSSL names it, e.g. "TLS_AES_128_GCM_SHA256"
+	ALPN        string // empty when none was agreed on
+	Resumed     bool
+	// Peer and Own are the leaf certificates; Peer is nil when the other side
+	// showed none, Own when we did. PeerVerified: its chain, and every other
+	// demand of the configuration, was checked. Policy may trust nothing of an
+	// unverified one.
+	Peer, Own    *Certificate
+	PeerVerified bool
+}
+
+// Certificate is a leaf certificate in the words of logs, of policies and of
+// x-forwarded-client-cert. It is immutable.
+type Certificate struct {
+	Subject, Issuer string // RFC 2253, the last part first, as Envoy has them
+	Serial          string // hex without leading zeros
+	Digest          string // SHA-256 of the DER in lower-case hex
+	URIs, DNS, IPs  []string
+	Emails          []string
+	NotBefore       time.Time
+	NotAfter        time.Time
+	Chain           [][]byte // DER, the leaf first; of the peer's, as it was sent
 }
 
 // Peer describes the workload at one end of a request in the words of
