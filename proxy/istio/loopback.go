@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -100,6 +101,11 @@ func (t *translator) bind(a netip.AddrPort, ports []boundPort) {
 		l = t.rawListener(ip, number, t.tcpService(first, mesh, a.Addr()), false, false)
 	}
 	l.AccessLog = t.logs.listenerLoggers()
+	names := make([]string, len(ports))
+	for i := range ports {
+		names[i] = ports[i].name()
+	}
+	t.out.Opens[l.Name] = strings.Join(names, ",")
 	t.out.Listeners = append(t.out.Listeners, l)
 }
 

@@ -166,17 +166,17 @@ spec: {hosts: [db], tcp: [` + spec + `]}
 		want           []string // clusters of the chains, with the subnet they are for
 	}{
 		{"none", service(""), "127.0.0.1", []string{own}},
-		{"all", service("") + routes("{" + to + "}"), "127.0.0.1", []string{other}},
-		{"its port", service("") + routes("{match: [{port: 5432}], " + to + "}"), "127.0.0.1", []string{other}},
-		{"another port", service("") + routes("{match: [{port: 1}], " + to + "}"), "127.0.0.1", []string{own}},
-		{"another gateway", service("") + routes("{match: [{gateways: [edge]}], " + to + "}"), "127.0.0.1", []string{own}},
-		{"another namespace", service("") + routes("{match: [{sourceNamespace: shop}], " + to + "}"), "127.0.0.1", []string{own}},
-		{"the address's subnet", service("") + routes("{match: [{destinationSubnets: [127.0.0.0/24]}], " + to + "}"), "127.0.0.1", []string{other}},
-		{"another subnet", service("") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], " + to + "}"), "127.0.0.1", []string{own}},
-		{"the service's subnet", service("addresses: [10.1.2.3], ") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], " + to + "}"), "127.0.0.1", []string{other}},
-		{"any address", service("") + routes("{match: [{destinationSubnets: [10.1.2.3/8, 127.0.0.1]}], " + to + "}"), "0.0.0.0",
+		{"all", service("") + routes("{"+to+"}"), "127.0.0.1", []string{other}},
+		{"its port", service("") + routes("{match: [{port: 5432}], "+to+"}"), "127.0.0.1", []string{other}},
+		{"another port", service("") + routes("{match: [{port: 1}], "+to+"}"), "127.0.0.1", []string{own}},
+		{"another gateway", service("") + routes("{match: [{gateways: [edge]}], "+to+"}"), "127.0.0.1", []string{own}},
+		{"another namespace", service("") + routes("{match: [{sourceNamespace: shop}], "+to+"}"), "127.0.0.1", []string{own}},
+		{"the address's subnet", service("") + routes("{match: [{destinationSubnets: [127.0.0.0/24]}], "+to+"}"), "127.0.0.1", []string{other}},
+		{"another subnet", service("") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], "+to+"}"), "127.0.0.1", []string{own}},
+		{"the service's subnet", service("addresses: [10.1.2.3], ") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], "+to+"}"), "127.0.0.1", []string{other}},
+		{"any address", service("") + routes("{match: [{destinationSubnets: [10.1.2.3/8, 127.0.0.1]}], "+to+"}"), "0.0.0.0",
 			[]string{other + " 10.0.0.0/8 127.0.0.1/32", own}},
-		{"a subnet twice", service("") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], " + to + "}, {match: [{destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: db}}]}"),
+		{"a subnet twice", service("") + routes("{match: [{destinationSubnets: [10.0.0.0/8]}], "+to+"}, {match: [{destinationSubnets: [10.0.0.0/8]}], route: [{destination: {host: db}}]}"),
 			"0.0.0.0", []string{other + " 10.0.0.0/8", own}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

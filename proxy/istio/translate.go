@@ -123,6 +123,10 @@ type Resources struct {
 	Routes    []*routev3.RouteConfiguration
 	Clusters  []*clusterv3.Cluster
 	Endpoints []*endpointv3.ClusterLoadAssignment // of the clusters of type EDS
+
+	// Opens names the service ports, as host:port, that listeners were made for, by the
+	// listener's name.
+	Opens map[string]string
 }
 
 // translator is one translation.
@@ -144,7 +148,7 @@ type translator struct {
 // that claim one thing the first has it, as in a cluster the oldest.
 func Translate(objs []*source.Object, o Options) (*Resources, []source.Problem) {
 	o = o.withDefaults()
-	t := &translator{o: &o, rep: &report{}, out: &Resources{}}
+	t := &translator{o: &o, rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
 	for _, obj := range objs {
 		checkSupport(obj, t.rep)
 	}

@@ -51,10 +51,10 @@ type Target struct {
 
 // Stats are the counters of one stat_prefix, under Envoy's names.
 type Stats struct {
-	CxTotal, NoRoute              stats.Counter
-	IdleTimeout, MaxDuration      stats.Counter
-	RxBytes, TxBytes              stats.Counter // from and to downstream
-	CxActive                      stats.Gauge
+	CxTotal, NoRoute         stats.Counter
+	IdleTimeout, MaxDuration stats.Counter
+	RxBytes, TxBytes         stats.Counter // from and to downstream
+	CxActive                 stats.Gauge
 }
 
 // Collect reports tcp.<prefix>.*.
