@@ -31,7 +31,7 @@ const lattice = `
 	http, netio < http/h1, http/h2;
 
 	# Encryption and identity.
-	http, match < tls;
+	http, match, netio < tls;
 
 	# The way up to an upstream.
 	stats < outlier;

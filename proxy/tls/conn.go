@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tls
+
+import (
+	"context"
+	stdtls "crypto/tls"
+	"io"
+	"net"
+	"time"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/http"
+	"pillion/proxy/netio"
+)
+
+// Conn is an encrypted connection. Its reads must come from one goroutine at
+// a time, and so must its writes.
+type Conn struct {
+	net.Conn // the connection below; of its methods only addresses and deadlines show through
+
+	std  *stdtls.Conn
+	tap  tap
+	info http.TLSInfo // immutable after the handshake
+	// Of the handshake, for the counters and for logs. Immutable after it.
+	curve      stdtls.CurveID
+	serverName string
+
+	// more says that the last read may have left decrypted bytes; ahead is
+	// one that Buffered had to take out to find out. Owned by the reader.
+	more, hasAhead bool
+	ahead          [1]byte
+}
+
+func newConn(nc net.Conn) *Conn {
+	c := &Conn{Conn: nc}
+	c.tap.Conn = nc
+	c.tap.io.Init(nc)
+	return c
+}
+
+// handshake runs until it succeeds, fails, or ctx ends.
+func (c *Conn) handshake(ctx context.Context) *Error {
+	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Unix(1, 0)) })
+	// A context that can't end costs no goroutine in there.
+	err := c.std.HandshakeContext(context.Background())
+	if !stop() && err == nil {
+		err = ctx.Err() // the deadline is set already, or will be
+	}
+	if err != nil {
+		c.tap.in.Release()
+		return handshakeError(ctx, err)
+	}
+	return nil
+}
+
+// settle writes down what the handshake came to. f may be nil. What f says of
+// the peer it has said during the handshake, and remembers.
+func (c *Conn) settle(f *verifier, san string, own *keyPair) *Error {
+	cs := c.std.ConnectionState()
+	c.info = http.TLSInfo{Version: versionName(cs.Version), CipherSuite: suiteName(cs.CipherSuite), ALPN: cs.NegotiatedProtocol, Resumed: cs.DidResume}
+	if own != nil {
+		c.info.Own = own.own
+	}
+	c.curve, c.serverName = cs.CurveID, cs.ServerName
+	if f == nil || len(cs.PeerCertificates) == 0 {
+		return nil
+	}
+	v, err := f.verify(cs.PeerCertificates, san, time.Now())
+	if err != nil {
+		return err
+	}
+	c.info.Peer, c.info.PeerVerified = v.cert, v.verified
+	return nil
+}
+
+// Info tells what the handshake settled.
+func (c *Conn) Info() *http.TLSInfo { return &c.info }
+
+// ServerName returns the SNI that the client sent, as it sent it.
+func (c *Conn) ServerName() string { return c.serverName }
+
+// NetConn returns the connection below.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Read reads decrypted bytes. While it waits it holds no buffer.
+func (c *Conn) Read(p []byte) (int, error) {
+	if !c.hasAhead || len(p) == 0 {
+		n, err := c.std.Read(p)
+		c.more = n == len(p)
+		return n, err
+	}
+	p[0], c.hasAhead = c.ahead[0], false
+	n, err := c.readWaiting(p[1:])
+	if err == errWouldBlock {
+		err = nil
+	}
+	c.more = n == len(p)-1
+	return n + 1, err
+}
+
+// readWaiting reads what is in memory. It returns errWouldBlock if nothing is.
+func (c *Conn) readWaiting(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	c.tap.mode = tapMemory
+	n, err := c.std.Read(p)
+	c.tap.mode = tapWaits
+	return n, err
+}
+
+// TryRead is Read without the wait: it returns 0 and no error when the peer
+// has sent nothing that a reader could have yet.
+func (c *Conn) TryRead(p []byte) (int, error) {
+	if c.hasAhead || len(p) == 0 {
+		return c.Read(p)
+	}
+	c.tap.mode = tapTries
+	n, err := c.std.Read(p)
+	c.tap.mode = tapWaits
+	c.more = n == len(p)
+	if err == errWouldBlock {
+		err = nil
+	}
+	return n, err
+}
+
+// Buffered reports whether decrypted bytes, or bytes to decrypt, wait in
+// memory, so that a Read need not wait for the socket. Owned by the reader.
+func (c *Conn) Buffered() bool {
+	if c.hasAhead {
+		return true
+	}
+	if !c.more && c.tap.in.Len() == 0 {
+		return false
+	}
+	// What waits may be half a record, or one that holds no data: only a read
+	// can tell.
+	n, err := c.readWaiting(c.ahead[:])
+	c.hasAhead = n == 1
+	if err == errWouldBlock {
+		c.more = false
+		return false
+	}
+	return true // an error stays, and is what the Read will return
+}
+
+// Write encrypts and writes p.
+func (c *Conn) Write(p []byte) (int, error) { return c.std.Write(p) }
+
+// Close sends close_notify, if that can be done at once, and closes the
+// connection. It may be called from any goroutine.
+func (c *Conn) Close() error { return c.std.Close() }
+
+// CloseWrite sends close_notify and leaves reading open.
+func (c *Conn) CloseWrite() error { return c.std.CloseWrite() }
+
+// tapMode is what a read of ciphertext may do.
+type tapMode uint8
+
+const (
+	tapWaits  tapMode = iota // wait for the socket
+	tapTries                 // ask the socket, but don't wait
+	tapMemory                // leave the socket alone
+)
+
+// tap lies between crypto/tls and the socket. It reads ahead into a pooled
+// buffer, which it owns only while bytes are in it, and hands out one record
+// at a time: so crypto/tls, whose buffers can't be looked into, never holds
+// more than the record that it is at.
+type tap struct {
+	net.Conn
+	io   netio.Conn
+	pair *keyPair // the certificate that the handshake chose
+
+	// Owned by the reader.
+	in   buf.Buffer
+	rest int // bytes of the current record that were not handed out yet
+	mode tapMode
+}
+
+// Read hands out bytes of the current record.
+func (t *tap) Read(p []byte) (int, error) {
+	if t.in.Len() == 0 {
+		if err := t.fill(); err != nil {
+			return 0, err
+		}
+	}
+	b := t.in.Bytes()
+	switch {
+	case t.rest > 0:
+		b = b[:min(len(b), t.rest)]
+		n := copy(p, b)
+		t.take(n)
+		t.rest -= n
+		return n, nil
+	case len(b) >= recordHeader:
+		t.rest = recordHeader + int(b[3])<<8 + int(b[4])
+		return t.Read(p)
+	}
+	// Less than a header: it is the last of what is here. The header's length
+	// can't be known, so it has to be made whole first.
+	if err := t.fill(); err != nil {
+		return 0, err
+	}
+	return t.Read(p)
+}
+
+const recordHeader = 5
+
+func (t *tap) take(n int) {
+	t.in.Advance(n)
+	t.in.ReleaseIfEmpty()
+}
+
+// fill reads more, as far as the mode lets it.
+func (t *tap) fill() error {
+	if len(t.in.Free()) == 0 {
+		t.in.Grow()
+	}
+	switch t.mode {
+	case tapMemory:
+		t.in.ReleaseIfEmpty()
+		return errWouldBlock
+	case tapTries:
+		got, err := t.io.TryFill(&t.in)
+		if err == nil && !got {
+			t.in.ReleaseIfEmpty()
+			err = errWouldBlock
+		}
+		return err
+	}
+	return t.io.Fill(&t.in)
+}
+
+// Write writes one or more records.
+func (t *tap) Write(p []byte) (int, error) { return t.io.Write(p) }
+
+// wouldBlock says that nothing can be read without waiting. crypto/tls lets a
+// read be tried again after an error that calls itself temporary.
+type wouldBlock struct{}
+
+var errWouldBlock net.Error = wouldBlock{}
+
+func (wouldBlock) Error() string   { return "tls: nothing to read yet" }
+func (wouldBlock) Timeout() bool   { return false }
+func (wouldBlock) Temporary() bool { return true }
+func (wouldBlock) Unwrap() error   { return io.ErrNoProgress }
