@@ -8,6 +8,7 @@ import (
 	"pillion/proxy/http"
 	"pillion/proxy/outlier"
 	"pillion/proxy/pool"
+	"pillion/proxy/tls"
 )
 
 // Discovery tells where a cluster's hosts come from
@@ -72,6 +73,8 @@ type Config struct {
 	Breakers  Breakers      // limits on requests and retries
 	Conn      pool.Settings // limits on connections, and their options
 	Outlier   *outlier.Settings
+	// TLS is that of hosts which no Endpoint describes (ORIGINAL_DST).
+	TLS *tls.Client
 
 	// ServiceHost, ServiceName and ServiceNamespace are the service that the
 	// cluster stands for, as metrics name it (Istio's cluster metadata).
@@ -198,6 +201,8 @@ type Endpoint struct {
 	Weight   uint32    // 1 if 0
 	Priority uint8
 	Health   Health
+	// TLS secures the connections to the endpoint; nil leaves them plain.
+	TLS *tls.Client
 	// Unusable says why no request can be sent to the endpoint although it is
 	// well; empty if it can.
 	Unusable string
