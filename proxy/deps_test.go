@@ -32,6 +32,7 @@ const lattice = `
 
 	# Encryption and identity.
 	http, match, netio < tls;
+	NONE < tls/localca;
 
 	# The way up to an upstream.
 	stats < outlier;
@@ -86,8 +87,8 @@ var outside = []struct {
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",
 		"everyone else counts through the handles of proxy/stats"},
-	{"github.com/fsnotify/fsnotify", "istio/source root",
-		"only the reader of files watches them"},
+	{"github.com/fsnotify/fsnotify", "istio/source tls root",
+		"only the readers of files watch them"},
 	{"google.golang.org/grpc/...", "xds istio",
 		"the request path makes no gRPC call; the translator names status codes"},
 	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds filter/* accesslog",

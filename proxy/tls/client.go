@@ -153,6 +153,7 @@ func (c *Client) make(in inputs, old *clientBuild) *clientBuild {
 		b.verify = old.verify
 	} else {
 		b.verify = newVerifier(c.cfg.Validation, in.anchors, x509.ExtKeyUsageServerAuth, c.certs)
+		b.verify.enforce = c.cfg.EnforceKeyUsage
 	}
 	b.base = c.base.Clone()
 	if p := b.pair(); p != nil {

@@ -5,6 +5,7 @@ package tls
 import (
 	stdtls "crypto/tls"
 	"fmt"
+	"time"
 )
 
 // Params are what both sides of a context can choose
@@ -42,7 +43,10 @@ type ServerConfig struct {
 	ALPN       []string
 	// NoTickets turns session resumption off.
 	NoTickets bool
-	Stats     *Stats // nil: counted for nobody
+	// SessionTimeout is how long after a handshake its session may be resumed;
+	// 0: a week.
+	SessionTimeout time.Duration
+	Stats          *Stats // nil: counted for nobody
 }
 
 // ClientConfig is what a cluster's TLS is made of.
@@ -55,8 +59,10 @@ type ClientConfig struct {
 	// of the names of Validation.
 	AutoSNISAN bool
 	ALPN       []string
-	NoSessions bool   // turns session resumption off
-	Stats      *Stats // nil: counted for nobody
+	// EnforceKeyUsage refuses RSA certificates that aren't for signatures.
+	EnforceKeyUsage bool
+	NoSessions      bool   // turns session resumption off
+	Stats           *Stats // nil: counted for nobody
 }
 
 // base makes what both sides have in common.
@@ -104,7 +110,7 @@ func (v *Validation) validate() error {
 	return nil
 }
 
-// source is the state of a context's secrets at one time: while it is equal,
+// inputs is the state of a context's secrets at one time: while it is equal,
 // what was made of it holds.
 type inputs struct {
 	pairs   []*keyPair

@@ -35,6 +35,7 @@ type Error struct {
 	Err    error // the cause; may be nil
 }
 
+// Error returns the reason between the marks that Envoy puts around it.
 func (e *Error) Error() string { return "TLS_error:|" + e.Reason + ":TLS_error_end" }
 
 // Unwrap returns the cause.

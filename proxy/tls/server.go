@@ -6,6 +6,7 @@ import (
 	"context"
 	stdtls "crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"slices"
@@ -146,11 +147,11 @@ func (s *Server) make(in inputs, old *serverBuild) *serverBuild {
 		with.NextProtos = s.cfg.ALPN
 		if b.verify != nil {
 			with.VerifyConnection = b.verifyClient
-			if in.anchors != nil {
+			if in.anchors != nil && !s.cfg.Validation.NoCAList {
 				with.ClientCAs = in.anchors.pool // tells clients which certificate to send
 			}
 		}
-		with.WrapSession, with.UnwrapSession = b.wrap, b.unwrap
+		with.WrapSession, with.UnwrapSession = b.wrap, b.unwrap(s.cfg.SessionTimeout)
 		without := with.Clone()
 		without.NextProtos = nil
 		b.variants = append(b.variants, variant{pair: p, with: with, without: without})
@@ -198,14 +199,29 @@ func (b *serverBuild) verifyClient(cs stdtls.ConnectionState) error {
 	return nil
 }
 
+// wrap seals a ticket, with the time in it.
 func (b *serverBuild) wrap(cs stdtls.ConnectionState, ss *stdtls.SessionState) ([]byte, error) {
+	ss.Extra = append(ss.Extra, binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())))
 	return b.tickets.EncryptTicket(cs, ss)
 }
 
-// unwrap opens a ticket. One of other keys is no error: the handshake goes on
-// in full.
-func (b *serverBuild) unwrap(identity []byte, cs stdtls.ConnectionState) (*stdtls.SessionState, error) {
-	return b.tickets.DecryptTicket(identity, cs)
+// unwrap opens tickets. One of other keys, or one that is too old, is no
+// error: the handshake goes on in full.
+func (b *serverBuild) unwrap(timeout time.Duration) func([]byte, stdtls.ConnectionState) (*stdtls.SessionState, error) {
+	return func(identity []byte, cs stdtls.ConnectionState) (*stdtls.SessionState, error) {
+		ss, err := b.tickets.DecryptTicket(identity, cs)
+		if err != nil || ss == nil || timeout == 0 {
+			return ss, err
+		}
+		if len(ss.Extra) != 1 || len(ss.Extra[0]) != 8 {
+			return nil, nil
+		}
+		sealed := time.Unix(int64(binary.BigEndian.Uint64(ss.Extra[0])), 0)
+		if time.Since(sealed) > timeout {
+			return nil, nil
+		}
+		return ss, nil
+	}
 }
 
 func newVerifier(v *Validation, a *anchorSet, usage x509.ExtKeyUsage, certs *certCache) *verifier {

@@ -35,9 +35,11 @@ type Validation struct {
 	// only.
 	CRL         []byte
 	CRLLeafOnly bool
-	// MaxDepth bounds the issuers between leaf and anchor; 0: only by what is
+	// MaxDepth bounds the issuers between leaf and anchor; nil: only by what is
 	// read of a chain at all.
-	MaxDepth int
+	MaxDepth *int
+	// NoCAList leaves the anchors' names out of what clients are told.
+	NoCAList bool
 	// RequireSPIFFE asks for a workload's certificate (X509-SVID).
 	RequireSPIFFE bool
 }
@@ -51,6 +53,8 @@ type verifier struct {
 	crls    *revocations
 	usage   x509.ExtKeyUsage
 	certs   *certCache
+	// enforce refuses RSA keys that aren't for signatures (enforce_rsa_key_usage).
+	enforce bool
 
 	mu   sync.Mutex
 	good map[verdictKey]*verdict // guarded by mu
@@ -140,6 +144,9 @@ func (f *verifier) check(out *verdict, chain []*x509.Certificate, ownSAN bool, n
 	if err := checkNames(leaf, f.v.RequireSPIFFE); err != nil {
 		return false, err
 	}
+	if f.enforce && leaf.PublicKeyAlgorithm == x509.RSA && leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return false, verifyError(KindVerify, "KEY_USAGE_BIT_INCORRECT")
+	}
 	if f.anchors != nil {
 		if err := f.checkChain(out, chain, now); err != nil {
 			return false, err
@@ -178,7 +185,7 @@ func (f *verifier) checkChain(out *verdict, chain []*x509.Certificate, now time.
 	var last *Error
 	for _, way := range ways {
 		// OpenSSL counts the certificates between leaf and anchor.
-		if between := len(way) - 2; f.v.MaxDepth > 0 && between > f.v.MaxDepth {
+		if between := len(way) - 2; f.v.MaxDepth != nil && between > *f.v.MaxDepth {
 			last = chainError("certificate chain too long")
 			continue
 		}
