@@ -86,6 +86,20 @@ type Config struct {
 	AddedViaAPI bool
 }
 
+// secure returns a TLS context of the cluster, nil if it has none. All of them count
+// in one place.
+func (c *Config) secure() *tls.Client {
+	if c.TLS != nil {
+		return c.TLS
+	}
+	for i := range c.Endpoints {
+		if t := c.Endpoints[i].TLS; t != nil {
+			return t
+		}
+	}
+	return nil
+}
+
 // Balance is how a host is chosen.
 type Balance struct {
 	Policy Policy

@@ -5,6 +5,7 @@
 //
 //   - A read takes its buffer from the pool only when the socket has become
 //     readable, so that waiting costs no buffer.
+//
 //   - A write that is followed by waiting for the answer is made between the
 //     arming of the poller and the wait, which saves the read that would only
 //     find the socket empty.

@@ -24,7 +24,7 @@ func (p *Pool) dial(s *Settings, alpn []string, now, deadline int64, cancel <-ch
 	defer stop()
 	nc, err := p.dialTarget(ctx, s)
 	if secure := p.tls.Load(); err == nil && secure != nil {
-		nc, err = handshake(ctx, secure, nc, alpn)
+		nc, err = handshake(ctx, secure, nc, s.offer(alpn))
 	}
 	if err == nil {
 		return nc, nil
@@ -45,9 +45,18 @@ func (p *Pool) dial(s *Settings, alpn []string, now, deadline int64, cancel <-ch
 	return nil, e
 }
 
+// offer is what a handshake says otherwise than its context.
+func (s *Settings) offer(alpn []string) (o tls.ClientOptions) {
+	o.ALPN, o.ServerName = alpn, s.ServerName
+	if s.VerifyServerName {
+		o.VerifySAN = s.ServerName
+	}
+	return o
+}
+
 // handshake secures a connection, and closes it if that fails.
-func handshake(ctx context.Context, c *tls.Client, nc net.Conn, alpn []string) (net.Conn, error) {
-	sealed, err := c.Handshake(ctx, nc, tls.ClientOptions{ALPN: alpn})
+func handshake(ctx context.Context, c *tls.Client, nc net.Conn, o tls.ClientOptions) (net.Conn, error) {
+	sealed, err := c.Handshake(ctx, nc, o)
 	if err != nil {
 		_ = nc.Close()
 		return nil, err

@@ -43,6 +43,10 @@ type Settings struct {
 	// ALPN is what connections to hosts with TLS offer instead of what the context
 	// of their TLS says; nil, as a nil list, leaves it that.
 	ALPN *ALPN
+	// ServerName, if not empty, is the SNI of connections with TLS, in the place of
+	// what its context says. VerifyServerName has the host's certificate be one for it, too.
+	ServerName       string
+	VerifyServerName bool
 	// Socket options. A change of these drains the connections that have the
 	// old ones.
 	Socket Socket
