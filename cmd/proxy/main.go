@@ -62,7 +62,8 @@ Start here:
   proxy demo                     a small mesh in one process, with lines to try
   proxy run ./mesh               serve the YAML files in ./mesh
   proxy validate ./mesh          say what is wrong with them, line by line
-  proxy translate ./mesh         show the Envoy xDS that they mean`,
+  proxy translate ./mesh         show the Envoy xDS that they mean
+  proxy certs init ./certs       certificates for mutual TLS on this machine`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -76,7 +77,7 @@ Start here:
 	}
 	root.SetVersionTemplate("pillion proxy {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate())
+	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate(), newCerts())
 	return root
 }
 
