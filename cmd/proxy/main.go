@@ -5,6 +5,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"os"
@@ -75,10 +76,19 @@ Start here:
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetVersionTemplate("pillion proxy {{.Version}}\n")
+	root.SetVersionTemplate("pillion proxy {{.Version}}" + fipsMode() + "\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate(), newCerts())
 	return root
+}
+
+// fipsMode says which module does the cryptography if it is one of FIPS 140-3
+// and in that mode (`make fips`).
+func fipsMode() string {
+	if !fips140.Enabled() {
+		return ""
+	}
+	return " (FIPS 140-3 module " + fips140.Version() + ")"
 }
 
 // needPaths is the argument check of commands that read configuration.
