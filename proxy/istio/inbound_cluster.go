@@ -5,7 +5,9 @@ package istio
 import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
 )
 
 // inbound adds the cluster of a port of the workload. Of a DestinationRule for its
@@ -19,6 +21,12 @@ func (b *clusterBuilder) inbound(p *inboundPort) {
 		if rule := b.rules.of(first.s); rule != nil {
 			all := rule.policyOf(first.p.number)
 			pol.pool = all.pool
+			if http := pol.pool.value.GetHttp(); http != nil {
+				// Which version of HTTP is spoken here is for the workload to say.
+				pool := proto.Clone(pol.pool.value).(*networking.ConnectionPoolSettings)
+				pool.Http.H2UpgradePolicy, pool.Http.UseClientProtocol = networking.ConnectionPoolSettings_HTTPSettings_DEFAULT, false
+				pol.pool.value = pool
+			}
 			if rule.policy != nil {
 				fields["config"] = structpb.NewStringValue(configPath(groupNetworking, kindDestinationRule, rule.obj))
 			}
