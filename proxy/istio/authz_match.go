@@ -132,6 +132,11 @@ func metadataMatcher(filter string, path []string, value *matcherv3.ValueMatcher
 	return m
 }
 
+func principalMetadata(m *matcherv3.MetadataMatcher) *rbacv3.Principal {
+	//lint:ignore SA1019 istiod sets it
+	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Metadata{Metadata: m}}
+}
+
 func stringValue(m *matcherv3.StringMatcher) *matcherv3.ValueMatcher {
 	return &matcherv3.ValueMatcher{MatchPattern: &matcherv3.ValueMatcher_StringMatch{StringMatch: m}}
 }
@@ -157,9 +162,7 @@ func claim(path []string, values []string) *rbacv3.Principal {
 		of = append(of, stringValue(wildcardString(v)))
 	}
 	one := anyValue(of...)
-	return &rbacv3.Principal{Identifier: &rbacv3.Principal_Metadata{
-		Metadata: metadataMatcher(filterJWT, append([]string{jwtPayload}, path...), anyValue(listValue(one), one)),
-	}}
+	return principalMetadata(metadataMatcher(filterJWT, append([]string{jwtPayload}, path...), anyValue(listValue(one), one)))
 }
 
 // requestPrincipal matches a JWT's issuer and subject, "issuer/subject" with a * at one
@@ -184,9 +187,7 @@ func requestPrincipal(v string) *rbacv3.Principal {
 		subject = wildcardString(v[slash+1:])
 	}
 	part := func(name string, m *matcherv3.StringMatcher) *rbacv3.Principal {
-		return &rbacv3.Principal{Identifier: &rbacv3.Principal_Metadata{
-			Metadata: metadataMatcher(filterJWT, []string{jwtPayload, name}, stringValue(m)),
-		}}
+		return principalMetadata(metadataMatcher(filterJWT, []string{jwtPayload, name}, stringValue(m)))
 	}
 	return allPrincipals(part("iss", issuer), part("sub", subject))
 }
@@ -203,6 +204,7 @@ func envoyMetadata(key string, values []string) *rbacv3.Permission {
 			of = append(of, stringValue(wildcardString(v)))
 		}
 	}
+	//lint:ignore SA1019 istiod sets it
 	return &rbacv3.Permission{Rule: &rbacv3.Permission_Metadata{Metadata: metadataMatcher(filter, []string{name}, anyValue(of...))}}
 }
 
