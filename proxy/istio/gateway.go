@@ -64,7 +64,7 @@ func (t *translator) gateways(objs []*source.Object) {
 			}
 			continue
 		}
-		m := newManager(p.routeName(), t.logs.loggers())
+		m := t.newManager(p.routeName(), t.logs.loggers())
 		m.UseRemoteAddress = wrapperspb.Bool(true)
 		m.ServerName = "istio-envoy"
 		m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}
