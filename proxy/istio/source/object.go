@@ -27,7 +27,7 @@ type Object struct {
 	//	WorkloadEntry, Gateway, Sidecar
 	//	*telemetry/v1alpha1.Telemetry
 	//	*security/v1beta1.PeerAuthentication
-	//	*Service, *EndpointSlice
+	//	*Service, *EndpointSlice, *Secret (of ConfigMaps too)
 	//
 	// whatever version the document itself names: Istio's versions are aliases of one Go type.
 	Spec any
