@@ -72,6 +72,7 @@ func (s *subject) secretEntries(n *yaml.Node, at *place, out *Secret, encoded bo
 			continue
 		}
 		if isNull(val) {
+			out.Data[name] = nil // there, and empty
 			continue
 		}
 		if val.Kind != yaml.ScalarNode {
