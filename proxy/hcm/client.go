@@ -18,26 +18,31 @@ var controls = idSet(
 	http.HeaderXEnvoyRetryGrpcOn, http.HeaderXEnvoyMaxRetries, http.HeaderXEnvoyUpstreamAltStatName,
 	http.HeaderXEnvoyUpstreamRqTimeoutMs, http.HeaderXEnvoyUpstreamRqPerTryTimeoutMs,
 	http.HeaderXEnvoyUpstreamRqTimeoutAltResponse, http.HeaderXEnvoyUpstreamStreamDurationMs,
-	http.HeaderXEnvoyExpectedRqTimeoutMs, http.HeaderXEnvoyHedgeOnPerTryTimeout)
+	http.HeaderXEnvoyExpectedRqTimeoutMs, http.HeaderXEnvoyHedgeOnPerTryTimeout, http.HeaderXEnvoyInternal)
 
-// internalOnly are the fields that internal clients alone may send on. Since Envoy
+// external are controls and what internal clients alone may send on. Since Envoy
 // 1.33 no address is internal unless it is configured.
-var internalOnly = idSet(http.HeaderXEnvoyForceTrace, http.HeaderXEnvoyIPTags)
+var external = controls.and(http.HeaderXEnvoyForceTrace, http.HeaderXEnvoyIPTags)
 
-// edgeOnly are the further fields that an edge takes off what comes from
-// outside.
-var edgeOnly = idSet(http.HeaderXEnvoyOriginalPath, http.HeaderXEnvoyOriginalHost, http.HeaderXEnvoyDecoratorOperation,
+// outside are external and what an edge takes off besides.
+var outside = external.and(http.HeaderXEnvoyOriginalPath, http.HeaderXEnvoyOriginalHost, http.HeaderXEnvoyDecoratorOperation,
 	http.HeaderXEnvoyDownstreamServiceCluster, http.HeaderXEnvoyDownstreamServiceNode)
 
-func idSet(ids ...http.HeaderID) (set [256]bool) {
+// fieldIDs is a set of well-known fields.
+type fieldIDs [256]bool
+
+func idSet(ids ...http.HeaderID) fieldIDs { return fieldIDs{}.and(ids...) }
+
+// and returns a set with some more.
+func (s fieldIDs) and(ids ...http.HeaderID) fieldIDs {
 	for _, id := range ids {
-		set[id] = true
+		s[id] = true
 	}
-	return set
+	return s
 }
 
 // drop drops every line whose number is in the set.
-func drop(fields *http.Fields, set *[256]bool) {
+func drop(fields *http.Fields, set *fieldIDs) {
 	for i := 0; i < fields.Len(); {
 		if id := fields.At(i).ID; set[id] {
 			fields.DelID(id)
@@ -54,8 +59,6 @@ func drop(fields *http.Fields, set *[256]bool) {
 func (st *stream) clientFields(scheme []byte) (edge bool) {
 	ex, cfg := &st.ex, st.cfg
 	fields := &ex.Req.Fields
-	fields.DelID(http.HeaderXEnvoyInternal)
-	drop(fields, &controls)
 	// Only a request that came through no other proxy can be an internal one.
 	var client netip.Addr
 	var single bool
@@ -76,15 +79,17 @@ func (st *stream) clientFields(scheme []byte) (edge bool) {
 		st.forwardedPort()
 	}
 	if single && cfg.internal(client) {
-		fields.SetID(http.HeaderXEnvoyInternal, valueTrue)
+		drop(fields, &controls)
+		fields.AddID(http.HeaderXEnvoyInternal, valueTrue)
 		return false
 	}
-	drop(fields, &internalOnly)
-	if cfg.UseRemoteAddress {
-		drop(fields, &edgeOnly)
-		fields.SetID(http.HeaderXEnvoyExternalAddress, st.externalAddress())
+	if !cfg.UseRemoteAddress {
+		drop(fields, &external)
+		return false
 	}
-	return cfg.UseRemoteAddress
+	drop(fields, &outside)
+	fields.SetID(http.HeaderXEnvoyExternalAddress, st.externalAddress())
+	return true
 }
 
 var valueTrue = []byte("true")

@@ -3,8 +3,6 @@
 package hcm
 
 import (
-	"bytes"
-	"encoding/pem"
 	"strings"
 
 	"pillion/proxy/http"
@@ -113,16 +111,16 @@ func appendClientCert(dst []byte, tls *http.TLSInfo, d ClientCertDetails) []byte
 		dst = append(dst, peer.Digest...)
 	}
 	if d.Cert && len(peer.Chain) > 0 {
-		key("Cert=")
-		dst = appendPEM(dst, peer.Chain[:1])
+		key(`Cert="`)
+		dst = append(http.AppendPEM(dst, peer.Chain[:1]), '"')
 	}
 	if d.Chain && len(peer.Chain) > 0 {
-		key("Chain=")
-		dst = appendPEM(dst, peer.Chain)
+		key(`Chain="`)
+		dst = append(http.AppendPEM(dst, peer.Chain), '"')
 	}
 	if d.Subject {
 		key(`Subject="`)
-		dst = append(append(dst, peer.Subject...), '"')
+		dst = append(appendPrintable(dst, peer.Subject), '"')
 	}
 	if d.URI {
 		if len(peer.URIs) == 0 {
@@ -151,42 +149,28 @@ func appendName(dst []byte, name string) []byte {
 	}
 	dst = append(dst, '"')
 	for i := range len(name) {
-		switch c := name[i]; {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c < ' ' || c == 0x7f:
-			dst = append(dst, '?')
-		default:
-			dst = append(dst, c)
+		if name[i] == '"' || name[i] == '\\' {
+			dst = append(dst, '\\')
 		}
+		dst = appendPrintable(dst, name[i:i+1])
 	}
 	return append(dst, '"')
+}
+
+// appendPrintable appends a text with a question mark for each control character,
+// which no field may hold. Subjects come with theirs escaped.
+func appendPrintable(dst []byte, text string) []byte {
+	for i := range len(text) {
+		c := text[i]
+		if c < ' ' || c == 0x7f {
+			c = '?'
+		}
+		dst = append(dst, c)
+	}
+	return dst
 }
 
 // separates reports whether a character has a meaning in the field, or none in any.
 func separates(c rune) bool {
 	return c == ',' || c == ';' || c == '"' || c == '\\' || c < ' ' || c == 0x7f
-}
-
-// appendPEM appends certificates in quotes, as PEM in which what isn't allowed in
-// a URL is encoded (Envoy: urlEncodedPemEncodedPeerCertificate).
-func appendPEM(dst []byte, chain [][]byte) []byte {
-	dst = append(dst, '"')
-	for _, der := range chain {
-		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-		for len(text) > 0 {
-			i := bytes.IndexAny(text, "\n +/=")
-			if i < 0 {
-				i = len(text)
-			}
-			dst = append(dst, text[:i]...)
-			if i == len(text) {
-				break
-			}
-			const hex = "0123456789ABCDEF"
-			dst = append(dst, '%', hex[text[i]>>4], hex[text[i]&15])
-			text = text[i+1:]
-		}
-	}
-	return append(dst, '"')
 }
