@@ -292,7 +292,7 @@ func applyHash(c *clusterv3.Cluster, in *networking.LoadBalancerSettings_Consist
 // checkPolicy reports what a policy asks for and doesn't get.
 func (b *clusterBuilder) checkPolicy(pol *policy) {
 	if s := pol.proxyProtocol; s.value != nil {
-		b.rep.unsupportedf(s.obj, s.field(""), "no PROXY header is sent")
+		b.rep.errorf(s.obj, s.field(""), "is not supported yet by this build: a server that expects a PROXY header refuses connections without one")
 	}
 	if s := pol.tunnel; s.value != nil {
 		b.rep.unsupportedf(s.obj, s.field(""), "connections are not tunnelled")

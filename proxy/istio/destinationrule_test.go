@@ -132,13 +132,12 @@ metadata: {name: a, namespace: default}
 spec:
   host: a
   trafficPolicy:
-    proxyProtocol: {version: V1}
     outlierDetection: {outlierDetectionHttpErrorCodes: [429], consecutiveErrors: 3}
     loadBalancer: {localityLbSetting: {failoverPriority: [topology.istio.io/network]}}
 `
 	_, problems := translate(t, yaml, Options{})
 	for _, field := range []string{
-		"spec.trafficPolicy.proxyProtocol", "spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
+		"spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
 		"spec.trafficPolicy.outlierDetection.consecutiveErrors", "spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
 	} {
 		wantProblem(t, problems, true, field+":")

@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"net/netip"
 	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -35,9 +34,6 @@ func (s *gatewayServer) passesThrough() bool {
 	return s.kind() == serverTLS && (mode == networking.ServerTLSSettings_PASSTHROUGH || mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH)
 }
 
-// noAddress: a listener's address decides nothing about a route.
-var noAddress netip.Addr
-
 // gatewayListener makes the listener of a port that carries TCP or TLS; nil when no
 // VirtualService is bound to it.
 func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
@@ -66,14 +62,14 @@ func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
 }
 
 // tcpServers makes the chains of servers of plain TCP.
-func (t *translator) tcpServers(p *gatewayPort) (chains []*listenerv3.FilterChain) {
+func (t *translator) tcpServers(p *gatewayPort) []*listenerv3.FilterChain {
+	var c rawChains
 	for _, s := range p.servers {
-		more, last := t.tcpChains(t.boundTo(s), target{port: p.number, gateway: s.gateway()}, noAddress)
-		if chains = append(chains, more...); last {
+		if t.tcpChains(&c, t.boundTo(s), target{port: p.number, gateway: s.gateway()}, nil); c.last {
 			break
 		}
 	}
-	return chains
+	return c.list
 }
 
 // boundTo lists the VirtualServices that a server has a host in common with.

@@ -54,7 +54,7 @@ func (s *gatewayServer) serverNames() []string {
 // server's.
 func (t *translator) secureChains(p *gatewayPort) []*listenerv3.FilterChain {
 	var chains []*listenerv3.FilterChain
-	taken := make(map[string]bool)
+	var passed rawChains
 	owner := make(map[string]*gatewayServer)
 	for _, s := range p.servers {
 		if other := s.sharedName(owner); other != nil {
@@ -67,7 +67,9 @@ func (t *translator) secureChains(p *gatewayPort) []*listenerv3.FilterChain {
 		case s.passesThrough():
 			vs := visibleRoutes(t.virtualServices, s.gateway(), t.o.Namespace)
 			at := target{port: p.number, gateway: s.gateway()}
-			chains = append(chains, t.tlsChains(vs, at, taken, func(v *virtualService) []string { return s.hostsFor(v.obj.Namespace) })...)
+			before := len(passed.list)
+			t.tlsChains(&passed, vs, at, nil, func(v *virtualService) []string { return s.hostsFor(v.obj.Namespace) })
+			chains = append(chains, passed.list[before:]...)
 		default:
 			chains = append(chains, t.terminatingChains(p, s)...)
 		}
@@ -106,8 +108,9 @@ func (t *translator) terminatingChains(p *gatewayPort, s *gatewayServer) []*list
 		t.out.Routes = append(t.out.Routes, t.gatewayRoutes(s.routeName(), p.number, []*gatewayServer{s}))
 		return []*listenerv3.FilterChain{chain}
 	}
-	chains, _ := t.tcpChains(t.boundTo(s), target{port: p.number, gateway: s.gateway()}, noAddress)
-	for _, c := range chains {
+	var routed rawChains
+	t.tcpChains(&routed, t.boundTo(s), target{port: p.number, gateway: s.gateway()}, nil)
+	for _, c := range routed.list {
 		if match != nil {
 			if c.FilterChainMatch == nil {
 				c.FilterChainMatch = &listenerv3.FilterChainMatch{}
@@ -116,7 +119,7 @@ func (t *translator) terminatingChains(p *gatewayPort, s *gatewayServer) []*list
 		}
 		c.TransportSocket = socket
 	}
-	return chains
+	return routed.list
 }
 
 // overHTTP: what comes through the server's TLS is HTTP.
@@ -260,7 +263,7 @@ func (t *translator) autoPassthrough(s *gatewayServer) []*listenerv3.FilterChain
 			for _, sub := range subsets {
 				name := sniName(svc.host, sub, p.number)
 				proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
-				hashSource(proxy, own.lb.value.GetConsistentHash())
+				applyRawPolicy(proxy, &own, true)
 				c := rawFilters(proxy)
 				c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{name}, ApplicationProtocols: alpnOfMesh}
 				chains = append(chains, c)

@@ -216,6 +216,7 @@ func TestTLSRefused(t *testing.T) {
 		{"suite", server(simple+", cipherSuites: [NULL-MD5]") + secretYAML("default", "c", "tls.crt", cert, "tls.key", key), "spec.servers[0].tls.cipherSuites", "not a cipher suite"},
 		{"versions", server(simple+", minProtocolVersion: TLSV1_3, maxProtocolVersion: TLSV1_2") + secretYAML("default", "c", "tls.crt", cert, "tls.key", key), "spec.servers[0].tls.minProtocolVersion", "no client"},
 		{"rule", serviceYAML("default", tlsHost, port80) + tlsRule("trafficPolicy: {tls: {mode: MUTUAL, credentialName: c}}"), "spec.trafficPolicy.tls.credentialName", "there is no Secret c"},
+		{"PROXY header", serviceYAML("default", tlsHost, port80) + tlsRule("trafficPolicy: {proxyProtocol: {version: V1}}"), "spec.trafficPolicy.proxyProtocol", "not supported yet by this build"},
 		{"rule without identity", serviceYAML("default", tlsHost, port80) + tlsRule("trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}"), "spec.trafficPolicy.tls.mode", "the proxy has none"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
