@@ -3,7 +3,8 @@
 package istio
 
 import (
-	"crypto/tls"
+	"bytes"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -172,12 +173,70 @@ func keyPair(s *source.Secret) (cert, key []byte, err error) {
 		if len(cert) == 0 || len(key) == 0 {
 			continue
 		}
-		if _, err := tls.X509KeyPair(cert, key); err != nil {
-			return nil, nil, fmt.Errorf("can't be served: %s", strings.TrimPrefix(err.Error(), "tls: "))
+		if err := checkPair(cert, key); err != nil {
+			return nil, nil, fmt.Errorf("can't be served: %w", err)
 		}
 		return cert, key, nil
 	}
 	return nil, nil, fmt.Errorf(`has neither "tls.crt" and "tls.key" nor "cert" and "key"%s`, has(s))
+}
+
+// checkPair makes sure that a certificate and a key are what they should be and belong
+// together.
+func checkPair(cert, key []byte) error {
+	block, rest := pem.Decode(cert)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return errors.New("its certificate isn't one in PEM")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("its certificate: %w", err)
+	}
+	if len(bytes.TrimSpace(rest)) > 0 {
+		if err := checkAnchors(rest); err != nil {
+			return fmt.Errorf("its certificate's chain: %w", err)
+		}
+	}
+	private, err := parseKey(key)
+	if err != nil {
+		return err
+	}
+	public, ok := private.Public().(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(leaf.PublicKey) {
+		return errors.New("its key is not that of its certificate")
+	}
+	return nil
+}
+
+// parseKey reads a private key in one of the forms that are in use. Errors tell nothing
+// of its content.
+func parseKey(text []byte) (crypto.Signer, error) {
+	var block *pem.Block
+	for rest := text; ; {
+		if block, rest = pem.Decode(rest); block == nil {
+			return nil, errors.New("its key isn't one in PEM")
+		}
+		if block.Type != "EC PARAMETERS" { // openssl puts them before a key
+			break
+		}
+	}
+	var key any
+	var err error
+	switch block.Type {
+	case "PRIVATE KEY":
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	default:
+		return nil, fmt.Errorf("a %s is not a key that can be used", block.Type)
+	}
+	signer, ok := key.(crypto.Signer)
+	if err != nil || !ok {
+		return nil, errors.New("its key can't be read")
+	}
+	return signer, nil
 }
 
 // trustAnchors takes the certificates of authorities out of a secret, and what they
