@@ -33,7 +33,7 @@ func (st *stream) prepare() *http.Error {
 		}
 		ex.Req.Path = path
 	}
-	scheme := schemeBytes(cfg.Scheme)
+	scheme := schemeHTTP
 	if ex.Conn.TLS != nil {
 		scheme = schemeHTTPS
 	}
@@ -53,13 +53,6 @@ var (
 	schemeHTTP  = []byte("http")
 	schemeHTTPS = []byte("https")
 )
-
-func schemeBytes(s string) []byte {
-	if s == "https" {
-		return schemeHTTPS
-	}
-	return schemeHTTP
-}
 
 // appendUUID appends a random UUID (RFC 9562 version 4).
 func appendUUID(dst []byte) []byte {
