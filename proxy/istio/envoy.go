@@ -33,7 +33,8 @@ const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
 // A cluster that sends to the address that the client connected to can't do so here,
 // where clients connect to the proxy itself. It becomes one that resolves the request's
 // authority, so that requests reach the host that they name. The admin interface
-// listens on admin, "127.0.0.1:15000"; empty is none. The resources stay as they are.
+// listens on admin, "127.0.0.1:15000"; empty is none. Secrets are put in place too, with
+// their private keys; those in files are named by path. The resources stay as they are.
 func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) {
 	out := &bootstrapv3.Bootstrap{
 		Node:            &corev3.Node{Id: "pillion-translate", Cluster: "pillion"},
@@ -46,12 +47,17 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		}
 		out.Admin = &bootstrapv3.Admin{Address: newAddress(address.Addr().String(), uint32(address.Port()))}
 	}
+	secrets := &staticSecrets{resources: r, names: make(map[string]bool)}
 	endpoints := make(map[string]*endpointv3.ClusterLoadAssignment, len(r.Endpoints))
 	for _, e := range r.Endpoints {
 		endpoints[e.ClusterName] = e
 	}
 	for _, c := range r.Clusters {
-		out.StaticResources.Clusters = append(out.StaticResources.Clusters, standaloneCluster(c, endpoints))
+		standalone := standaloneCluster(c, endpoints)
+		if err := secrets.ofCluster(standalone); err != nil {
+			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
+		}
+		out.StaticResources.Clusters = append(out.StaticResources.Clusters, standalone)
 	}
 	if asksAgent(r) {
 		out.StaticResources.Clusters = append(out.StaticResources.Clusters, agentCluster())
@@ -65,8 +71,12 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		if err != nil {
 			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
 		}
+		if err := secrets.ofListener(standalone); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
 		out.StaticResources.Listeners = append(out.StaticResources.Listeners, standalone)
 	}
+	out.StaticResources.Secrets = secrets.all
 	return out, nil
 }
 
