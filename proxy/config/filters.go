@@ -153,9 +153,7 @@ func (ch *chains) build(overrides ...map[string]*anypb.Any) (*filter.Chain, erro
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
-		if built != nil {
-			list = append(list, built)
-		}
+		list = append(list, built) // also nil: each filter keeps its place
 	}
 	chain := filter.NewChain(list...)
 	ch.built[key.String()] = chain
