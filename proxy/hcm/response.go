@@ -95,7 +95,9 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	}
 	fields := &ex.Resp.Fields
 	for _, f := range ex.LocalReply.Headers {
-		fields.Append(f)
+		if f.ID != http.HeaderContentType || !fields.Has(http.HeaderContentType) { // gRPC's own stays
+			fields.Append(f)
+		}
 	}
 	if err.Kind == http.KindOverflow {
 		fields.SetID(http.HeaderXEnvoyOverloaded, headerTrue)
