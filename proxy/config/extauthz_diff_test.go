@@ -45,7 +45,7 @@ var authzVariants = map[string]string{
 	"grpcroute":    `transport_api_version: V3, clear_route_cache: true, grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 5s}`,
 	"grpcstay":     `transport_api_version: V3, clear_route_cache: true, clear_route_cache_headers: [x-nothing], grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 5s}`,
 	"grpcvalidate": `transport_api_version: V3, validate_mutations: true, grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 5s}`,
-	"grpcslow":     `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 0.3s}`,
+	"grpcslow":     `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: slow}, timeout: 0.3s}`,
 	"grpcgone":     `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: goneg}, timeout: 5s}`,
 }
 
@@ -243,5 +243,8 @@ func TestExtAuthzDifferential(t *testing.T) {
 				t.Errorf("differences:\n%s", strings.Join(d, "\n"))
 			}
 		})
+	}
+	if !t.Failed() {
+		lab.compareCounters(t, cases)
 	}
 }

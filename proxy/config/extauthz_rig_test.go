@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	nethttp "net/http"
 	"slices"
@@ -99,7 +100,7 @@ func newOwnAuthzLab(t *testing.T, variants map[string]string, cases []*authzCase
 		lab.cases[c.name] = c
 	}
 	lab.clusters = []string{tcpCluster("up", "", lab.origin()), tcpCluster("other", "", lab.origin()), tcpCluster("az", "", lab.webServer()),
-		tcpCluster("azg", http2Options, lab.grpcServer()), tcpCluster("gone", "", rig.FreeAddr(t)), tcpCluster("goneg", http2Options, rig.FreeAddr(t))}
+		tcpCluster("azg", http2Options, lab.grpcServer()), tcpCluster("slow", http2Options, lab.grpcServer()), tcpCluster("gone", "", rig.FreeAddr(t)), tcpCluster("goneg", http2Options, rig.FreeAddr(t))}
 	lab.serve(variants, lab.clusters)
 	return lab
 }
@@ -130,6 +131,7 @@ filter_chains:
       route_config:
         response_headers_to_add:
         - {header: {key: x-details, value: "%%RESPONSE_CODE_DETAILS%%"}}
+        - {header: {key: x-flags, value: "%%RESPONSE_FLAGS%%"}}
         virtual_hosts:
         - name: v
           domains: ["*"]
@@ -467,4 +469,36 @@ func differences(envoy, ours string) (out []string) {
 		out = append(out, "+"+l)
 	}
 	return out
+}
+
+// compareCounters compares what both sides have counted: of the filters, of the
+// clusters that requests were for, and of the servers' own. Of a slow server
+// and of streams that are given up it is a race who resets first.
+func (lab *authzLab) compareCounters(t *testing.T, cases []*authzCase) {
+	t.Helper()
+	counted := func(name string) bool {
+		return strings.Contains(name, "ext_authz") || strings.HasPrefix(name, "cluster.") && strings.Contains(name, "upstream_rq_") &&
+			!strings.Contains(name, "pending") && !strings.Contains(name, "reset") && !strings.HasPrefix(name, "cluster.slow")
+	}
+	theirs, ours := map[string]string{}, map[string]string{}
+	for line := range strings.Lines(lab.admin.Get(t, "/stats?type=Counters")) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && counted(name) && value != "0" {
+			theirs[name] = value
+		}
+	}
+	for _, m := range lab.registry.List(stats.Query{UsedOnly: true}) {
+		if counted(m.Name) && m.Value != 0 {
+			ours[m.Name] = fmt.Sprint(m.Value)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(theirs)) {
+		if ours[name] != theirs[name] {
+			t.Errorf("%s is %s, Envoy has %s", name, ours[name], theirs[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(ours)) {
+		if theirs[name] == "" {
+			t.Errorf("%s is %s, Envoy has none", name, ours[name])
+		}
+	}
 }

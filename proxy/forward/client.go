@@ -47,14 +47,13 @@ func (c *Client) Do(call *filter.ClientCall) (*filter.ClientAnswer, *http.Error)
 	defer f.watch()()
 	begun := http.Now()
 	a, err := f.run()
-	if err != nil {
-		if err.Status != 0 {
-			cl.Stats.Response(err.Status, true, -1)
-		}
-		return nil, err
+	switch {
+	case f.status != 0: // also where the body didn't follow
+		cl.Stats.Response(f.status, true, http.Now()-begun)
+	case err.Status != 0:
+		cl.Stats.Response(err.Status, true, -1)
 	}
-	cl.Stats.Response(a.Status, true, http.Now()-begun)
-	return a, nil
+	return a, err
 }
 
 // fetch is one call. It is owned by the caller's goroutine but for what mu
@@ -64,6 +63,7 @@ type fetch struct {
 	call     *filter.ClientCall
 	head     http.RequestHead
 	deadline int64 // of http.Now; 0 none
+	status   int   // of the answer, once its head is there
 
 	mu    sync.Mutex
 	up    upstream    // to interrupt; guarded by mu
@@ -158,9 +158,27 @@ func (f *fetch) run() (a *filter.ClientAnswer, err *http.Error) {
 		}
 		again := err.Retry == http.RetryAlways || err.Kind == http.KindPoolReset && (unseen || f.call.AnyOnce || f.head.Method.Idempotent())
 		if !again || n == maxReissues {
+			f.blame(err)
 			host.ReportFailure(err.Kind)
 			return nil, err
 		}
+	}
+}
+
+// blame counts how the call failed.
+func (f *fetch) blame(err *http.Error) {
+	st := f.cl.Stats
+	switch err.Kind {
+	case http.KindTimeout:
+		st.RqTimeout.Inc()
+		st.RqTxReset.Inc()
+	case http.KindClientGone:
+		st.RqCancelled.Inc()
+	case http.KindReset, http.KindStreamReset, http.KindRefused:
+		st.RqRxReset.Inc()
+	case http.KindUpstreamProtocol:
+		st.CxProtocolError.Inc()
+		st.RqTxReset.Inc()
 	}
 }
 
@@ -243,6 +261,7 @@ func (f *fetch) converse(up upstream) (*filter.ClientAnswer, error) {
 			return nil, errUnaskedUpgrade
 		}
 	}
+	f.status = resp.Status
 	a := &filter.ClientAnswer{Status: resp.Status}
 	copyFields(&a.Fields, &resp.Fields)
 	for {

@@ -29,9 +29,6 @@ const (
 // decision is an answer of the server. The zero value is a failure.
 type decision struct {
 	verdict verdict
-	// timedOut says that a failure is that of the call's time.
-	timedOut bool
-
 	// status and body are the reply's if the request is denied, and maybe if
 	// the check has failed; reply changes its fields.
 	status int
@@ -121,19 +118,19 @@ func (f *Filter) OnRequest(ex *http.Exchange) filter.Status {
 		ex.LocalReply.Err = errGone
 		return filter.Reply
 	}
-	if d.verdict != failed && !f.sound(d) {
-		d = &decision{verdict: invalid}
-	}
 	f.publish(ex, d, http.Now()-begun)
 	c := f.stats.of(ex.RouteCluster)
 	switch d.verdict {
 	case allowed:
-		if f.apply(ex, d) {
+		if f.sound(d) && f.apply(ex, d) {
 			f.stats.count(c, outcomeOK)
 			return filter.Continue
 		}
 	case denied:
-		return f.deny(ex, d, c)
+		f.countDenied(ex, d, c)
+		if f.sound(d) {
+			return f.deny(ex, d)
+		}
 	case failed:
 		return f.fail(ex, d, c)
 	}
@@ -157,11 +154,14 @@ func (f *Filter) publish(ex *http.Exchange, d *decision, took int64) {
 	ex.Metadata.Set(metadataNamespace, d.metadata)
 }
 
-func (f *Filter) deny(ex *http.Exchange, d *decision, c *counters) filter.Status {
+func (f *Filter) countDenied(ex *http.Exchange, d *decision, c *counters) {
 	f.stats.count(c, outcomeDenied)
 	if f.charge != nil && ex.RouteCluster != "" {
 		f.charge(ex.RouteCluster, d.status)
 	}
+}
+
+func (f *Filter) deny(ex *http.Exchange, d *decision) filter.Status {
 	if n := f.maxDeniedBody; n > 0 && len(d.body) > n {
 		d.body = d.body[:n]
 	}
@@ -170,9 +170,6 @@ func (f *Filter) deny(ex *http.Exchange, d *decision, c *counters) filter.Status
 
 func (f *Filter) fail(ex *http.Exchange, d *decision, c *counters) filter.Status {
 	f.stats.count(c, outcomeError)
-	if d.timedOut {
-		f.stats.count(c, outcomeTimeout)
-	}
 	if f.failureModeAllow {
 		f.stats.count(c, outcomeFailureAllowed)
 		if f.failureHeader {

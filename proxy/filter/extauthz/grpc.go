@@ -42,12 +42,11 @@ type header struct {
 	value Value
 }
 
-// call makes the call. ex may be nil. ok is false without an answer that is
-// one; late tells whether that is for want of time.
-func (g *grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-chan struct{}) (answer *authv3.CheckResponse, late, ok bool) {
+// call makes the call. ok is false without an answer that is one.
+func (g *grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-chan struct{}) (answer *authv3.CheckResponse, ok bool) {
 	body, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 5, 1024), req)
 	if err != nil {
-		return nil, false, false
+		return nil, false
 	}
 	// A message in its frame: no compression, and its length (gRPC over HTTP/2,
 	// "Length-Prefixed-Message").
@@ -68,10 +67,9 @@ func (g *grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-
 	}
 	a, failure := g.client.Do(c)
 	if failure != nil {
-		return nil, failure.Kind == http.KindTimeout, false
+		return nil, false
 	}
-	answer, ok = readAnswer(a)
-	return answer, false, ok
+	return readAnswer(a)
 }
 
 // addExpected tells the server how long it is waited for, as Envoy's router does.
@@ -112,9 +110,9 @@ type grpcService struct {
 }
 
 func (g *grpcService) check(ex *http.Exchange) *decision {
-	answer, late, ok := g.call(g.request.make(ex), ex, ex.Cancelled)
+	answer, ok := g.call(g.request.make(ex), ex, ex.Cancelled)
 	if !ok {
-		return &decision{timedOut: late}
+		return &decision{}
 	}
 	return decide(answer)
 }

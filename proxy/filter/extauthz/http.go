@@ -47,7 +47,7 @@ type httpService struct {
 func (s *httpService) check(ex *http.Exchange) *decision {
 	a, err := s.client.Do(s.call(ex))
 	if err != nil {
-		return &decision{timedOut: err.Kind == http.KindTimeout}
+		return &decision{}
 	}
 	return s.decide(a)
 }

@@ -17,11 +17,10 @@ const (
 	outcomeError
 	outcomeInvalid
 	outcomeFailureAllowed
-	outcomeTimeout
 	numOutcomes
 )
 
-var outcomeNames = [numOutcomes]string{"ok", "denied", "error", "invalid", "failure_mode_allowed", "timeout"}
+var outcomeNames = [numOutcomes]string{"ok", "denied", "error", "invalid", "failure_mode_allowed"}
 
 // counters are those of one cluster, or of the filter.
 type counters struct{ by [numOutcomes]stats.Counter }
