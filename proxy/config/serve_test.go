@@ -31,8 +31,9 @@ type served struct {
 }
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
-// serves them until the test ends. filters are put before the router.
-func serve(t *testing.T, origin, filters, routes string) served {
+// serves them until the test ends. filters are put before the router. more are
+// further clusters in YAML.
+func serve(t *testing.T, origin, filters, routes string, more ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
 	l, cl := &listenerv3.Listener{}, &clusterv3.Cluster{}
@@ -57,9 +58,15 @@ typed_extension_protocol_options:
     explicit_http_config: {http2_protocol_options: {}}
 load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
 `, port), cl)
+	all := []*clusterv3.Cluster{cl}
+	for _, text := range more {
+		other := &clusterv3.Cluster{}
+		fromYAML(t, text, other)
+		all = append(all, other)
+	}
 	clusters := cluster.NewManager(cluster.Options{})
 	c := NewCompiler(Env{Clusters: clusters})
-	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: []*clusterv3.Cluster{cl}})
+	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: all})
 	if err != nil {
 		t.Fatal(err)
 	}
