@@ -65,6 +65,7 @@ func New(o Options) (*Server, error) {
 	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
 	s.compiler = config.NewCompiler(config.Env{
 		Own:      s.ownPeer(),
+		Labels:   o.Labels,
 		Families: s.families,
 		Sinks:    s.sinks,
 		Clusters: s.clusters,

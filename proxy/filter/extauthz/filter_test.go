@@ -289,10 +289,11 @@ func TestShareOfRequests(t *testing.T) {
 	n := 0
 	for i := range uint64(10000) {
 		ex := &http.Exchange{Random: i}
-		if f.Waits(ex) {
+		waits := f.Waits(ex)
+		if waits {
 			n++
 		}
-		if f.Waits(ex) != f.Waits(ex) {
+		if again := f.Waits(ex); again != waits {
 			t.Fatal("it can't decide")
 		}
 	}

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 servers still set deprecated fields
+
 package extauthz
 
 import (
@@ -121,7 +123,7 @@ func (g *grpcService) check(ex *http.Exchange) *decision {
 func decide(m *authv3.CheckResponse) *decision {
 	d := &decision{metadata: m.GetDynamicMetadata().AsMap()}
 	okay := m.GetOkResponse()
-	if own := okay.GetDynamicMetadata(); own != nil { //nolint:staticcheck // deprecated, and it wins
+	if own := okay.GetDynamicMetadata(); own != nil { // deprecated, and it wins
 		d.metadata = own.AsMap()
 	}
 	bad := false
@@ -179,7 +181,7 @@ func mutations(list []*corev3.HeaderValueOption, actionOf func(*corev3.HeaderVal
 // requestAction: append_action is not heeded on the way up, as in Envoy 1.40.
 // What has to be appended and isn't there is left out.
 func requestAction(o *corev3.HeaderValueOption) action {
-	if o.GetAppend().GetValue() { //nolint:staticcheck // deprecated, and servers use it
+	if o.GetAppend().GetValue() { // deprecated, and servers use it
 		return appendTo
 	}
 	return overwrite
@@ -192,7 +194,7 @@ func replyAction(*corev3.HeaderValueOption) action { return add }
 // bad for one that is none.
 func responseAction(bad *bool) func(*corev3.HeaderValueOption) action {
 	return func(o *corev3.HeaderValueOption) action {
-		if old := o.GetAppend(); old != nil { //nolint:staticcheck // deprecated, and servers use it
+		if old := o.GetAppend(); old != nil { // deprecated, and servers use it
 			if old.GetValue() {
 				return add
 			}
