@@ -4,8 +4,10 @@ package config
 
 import (
 	"maps"
+	"strings"
 
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
+	networkextauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/filter"
@@ -16,7 +18,11 @@ import (
 	"pillion/proxy/stats"
 )
 
-const extAuthzType = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+// The filters by the names of their messages.
+const (
+	extAuthzType        = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"
+	networkExtAuthzType = "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz"
+)
 
 // extAuthzKey tells the counters of filters apart: by the connection manager's
 // prefix and the filter's own.
@@ -64,6 +70,16 @@ func mergeExtAuthz(less, more *anypb.Any) (*anypb.Any, error) {
 	return anypb.New(b)
 }
 
+// buildNetworkExtAuthz compiles the filter that asks an authorization server
+// about connections.
+func (c *Compiler) buildNetworkExtAuthz(typed *anypb.Any) (filter.Admitter, error) {
+	cfg := &networkextauthzv3.ExtAuthz{}
+	if err := typed.UnmarshalTo(cfg); err != nil {
+		return nil, err
+	}
+	return extauthz.NewNetwork(cfg, c.filters.networkExtAuthzStats(strings.TrimSuffix(cfg.GetStatPrefix(), ".")), c.extAuthzEnv())
+}
+
 // extAuthzEnv is what filters that ask an authorization server are built with.
 func (c *Compiler) extAuthzEnv() *extauthz.Env {
 	return &extauthz.Env{
@@ -104,6 +120,16 @@ func (f *filterState) extAuthzStats(manager, prefix string) *extauthz.Stats {
 		s = extauthz.NewStats(prefix)
 		f.extAuthz[key] = s
 		f.registry.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Collect(e, manager) }))
+	}
+	return s
+}
+
+func (f *filterState) networkExtAuthzStats(prefix string) *extauthz.NetworkStats {
+	s := f.networkExtAuthz[prefix]
+	if s == nil {
+		s = &extauthz.NetworkStats{}
+		f.networkExtAuthz[prefix] = s
+		f.registry.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Collect(e, prefix) }))
 	}
 	return s
 }

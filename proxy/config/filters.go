@@ -192,11 +192,13 @@ type filterState struct {
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
 	extAuthz map[extAuthzKey]*extauthz.Stats
+	// networkExtAuthz are by stat_prefix.
+	networkExtAuthz map[string]*extauthz.NetworkStats
 }
 
 func newFilterState(r *stats.Registry) *filterState {
 	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
-		extAuthz: map[extAuthzKey]*extauthz.Stats{}}
+		extAuthz: map[extAuthzKey]*extauthz.Stats{}, networkExtAuthz: map[string]*extauthz.NetworkStats{}}
 	r.Add(f.grpc)
 	return f
 }

@@ -74,11 +74,11 @@ func (st *stream) chooseRoute() *http.Error {
 	}
 	ex.RouteName = route.Name
 	st.route, st.target, st.chain = route, nil, route.Chain
-	ex.RouteCluster = ""
+	ex.ClusterName = ""
 	if route.Kind == router.Forward {
 		st.target = route.Target(ex.Random)
 		st.chain = st.target.Chain
-		ex.RouteCluster = st.target.Cluster.Name()
+		ex.ClusterName = st.target.Cluster.Name()
 	}
 	return nil
 }

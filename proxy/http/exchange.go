@@ -78,10 +78,9 @@ type Exchange struct {
 	// Route facts, set when the router has chosen.
 	VirtualHost string
 	RouteName   string
-	ClusterName string // the chosen cluster, empty for a direct reply
-	// RouteCluster is the cluster that the route leads to, whether the request
-	// gets there or not; empty for a route that answers itself.
-	RouteCluster string
+	// ClusterName is the cluster that the route leads to, whether the request
+	// gets there or a filter answers it; empty for a route that answers itself.
+	ClusterName string
 	// Reroute is set by a request filter that has changed what routes are chosen
 	// by: the route is chosen again before the next filter runs.
 	Reroute bool

@@ -119,7 +119,7 @@ func (f *Filter) OnRequest(ex *http.Exchange) filter.Status {
 		return filter.Reply
 	}
 	f.publish(ex, d, http.Now()-begun)
-	c := f.stats.of(ex.RouteCluster)
+	c := f.stats.of(ex.ClusterName)
 	switch d.verdict {
 	case allowed:
 		if f.sound(d) && f.apply(ex, d) {
@@ -156,8 +156,8 @@ func (f *Filter) publish(ex *http.Exchange, d *decision, took int64) {
 
 func (f *Filter) countDenied(ex *http.Exchange, d *decision, c *counters) {
 	f.stats.count(c, outcomeDenied)
-	if f.charge != nil && ex.RouteCluster != "" {
-		f.charge(ex.RouteCluster, d.status)
+	if f.charge != nil && ex.ClusterName != "" {
+		f.charge(ex.ClusterName, d.status)
 	}
 }
 
@@ -197,7 +197,7 @@ func (f *Filter) refuse(ex *http.Exchange, status int, body []byte, fields []mut
 	if b := ex.EarlyBody; b != nil {
 		ex.RequestBodyBytes = int64(len(b.Data))
 	}
-	ex.LocalReply = http.LocalReply{Status: status, Body: string(body), Headers: reply.All(), Bare: ex.RouteCluster == "",
+	ex.LocalReply = http.LocalReply{Status: status, Body: string(body), Headers: reply.All(), Bare: ex.ClusterName == "",
 		Err: &http.Error{Side: http.SideLocal, Kind: http.KindPolicy, Status: status, Flag: http.FlagUnauthorizedExternal, Detail: detail}}
 	return filter.Reply
 }

@@ -4,7 +4,6 @@ package extauthz
 
 import (
 	"fmt"
-	"unsafe"
 
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
@@ -98,8 +97,7 @@ func compileValue(m *matcherv3.ValueMatcher, text StringFunc, depth int) (valueT
 func stringTest(s match.String) valueTest {
 	return func(v any, _ bool) bool {
 		t, ok := v.(string)
-		// A matcher changes nothing, and a copy would be garbage.
-		return ok && s.Match(unsafe.Slice(unsafe.StringData(t), len(t)))
+		return ok && s.MatchString(t)
 	}
 }
 

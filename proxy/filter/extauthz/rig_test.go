@@ -109,7 +109,7 @@ func build(t testing.TB, cfg *extauthzv3.ExtAuthz, s *server) (*Filter, *Stats) 
 
 // exchange is a GET of /p?a=1 at a.b with name: value lines.
 func exchange(lines ...string) *http.Exchange {
-	ex := &http.Exchange{RouteCluster: "up", Conn: &http.ConnInfo{Local: "10.0.0.1:80", Remote: "10.0.0.2:1234"}}
+	ex := &http.Exchange{ClusterName: "up", Conn: &http.ConnInfo{Local: "10.0.0.1:80", Remote: "10.0.0.2:1234"}}
 	h := &ex.Req
 	h.Method, h.RawMethod = http.MethodGet, []byte("GET")
 	h.Scheme, h.Authority, h.Path, h.Protocol = []byte("http"), []byte("a.b"), []byte("/p?a=1"), http.HTTP11
