@@ -27,6 +27,7 @@ import (
 	"pillion/proxy/filter/grpcstats"
 	"pillion/proxy/filter/grpcweb"
 	"pillion/proxy/filter/istiostats"
+	"pillion/proxy/filter/rbac"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/stats"
@@ -59,6 +60,7 @@ var httpFilters = map[string]httpFilter{
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
 	"io.istio.http.peer_metadata.Config":                        {},
+	httpRBACType:                                                {build: buildRBAC},
 	extAuthzType:                                                {build: buildExtAuthz, merge: mergeExtAuthz},
 }
 
@@ -191,6 +193,7 @@ type filterState struct {
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
+	rbac     map[rbacScope]*rbac.Stats
 	extAuthz map[extAuthzKey]*extauthz.Stats
 	// networkExtAuthz are by stat_prefix.
 	networkExtAuthz map[string]*extauthz.NetworkStats
@@ -198,7 +201,8 @@ type filterState struct {
 
 func newFilterState(r *stats.Registry) *filterState {
 	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
-		extAuthz: map[extAuthzKey]*extauthz.Stats{}, networkExtAuthz: map[string]*extauthz.NetworkStats{}}
+		rbac: map[rbacScope]*rbac.Stats{}, extAuthz: map[extAuthzKey]*extauthz.Stats{},
+		networkExtAuthz: map[string]*extauthz.NetworkStats{}}
 	r.Add(f.grpc)
 	return f
 }

@@ -18,11 +18,11 @@ type input struct {
 	client []byte            // the client's address, if not the connection's
 	data   *http.Metadata
 
-	to, from           netip.AddrPort
-	by                 netip.Addr
-	hasTo, hasFrom     bool
-	hasBy, hasPath     bool
-	pathWithoutQuery   []byte
+	to, from         netip.AddrPort
+	by               netip.Addr
+	hasTo, hasFrom   bool
+	hasBy, hasPath   bool
+	pathWithoutQuery []byte
 }
 
 // path is the request's path as policies see it.
@@ -84,7 +84,7 @@ func (in *input) remote() netip.Addr {
 		if err != nil || a.Zone() != "" {
 			a = in.direct()
 		}
-		in.by = a.Unmap()
+		in.by = a
 	}
 	return in.by
 }
