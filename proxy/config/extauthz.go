@@ -4,7 +4,6 @@ package config
 
 import (
 	"maps"
-	"strings"
 
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	networkextauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/ext_authz/v3"
@@ -77,7 +76,7 @@ func (c *Compiler) buildNetworkExtAuthz(typed *anypb.Any) (filter.Admitter, erro
 	if err := typed.UnmarshalTo(cfg); err != nil {
 		return nil, err
 	}
-	return extauthz.NewNetwork(cfg, c.filters.networkExtAuthzStats(strings.TrimSuffix(cfg.GetStatPrefix(), ".")), c.extAuthzEnv())
+	return extauthz.NewNetwork(cfg, c.filters.networkExtAuthzStats(cfg.GetStatPrefix()), c.extAuthzEnv())
 }
 
 // extAuthzEnv is what filters that ask an authorization server are built with.

@@ -48,7 +48,9 @@ var authzVariants = map[string]string{
 	"grpcstay":     `transport_api_version: V3, clear_route_cache: true, clear_route_cache_headers: [x-nothing], grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 5s}`,
 	"grpcvalidate": `transport_api_version: V3, validate_mutations: true, grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 5s}`,
 	"grpcslow":     `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: slow}, timeout: 0.3s}`,
-	"grpcgone":     `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: goneg}, timeout: 5s}`,
+	// As istiod makes it of a CUSTOM policy.
+	"custom":   `transport_api_version: V3, metadata_context_namespaces: [envoy.filters.http.rbac], filter_enabled_metadata: {filter: envoy.filters.http.rbac, path: [{key: istio_ext_authz_shadow_effective_policy_id}], value: {string_match: {prefix: istio-ext-authz-opa-}}}, grpc_service: {envoy_grpc: {cluster_name: azg}, timeout: 600s}`,
+	"grpcgone": `transport_api_version: V3, grpc_service: {envoy_grpc: {cluster_name: goneg}, timeout: 5s}`,
 }
 
 func ok(fields ...string) *webAnswer { return &webAnswer{status: 200, fields: fields} }
@@ -209,6 +211,10 @@ func grpcCases() []*authzCase {
 		{name: "gbadaction2", variant: "grpcvalidate", grpc: allow(&authv3.OkHttpResponse{ResponseHeadersToAdd: []*corev3.HeaderValueOption{option("x-a", "1", 77)}}), status: 500},
 		{name: "gvalidpath", variant: "grpcvalidate", grpc: allowHeaders(option(":path", "/gvalidpath/new", overwriteAdd)), status: 200},
 		{name: "gslow", variant: "grpcslow", fail: context.DeadlineExceeded, status: 403},
+		{name: "custom", variant: "custom", fields: []string{"x-want: custom"}, grpc: deny(403, "no"), status: 403},
+		{name: "customok", variant: "custom", http2: true, fields: []string{"x-want: custom"}, grpc: allow(nil), status: 200},
+		{name: "customother", variant: "custom", fields: []string{"x-want: another"}, grpc: deny(403, "no"), status: 200},
+		{name: "customnone", variant: "custom", http2: true, grpc: deny(403, "no"), status: 200},
 		{name: "ggone", variant: "grpcgone", status: 403},
 	}
 }

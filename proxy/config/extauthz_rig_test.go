@@ -110,9 +110,31 @@ const http2Options = `typed_extension_protocol_options:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
     explicit_http_config: {http2_protocol_options: {}}`
 
-// authzListener is a listener in YAML.
+// shadowPolicy is what Istio puts before the filter of a CUSTOM policy: a policy
+// that enforces nothing, but tells which requests are to be checked.
+const shadowPolicy = `
+      - name: rbac
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+          shadow_rules_stat_prefix: istio_ext_authz_
+          shadow_rules:
+            action: DENY
+            policies:
+              "istio-ext-authz-opa-ns[a]-policy[b]-rule[0]":
+                permissions: [{header: {name: x-want, string_match: {exact: custom}}}]
+                principals: [{any: true}]
+              "istio-ext-authz-other-ns[a]-policy[b]-rule[0]":
+                permissions: [{header: {name: x-want, string_match: {exact: another}}}]
+                principals: [{any: true}]`
+
+// authzListener is a listener in YAML. That of the variant custom has a shadow
+// policy.
 func authzListener(name, addr, filter string) string {
 	_, port, _ := net.SplitHostPort(addr)
+	before := ""
+	if name == "custom" {
+		before = shadowPolicy
+	}
 	perRoute := func(text string) string {
 		return `typed_per_filter_config: {authz: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute, ` + text + `}}`
 	}
@@ -125,7 +147,7 @@ filter_chains:
     typed_config:
       "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
       stat_prefix: "%s"
-      http_filters:
+      http_filters:%s
       - {name: authz, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz, %s}}
       - {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
       route_config:
@@ -142,7 +164,7 @@ filter_chains:
           - {match: {prefix: /, headers: [{name: x-want, string_match: {exact: unbuffered}}]}, route: {cluster: up}, %s}
           - {match: {prefix: /, headers: [{name: x-want, string_match: {exact: direct}}]}, direct_response: {status: 207, body: {inline_string: direct}}}
           - {match: {prefix: /}, route: {cluster: up}, %s}
-`, name, port, name, filter, perRoute(`check_settings: {context_extensions: {vhost: v, both: vhost}}`), perRoute(`disabled: true`),
+`, name, port, name, before, filter, perRoute(`check_settings: {context_extensions: {vhost: v, both: vhost}}`), perRoute(`disabled: true`),
 		perRoute(`check_settings: {disable_request_body_buffering: true}`), perRoute(`check_settings: {context_extensions: {route: r, both: route}}`))
 }
 

@@ -25,7 +25,8 @@ type NetworkStats struct {
 	Active                                   stats.Gauge
 }
 
-// Collect reports the counters of a stat_prefix.
+// Collect reports the counters of a stat_prefix. Istio's ends in a dot, so that
+// two stand in the name, as in Envoy's.
 func (s *NetworkStats) Collect(e *stats.Emitter, prefix string) {
 	for name, c := range map[string]*stats.Counter{"total": &s.Total, "ok": &s.OK, "denied": &s.Denied, "error": &s.Error,
 		"failure_mode_allowed": &s.FailureAllowed, "disabled": &s.Disabled, "cx_closed": &s.Closed} {
@@ -125,9 +126,7 @@ func (n *Network) question(a *filter.Admission) *authv3.CheckRequest {
 		attributes.Destination.Service = printable([]byte(a.Conn.SNI))
 	}
 	o := requestOptions{namespaces: n.namespaces}
-	if md := o.metadata(&a.Metadata); md != nil {
-		attributes.MetadataContext = &corev3.Metadata{FilterMetadata: md}
-	}
+	attributes.MetadataContext = &corev3.Metadata{FilterMetadata: o.metadata(&a.Metadata)}
 	return &authv3.CheckRequest{Attributes: attributes}
 }
 
