@@ -57,11 +57,14 @@ func NewCompiler(env Env) *Compiler {
 		env.Sinks = accesslog.NewSinks()
 		c.close = append(c.close, func() { _ = env.Sinks.Close() })
 	}
-	if env.Clusters == nil {
+	checks := env.Clusters == nil
+	if checks {
 		env.Clusters = cluster.NewManager(cluster.Options{})
 		c.close = append(c.close, env.Clusters.Close)
 	}
 	c.env, c.filters = env, newFilterState(env.Registry)
+	c.filters.jwt = newJWTState(env.Clusters, checks)
+	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c
 }
 

@@ -54,6 +54,7 @@ var httpFilters = map[string]httpFilter{
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
 	"io.istio.http.peer_metadata.Config":                        {},
+	jwtType:                                                     {build: buildJWT},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -168,6 +169,7 @@ type filterState struct {
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
+	jwt      *jwtState
 }
 
 func newFilterState(r *stats.Registry) *filterState {

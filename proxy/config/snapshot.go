@@ -42,6 +42,7 @@ type Snapshot struct {
 func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
 	var errs []error
+	c.filters.jwt.begin()
 	errs = append(errs, s.compileClusters(r)...)
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
@@ -55,6 +56,7 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	c.filters.jwt.remotes.Commit()
 	return s, nil
 }
 
