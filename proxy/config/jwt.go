@@ -94,7 +94,6 @@ func (ch *chains) jwtEngine(base *anypb.Any) (*jwt.Engine, error) {
 		Remotes:    st.remotes,
 		Match:      compileRuleMatch,
 		String:     compileString,
-		Warn:       func(w string) { ch.warn("http_filters: jwt_authn: " + w) },
 	})
 	if err != nil {
 		return nil, err

@@ -39,8 +39,6 @@ type Env struct {
 	// field.
 	Match  func(*routev3.RouteMatch) (Matcher, error)
 	String func(*matcherv3.StringMatcher) (match.String, error)
-	// Warn takes what is served other than it may be meant.
-	Warn func(string)
 }
 
 // Engine is one configuration of the filter. Immutable but for what hangs on

@@ -29,7 +29,7 @@ type Provider struct {
 	maxLife    time.Duration
 	requireExp bool
 
-	local  *keySet // nil if the keys are remote, or unusable
+	local  *keySet // nil if the keys are remote
 	remote *Remote
 	cache  *cache
 
@@ -133,8 +133,7 @@ func (b *builder) setSubjects(p *Provider, cfg *jwtv3.JwtProvider) error {
 	return nil
 }
 
-// setKeys sets where the keys come from. Local keys that are of no use make
-// every token fail, as with Envoy, and a warning: other providers go on.
+// setKeys sets where the keys come from.
 func (b *builder) setKeys(p *Provider, cfg *jwtv3.JwtProvider) error {
 	switch s := cfg.GetJwksSourceSpecifier().(type) {
 	case *jwtv3.JwtProvider_RemoteJwks:
@@ -149,8 +148,7 @@ func (b *builder) setKeys(p *Provider, cfg *jwtv3.JwtProvider) error {
 			return fmt.Errorf("local_jwks.%w", err)
 		}
 		if p.local, err = parseKeySet(text); err != nil {
-			p.local = nil
-			b.env.Warn(fmt.Sprintf("provider %s: local_jwks: all its tokens are refused, since %v", p.name, err))
+			return fmt.Errorf("local_jwks: %w", err)
 		}
 	default:
 		return errors.New("jwks_source_specifier: it needs remote_jwks or local_jwks")
