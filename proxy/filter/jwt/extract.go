@@ -109,12 +109,18 @@ func (e *extractor) extract(dst []candidate, h *http.RequestHead) []candidate {
 }
 
 func (l *location) fromFields(dst []candidate, h *http.RequestHead) []candidate {
-	all := h.Fields.All()
+	all, begun := h.Fields.All(), len(dst)
 	for i := range all {
 		if !all[i].Is(l.header.id, l.header.name) {
 			continue
 		}
 		v := all[i].Value
+		if l.header.id == http.HeaderAuthorization && len(dst) > begun {
+			// Authorization is no list, and which of two lines counts is
+			// anybody's guess. Envoy makes one line of them, which is no token.
+			dst[begun].text = bytes.Join([][]byte{dst[begun].text, v}, []byte(","))
+			continue
+		}
 		if len(l.prefix) > 0 {
 			j := bytes.Index(v, l.prefix)
 			if j < 0 {
