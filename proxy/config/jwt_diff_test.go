@@ -36,8 +36,9 @@ type jwtLab struct {
 	admin       *rig.Proxy        // Envoy's
 	registry    *stats.Registry   // ours
 
-	mu   sync.Mutex
-	seen []*wire.Request // guarded by mu
+	mu      sync.Mutex
+	seen    []*wire.Request // guarded by mu
+	fetched map[string]int  // requests for key sets by path; guarded by mu
 }
 
 // jwtCase is one request through both. Besides being compared with each other,
@@ -62,15 +63,18 @@ type jwtCase struct {
 // "---".
 func newJWTLab(t *testing.T, keys *mint.Keys, texts map[string]string) *jwtLab {
 	t.Helper()
-	lab := &jwtLab{t: t, keys: keys, envoy: map[string]string{}, ours: map[string]string{}, registry: stats.NewRegistry()}
+	lab := &jwtLab{t: t, keys: keys, envoy: map[string]string{}, ours: map[string]string{}, registry: stats.NewRegistry(), fetched: map[string]int{}}
 	app := wire.NewOrigin(t, "app", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
 		lab.mu.Lock()
 		lab.seen = append(lab.seen, r)
 		lab.mu.Unlock()
 		return wire.Answer(w, r, 200, "hello")
 	})
-	r := &Resources{Clusters: []*clusterv3.Cluster{{}}}
+	issuer := wire.NewOrigin(t, "issuer", "127.0.0.1:0", lab.issue)
+	r := &Resources{Clusters: []*clusterv3.Cluster{{}, {}, {}}}
 	fromYAML(t, tcpCluster("app", "", app.Addr), r.Clusters[0])
+	fromYAML(t, tcpCluster("issuer", "", issuer.Addr), r.Clusters[1])
+	fromYAML(t, tcpCluster("gone", "", refusing(t)), r.Clusters[2])
 	for name, text := range texts {
 		text, routes, own := strings.Cut(text, "---\n")
 		if !own {
@@ -87,16 +91,46 @@ func newJWTLab(t *testing.T, keys *mint.Keys, texts map[string]string) *jwtLab {
 	return lab
 }
 
+// issue answers as an issuer of tokens that is in the state that the path
+// names. Paths may end in a number, so that each listener has its own.
+func (lab *jwtLab) issue(w io.Writer, r *wire.Request) error {
+	lab.mu.Lock()
+	lab.fetched[r.Target]++
+	lab.mu.Unlock()
+	good := lab.keys.Set("rsa")
+	switch r.Target {
+	case "/good?x=y":
+		return wire.Answer(w, r, 200, good, wire.Field{Name: "x-host-was", Value: r.Fields.Get("host")})
+	case "/html":
+		return wire.Answer(w, r, 200, "<html>maintenance</html>")
+	case "/empty":
+		return wire.Answer(w, r, 200, "")
+	case "/none":
+		return wire.Answer(w, r, 200, `{"keys":[]}`)
+	case "/500":
+		return wire.Answer(w, r, 500, good)
+	case "/302":
+		return wire.Answer(w, r, 302, good, wire.Field{Name: "location", Value: "/trap"})
+	case "/201":
+		return wire.Answer(w, r, 201, good)
+	case "/big":
+		return wire.Answer(w, r, 200, strings.Replace(good, "{", `{"pad":"`+strings.Repeat("x", 4<<20)+`",`, 1))
+	case "/slow":
+		<-lab.t.Context().Done()
+	}
+	return wire.Answer(w, r, 404, "")
+}
+
 func jwtListener(name, port, text, routes string) string {
 	return fmt.Sprintf(`
-name: %s
+name: %q
 address: {socket_address: {address: 127.0.0.1, port_value: %s}}
 filter_chains:
 - filters:
   - name: hcm
     typed_config:
       "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-      stat_prefix: %s
+      stat_prefix: %q
       generate_request_id: false
       http_filters:
       - name: envoy.filters.http.jwt_authn

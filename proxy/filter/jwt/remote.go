@@ -149,12 +149,17 @@ func (r *Remote) setRetries(cfg *jwtv3.RemoteJwks) error {
 }
 
 // ready returns the keys if a request needn't wait: they are not overdue, or
-// the issuer is out of order and these are the best that there are.
+// the issuer is out of order and these are the best that there are. Then it is
+// asked again in the background.
 func (r *Remote) ready(now int64) *keySet {
 	k := r.keys.Load()
-	if k == nil || now >= r.expires.Load() && !r.failed.Load() {
+	if k == nil || now < r.expires.Load() {
+		return k
+	}
+	if !r.failed.Load() {
 		return nil
 	}
+	r.fetchOnce(now, r.refetch)
 	return k
 }
 
@@ -163,9 +168,6 @@ func (r *Remote) ready(now int64) *keySet {
 func (r *Remote) get(cancelled <-chan struct{}) *keySet {
 	now := http.Now()
 	if k := r.ready(now); k != nil {
-		if now >= r.expires.Load() {
-			r.fetchOnce(now, r.refetch) // nobody waits for it
-		}
 		return k
 	}
 	wait(r.fetchOnce(now, r.pause()), cancelled)
