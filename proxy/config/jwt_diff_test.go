@@ -198,6 +198,7 @@ func (lab *jwtLab) startOurs(r *Resources) {
 	for place, table := range snap.Tables {
 		place.Store(table)
 	}
+	snap.Committed()
 	tracker := hcm.NewTracker()
 	var conns sync.WaitGroup
 	var all []net.Listener
