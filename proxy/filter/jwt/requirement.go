@@ -144,7 +144,7 @@ func (t *tokens) failed(ex *http.Exchange, p *Provider, s Status) Status {
 // checkOne checks one token and hands on what it says.
 func (t *tokens) checkOne(ex *http.Exchange, c *candidate) Status {
 	id := digest(sha256.Sum256(c.text))
-	p, tok, keys := t.cached(&id)
+	p, tok := t.cached(&id)
 	hit := tok != nil
 	if hit {
 		t.engine.stats.CacheHit.Inc()
@@ -170,8 +170,8 @@ func (t *tokens) checkOne(ex *http.Exchange, c *candidate) Status {
 		return t.failed(ex, p, s)
 	}
 	if !hit {
-		var s Status
-		if keys, s = p.verify(tok, ex.Cancelled); s != OK {
+		keys, s := p.verify(tok, ex.Cancelled)
+		if s != OK {
 			return t.failed(ex, p, s)
 		}
 		p.finish(tok)
@@ -182,17 +182,16 @@ func (t *tokens) checkOne(ex *http.Exchange, c *candidate) Status {
 }
 
 // cached finds a verified token. The provider is nil while it isn't known.
-func (t *tokens) cached(id *digest) (*Provider, *token, *keySet) {
+func (t *tokens) cached(id *digest) (*Provider, *token) {
 	if p := t.provider; p != nil {
-		tok, keys := p.cached(id)
-		return p, tok, keys
+		return p, p.cached(id)
 	}
 	for _, p := range t.engine.providers {
-		if tok, keys := p.cached(id); tok != nil && t.engine.issuedBy(tok.iss) == p {
-			return p, tok, keys
+		if tok := p.cached(id); tok != nil && t.engine.issuedBy(tok.iss) == p {
+			return p, tok
 		}
 	}
-	return nil, nil, nil
+	return nil, nil
 }
 
 // waits reports whether a check may have to wait for keys: there are none that
@@ -204,7 +203,7 @@ func (t *tokens) waits(ex *http.Exchange) bool {
 	var room [8]candidate
 	for _, c := range t.extractor.extract(room[:0], &ex.Req) {
 		id := digest(sha256.Sum256(c.text))
-		if _, tok, _ := t.cached(&id); tok == nil {
+		if _, tok := t.cached(&id); tok == nil {
 			return true
 		}
 	}
@@ -212,15 +211,15 @@ func (t *tokens) waits(ex *http.Exchange) bool {
 }
 
 // cached returns a token that was verified with the keys of now.
-func (p *Provider) cached(id *digest) (*token, *keySet) {
+func (p *Provider) cached(id *digest) *token {
 	keys := p.local
 	if p.remote != nil {
 		keys = p.remote.ready(http.Now())
 	}
 	if keys == nil {
-		return nil, nil
+		return nil
 	}
-	return p.cache.get(id, keys), keys
+	return p.cache.get(id, keys)
 }
 
 // permits checks what a token says, its signature aside.
