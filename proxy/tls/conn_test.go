@@ -67,8 +67,10 @@ func TestBuffered(t *testing.T) {
 		}
 	}
 	read(5, "hello")
-	if !client.Buffered() || !client.Buffered() {
-		t.Error("not buffered within a record")
+	for range 2 { // asking changes nothing
+		if !client.Buffered() {
+			t.Error("not buffered within a record")
+		}
 	}
 	read(6, " world") // exactly what is left
 	got := ""
