@@ -176,6 +176,9 @@ func (s *Server) watchable() []string {
 			out = append(out, p)
 		}
 	}
+	if s.o.MeshConfig != "" {
+		out = append(out, s.o.MeshConfig)
+	}
 	return out
 }
 

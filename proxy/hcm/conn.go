@@ -5,6 +5,7 @@ package hcm
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pillion/proxy/filter"
@@ -30,6 +31,7 @@ type conn struct {
 	m    *Manager
 	sc   *h1.ServerConn // until it turns out to speak HTTP/2
 	info *http.ConnInfo
+	cert atomic.Pointer[certElement] // of x-forwarded-client-cert, made when first asked for
 
 	next, prev *conn // guarded by Tracker.mu
 
@@ -76,6 +78,10 @@ var streamPool = sync.Pool{New: func() any { return new(stream) }}
 
 // Serve serves one connection until it is closed. It takes ownership of nc.
 func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
+	if list := m.config().Admit; len(list) > 0 && !filter.Admit(list, &filter.Admission{Conn: info}) {
+		_ = nc.Close()
+		return
+	}
 	c := &conn{m: m, info: info, since: http.Now()}
 	c.sc = h1.NewServerConn(nc, m.config().Limits)
 	m.tracker.add(c)
