@@ -67,6 +67,7 @@ func (v configView) ConfigDump() admin.Dump {
 		Listeners:        resources(cur.dump.listeners, version, cur.at),
 		Routes:           resources(cur.dump.routes, version, cur.at),
 		Endpoints:        resources(cur.dump.endpoints, version, cur.at),
+		Secrets:          secretResources(v.s.secrets),
 	}
 }
 
