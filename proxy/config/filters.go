@@ -154,9 +154,7 @@ func (ch *chains) build(overrides ...map[string]*anypb.Any) (*filter.Chain, erro
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
-		if built != nil {
-			list = append(list, built)
-		}
+		list = append(list, built) // nil keeps the place
 	}
 	chain := filter.NewChain(list...)
 	ch.built[key.String()] = chain

@@ -22,7 +22,9 @@ const (
 )
 
 // RequestFilter sees each request once, after routing and before an upstream
-// is chosen. It may edit ex.Req.
+// is chosen. It may edit ex.Req, and ask for another look at the routes by
+// ex.Reroute if Waits has reported true: the filters behind it are then those of
+// the new route, which may wait.
 type RequestFilter interface {
 	OnRequest(ex *http.Exchange) Status
 }
@@ -61,10 +63,24 @@ type FinishFilter interface {
 // Chain is the acting filters of one route, phase by phase, in order.
 // Immutable once built.
 type Chain struct {
-	Request  []RequestFilter
+	Request []RequestFilter
+	// Order are the places of the request filters in the configured list, which
+	// is the same for all routes of a connection manager.
+	Order    []int
 	Response []ResponseFilter
 	Wrap     []StreamWrapper
 	Finish   []FinishFilter
+}
+
+// After returns the index of the first request filter that is configured behind
+// a place.
+func (c *Chain) After(place int) int {
+	for i, p := range c.Order {
+		if p > place {
+			return i
+		}
+	}
+	return len(c.Order)
 }
 
 // NewChain sorts filters, given in the order of configuration, into the
@@ -73,12 +89,13 @@ type Chain struct {
 // nil entries are left out.
 func NewChain(filters ...any) *Chain {
 	c := &Chain{}
-	for _, f := range filters {
+	for i, f := range filters {
 		if f == nil {
 			continue
 		}
 		if r, ok := f.(RequestFilter); ok {
 			c.Request = append(c.Request, r)
+			c.Order = append(c.Order, i)
 		}
 		if r, ok := f.(ResponseFilter); ok {
 			c.Response = append(c.Response, nil)

@@ -66,12 +66,7 @@ func (st *stream) choose() bool {
 		st.localError(errNoRoute)
 		return false
 	}
-	ex.RouteName = route.Name
-	st.route, st.chain = route, route.Chain
-	if route.Kind == router.Forward {
-		st.target = route.Target(ex.Random)
-		st.chain = st.target.Chain
-	}
+	st.setRoute(route)
 	return true
 }
 
@@ -101,7 +96,8 @@ func (st *stream) filterRequest() bool {
 // runRequestFilters returns why a filter answers, nil if none does.
 func (st *stream) runRequestFilters() *http.Error {
 	ex := &st.ex
-	for _, f := range st.chain.Request {
+	for i := 0; i < len(st.chain.Request); i++ {
+		f := st.chain.Request[i]
 		if w, ok := f.(filter.Waiter); ok && w.Waits(ex) {
 			st.c.setActive(&st.call)
 			ex.Cancelled = st.call.Cancelled()
@@ -112,8 +108,45 @@ func (st *stream) runRequestFilters() *http.Error {
 			}
 			return errFiltered
 		}
+		if ex.Reroute {
+			next, err := st.reroute(st.chain.Order[i])
+			if err != nil {
+				return err
+			}
+			i = next - 1
+		}
 	}
 	return nil
+}
+
+// reroute chooses the route anew after the filter at a place of the list, and
+// returns the index of the next filter in the chain of the new route.
+func (st *stream) reroute(place int) (next int, err *http.Error) {
+	ex := &st.ex
+	ex.Reroute = false
+	table := st.cfg.Routes.Load()
+	vh, route := table.Match(&ex.Req, ex.Random)
+	if vh == nil || route == nil {
+		st.c.m.Stats.NoRoute.Inc()
+		st.route, st.target = nil, nil
+		return 0, errNoRoute
+	}
+	if ex.Req.Upgrade != nil && !st.cfg.allowsUpgrade(route, ex.Req.Upgrade) {
+		return 0, errUpgrade
+	}
+	ex.VirtualHost = vh.Name
+	st.setRoute(route)
+	return st.chain.After(place), nil
+}
+
+// setRoute makes route the exchange's, with a target of its.
+func (st *stream) setRoute(route *router.Route) {
+	st.ex.RouteName = route.Name
+	st.route, st.chain, st.target = route, route.Chain, nil
+	if route.Kind == router.Forward {
+		st.target = route.Target(st.ex.Random)
+		st.chain = st.target.Chain
+	}
 }
 
 // answer does what the route says.

@@ -38,6 +38,10 @@ type Exchange struct {
 	// known. Immutable, shared between requests of one peer.
 	DownstreamPeer *Peer
 
+	// Reroute is set by a filter that changed what routes look at: the route is
+	// chosen anew before the next filter runs (Envoy: clearRouteCache).
+	Reroute bool
+
 	// Metadata is what filters tell each other and the access log.
 	Metadata Metadata
 
