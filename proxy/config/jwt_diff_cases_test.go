@@ -54,6 +54,13 @@ func jwtConfigs(k *mint.Keys) map[string]string {
 		"lax":     two + rules("{requires_any: {requirements: [{provider_name: a}, {allow_missing_or_failed: {}}]}}"),
 		"all":     two + rules("{requires_all: {requirements: [{provider_name: a}, {provider_name: b}]}}"),
 		"missing": two + rules("{allow_missing: {}}"), "failed": two + rules("{allow_missing_or_failed: {}}"),
+		"rerouted": strings.Replace(two, "a: {", "a: {clear_route_cache: true, ", 1) + rules("{requires_any: {requirements: [{provider_name: a}, {provider_name: b}, {allow_missing: {}}]}}") + `---
+[{match: {prefix: /, headers: [{name: x-from-a, string_match: {exact: anna}}]}, route: {cluster: app}, request_headers_to_add: [{header: {key: x-route, value: annas}}]},
+ {match: {prefix: /, headers: [{name: x-from-b, present_match: true}]}, route: {cluster: app}, request_headers_to_add: [{header: {key: x-route, value: somebodys}}]},
+ {match: {prefix: /, headers: [{name: x-from-a, present_match: true}]}, direct_response: {status: 410, body: {inline_string: gone}}},
+ {match: {path: /nowhere, headers: [{name: authorization, present_match: true}]}, route: {cluster: app}},
+ {match: {prefix: /else}, route: {cluster: app}, request_headers_to_add: [{header: {key: x-route, value: nobodys}}]}]
+`,
 		"audience": two + rules("{provider_and_audiences: {provider_name: a, audiences: [x, z2]}}"),
 		"rules": two + `requirement_map: {ra: {provider_name: a}, rb: {provider_name: b}}
 rules:
@@ -309,6 +316,14 @@ func groupCases(k *mint.Keys) (all []jwtCase) {
 	aud := k.Token("RS256", "rsa", mint.Claims("a", "anna", `"aud":"z"`))
 	all = append(all, jwtCase{name: "other audience", on: "audience", fields: bearer(aud), status: 403},
 		jwtCase{name: "a bad one, then a good one", on: "missing", fields: []string{"Authorization: Bearer " + a, "x-b: zzz"}, status: 200, stricter: "all tokens have to be valid, else a service may take the other one"})
+	all = append(all,
+		jwtCase{name: "to another route", on: "rerouted", target: "/else", fields: bearer(a), status: 200},
+		jwtCase{name: "without a claim", on: "rerouted", target: "/else", status: 200},
+		jwtCase{name: "by the client's own field", on: "rerouted", target: "/else", fields: []string{"x-from-a: anna"}, status: 200},
+		jwtCase{name: "to a direct response", on: "rerouted", target: "/else", fields: bearer(k.Token("RS256", "rsa", mint.Claims("a", "otto"))), status: 410},
+		jwtCase{name: "a provider that doesn't ask for it", on: "rerouted", target: "/else", fields: []string{"x-b: " + b}, status: 200},
+		jwtCase{name: "to no route", on: "rerouted", target: "/nowhere", fields: bearer(k.Token("RS256", "rsa", mint.Claims("a", "anna"))), status: 200},
+		jwtCase{name: "refused", on: "rerouted", target: "/else", fields: bearer(wrongA), status: 401})
 	paths := []struct {
 		target string
 		fields []string

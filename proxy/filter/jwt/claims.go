@@ -105,6 +105,7 @@ func (p *Provider) finish(t *token) {
 		}
 		if text := claimText(v); text != "" {
 			t.fields = append(t.fields, claimField{c.header, []byte(text)})
+			t.claimFields = true
 		}
 	}
 	t.normalized = t.claims
@@ -146,6 +147,9 @@ func (p *Provider) handOn(ex *http.Exchange, c *candidate, t *token) {
 	}
 	if !p.forward {
 		c.remove(ex)
+	}
+	if p.clearRoute && (t.claimFields || p.payloadMetadata != "") {
+		ex.Reroute = true
 	}
 	if p.headerMetadata != "" {
 		ex.Metadata.SetField(metadataName, p.headerMetadata, t.header)

@@ -29,6 +29,8 @@ type token struct {
 	sigBytes   int
 	normalized map[string]any // claims as the provider puts them into metadata
 	fields     []claimField   // claims as the provider puts them into fields
+	// claimFields says that a field holds a single claim.
+	claimFields bool
 }
 
 // strictBase64 refuses bits that are set behind the last octet, so that no two
