@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -116,10 +117,18 @@ func (l lifecycle) Quit() { l.s.askToQuit() }
 
 func (s *Server) setDraining() { s.state.Store(int64(stats.StateDraining)) }
 
-// Endpoints returns every address that the proxy listens on: its own first,
-// then "http" for the listener of Options.HTTPAddr, then the others by name.
+// Endpoints returns every address that the proxy listens on: "http" for the
+// listener of Options.HTTPAddr first, then the others, which have the name of
+// the service port that they are for or else their own, and those of the proxy
+// itself.
 func (s *Server) Endpoints() []Endpoint {
 	addrs := s.bound.addresses()
+	var opens map[string]string
+	s.applyMu.Lock()
+	if s.current != nil {
+		opens = s.current.opens
+	}
+	s.applyMu.Unlock()
 	var out []Endpoint
 	for _, name := range slices.Sorted(maps.Keys(addrs)) {
 		e := Endpoint{Name: name, Addr: addrs[name]}
@@ -128,6 +137,7 @@ func (s *Server) Endpoints() []Endpoint {
 			out = slices.Insert(out, 0, e)
 			continue
 		}
+		e.Name = cmp.Or(opens[name], name)
 		out = append(out, e)
 	}
 	if s.admin != nil {

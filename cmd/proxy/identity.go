@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -23,6 +24,23 @@ func (f *identityFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.serviceAccount, "service-account", "default", "service account of that workload")
 	fs.StringVar(&f.workload, "workload", "", "name of that workload, source_workload in metrics")
 	fs.BoolVar(&f.strict, "strict", false, "refuse unknown fields and kinds instead of warning about them")
+}
+
+// listenFlags say where services are reached.
+type listenFlags struct {
+	http      string
+	listen    []string
+	detection time.Duration
+}
+
+func (f *listenFlags) register(fs *pflag.FlagSet) {
+	fs.StringVar(&f.http, "http", "127.0.0.1:15080", "address of the listener for every mesh service, as a forward proxy\n(curl -x) and by Host header; empty for none")
+	fs.StringArrayVar(&f.listen, "listen", nil, "HOST:PORT=ADDRESS:PORT: open that port of the service HOST at an address\nof this machine, whatever it carries, db:5432=127.0.0.1:5432; or \"all\": open\neach port that carries TCP, TLS or what isn't declared at 127.0.0.1, under\nits own number. May be repeated; what is named goes before \"all\" and before\na service's own address, which is opened if it is in 127.0.0.0/8")
+	fs.DurationVar(&f.detection, "protocol-detection-timeout", 5*time.Second, "how long a connection to a port whose protocol isn't declared may take\nto show what it speaks before it is passed on as TCP")
+}
+
+func (f *listenFlags) options(o *proxy.Options) {
+	o.HTTPAddr, o.Listen, o.DetectionTimeout = f.http, f.listen, f.detection
 }
 
 // options fills the options that the flags stand for.

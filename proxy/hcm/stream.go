@@ -69,6 +69,7 @@ func (st *stream) chooseRoute() *http.Error {
 		ex.VirtualHost = vh.Name
 	}
 	if ex.Req.Upgrade != nil && !st.mayUpgrade(route) {
+		st.c.m.Stats.RqUpgradeRefused.Inc()
 		return errUpgrade
 	}
 	if route == nil {

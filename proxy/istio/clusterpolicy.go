@@ -296,7 +296,7 @@ func (b *clusterBuilder) checkPolicy(pol *policy) {
 			"%s is not supported yet by this build; it would have to send plaintext. Set DISABLE to allow that", tls.value.Mode)
 	}
 	if s := pol.proxyProtocol; s.value != nil {
-		b.rep.unsupportedf(s.obj, s.field(""), "no PROXY header is sent")
+		b.rep.errorf(s.obj, s.field(""), "is not supported yet by this build: a server that expects a PROXY header refuses connections without one")
 	}
 	if s := pol.tunnel; s.value != nil {
 		b.rep.unsupportedf(s.obj, s.field(""), "connections are not tunnelled")

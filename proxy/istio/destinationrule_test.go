@@ -138,6 +138,7 @@ func TestTLSRefused(t *testing.T) {
 		{"port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"), "spec.trafficPolicy.portLevelSettings[0].tls.mode"},
 		{"other port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 81}, tls: {mode: SIMPLE}}]}"), ""},
 		{"subset", service + rule("subsets: [{name: v1, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]"), "spec.subsets[0].trafficPolicy.tls.mode"},
+		{"PROXY header", service + rule("trafficPolicy: {proxyProtocol: {version: V1}}"), "spec.trafficPolicy.proxyProtocol"},
 		{"label", labelled, `spec.endpoints[0].labels["security.istio.io/tlsMode"]`},
 		{"another host", service + strings.Replace(rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "host: a", "host: b", 1), ""},
 	} {
@@ -167,13 +168,12 @@ metadata: {name: a, namespace: default}
 spec:
   host: a
   trafficPolicy:
-    proxyProtocol: {version: V1}
     outlierDetection: {outlierDetectionHttpErrorCodes: [429], consecutiveErrors: 3}
     loadBalancer: {localityLbSetting: {failoverPriority: [topology.istio.io/network]}}
 `
 	_, problems := translate(t, yaml, Options{})
 	for _, field := range []string{
-		"spec.trafficPolicy.proxyProtocol", "spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
+		"spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
 		"spec.trafficPolicy.outlierDetection.consecutiveErrors", "spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
 	} {
 		wantProblem(t, problems, true, field+":")

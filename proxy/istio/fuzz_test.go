@@ -35,7 +35,7 @@ func FuzzTranslate(f *testing.F) {
 		if len(problems) > 0 {
 			return
 		}
-		r, problems := Translate(set.Objects, Options{HTTPAddr: "127.0.0.1:15080", Locality: "eu/a/1"})
+		r, problems := Translate(set.Objects, Options{HTTPAddr: "127.0.0.1:15080", Locality: "eu/a/1", Listen: []string{listenAll}})
 		if r == nil {
 			for _, p := range problems {
 				if !p.Warning {

@@ -127,16 +127,21 @@ func (t *translator) servable(s *gatewayServer) bool {
 	if !t.servableProtocol(s) {
 		return false
 	}
-	own, err := parseListenAddress(t.o.HTTPAddr)
-	if t.o.HTTPAddr == "" || err != nil || uint32(own.Port()) != s.spec.Port.Number {
-		return true
-	}
 	bind, err := netip.ParseAddr(cmp.Or(s.spec.Bind, "0.0.0.0"))
-	if err != nil || (!bind.IsUnspecified() && !own.Addr().IsUnspecified() && bind != own.Addr()) {
+	if err != nil {
 		return true
 	}
-	t.rep.errorf(s.obj, s.field(".port.number"), "port %d is that of the http listener, %s; choose another for one of them", s.spec.Port.Number, own)
-	return false
+	at := netip.AddrPortFrom(bind, uint16(s.spec.Port.Number))
+	if own, err := parseListenAddress(t.o.HTTPAddr); t.o.HTTPAddr != "" && err == nil && overlapping(own, at) {
+		t.rep.errorf(s.obj, s.field(".port.number"), "port %d is that of the http listener, %s; choose another for one of them", s.spec.Port.Number, own)
+		return false
+	}
+	if b := t.bound.conflict(at); b != nil {
+		t.rep.errorf(s.obj, s.field(".port.number"), "%s would listen at %s, where %s has %s of %s; choose another port, or give the service another with --listen %s=ADDRESS:PORT",
+			s.gateway(), at, b.address, b.name(), place(b.s.obj), b.name())
+		return false
+	}
+	return true
 }
 
 // serverHost resolves the namespace of a server's host: "./" is the Gateway's own, "*/"

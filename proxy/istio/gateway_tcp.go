@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"net/netip"
 	"strings"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -37,14 +36,13 @@ func (s *gatewayServer) passesThrough() bool {
 // gatewayListener makes the listener of a port that carries TCP or TLS; nil when no
 // VirtualService is bound to it.
 func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
-	var chains []*listenerv3.FilterChain
-	taken := make(map[string]bool)
+	var c rawChains
 	tls := p.servers[0].kind() == serverTLS
 	for _, s := range p.servers {
 		at := target{port: p.number, gateway: s.gateway()}
 		vs := visibleRoutes(t.virtualServices, s.gateway(), t.o.Namespace)
 		if tls {
-			chains = append(chains, t.tlsChains(vs, at, taken, func(v *virtualService) []string { return s.hostsFor(v.obj.Namespace) })...)
+			t.tlsChains(&c, vs, at, nil, func(v *virtualService) []string { return s.hostsFor(v.obj.Namespace) })
 			continue
 		}
 		var bound []*virtualService
@@ -53,18 +51,17 @@ func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
 				bound = append(bound, v)
 			}
 		}
-		more, last := t.tcpChains(bound, at, netip.Addr{})
-		if chains = append(chains, more...); last {
+		if t.tcpChains(&c, bound, at, nil); c.last {
 			break
 		}
 	}
-	if len(chains) == 0 {
+	if len(c.list) == 0 {
 		first := p.servers[0]
 		t.rep.warnf(first.obj, first.field(".hosts"), "no VirtualService bound to %s has a %s route for port %d: the port is not opened",
 			first.gateway(), map[bool]string{true: "tls", false: "tcp"}[tls], p.number)
 		return nil
 	}
-	l := t.rawListener(p.bind, p.number, chains, tls, false)
+	l := t.rawListener(p.bind, p.number, c.list, tls, false)
 	l.AccessLog = t.logs.listenerLoggers()
 	return l
 }

@@ -150,16 +150,21 @@ func tcpMetadataExchange() *anypb.Any {
 	})
 }
 
-// httpListener makes the listener that serves as a forward proxy and by Host header,
-// in the form of istiod's http-proxy listener. HTTP/1.0 is taken, since what tests a
-// mesh on one machine may be old, and gRPC-Web if any service has a port for it.
-func (t *translator) httpListener(address netip.AddrPort) *listenerv3.Listener {
-	m := newManager(routeHTTPProxy, t.logs.loggers())
+// outboundManager makes the connection manager of a listener for clients on this
+// machine. HTTP/1.0 is taken, since what tests a mesh on one machine may be old.
+func (t *translator) outboundManager(routeName string) *hcmv3.HttpConnectionManager {
+	m := newManager(routeName, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
-	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{
-		AllowAbsoluteUrl: wrapperspb.Bool(true),
-		AcceptHttp_10:    true,
-	}
+	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
+	return m
+}
+
+// httpListener makes the listener that serves as a forward proxy and by Host header,
+// in the form of istiod's http-proxy listener, with gRPC-Web if any service has a port
+// for it.
+func (t *translator) httpListener(address netip.AddrPort) *listenerv3.Listener {
+	m := t.outboundManager(routeHTTPProxy)
+	m.HttpProtocolOptions.AllowAbsoluteUrl = wrapperspb.Bool(true)
 	if slices.ContainsFunc(t.scope.services, (*service).hasGRPCWeb) {
 		addGRPCWeb(m)
 	}

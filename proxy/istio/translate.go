@@ -72,7 +72,8 @@ type Options struct {
 	HTTPAddr string
 	// Listen opens ports of services at addresses of this machine, each as
 	// HOST:PORT=ADDRESS:PORT. Services with a virtual address in 127.0.0.0/8 have
-	// theirs opened there without.
+	// theirs opened there without, and a Sidecar may bind ports. "all" opens what else
+	// the http listener can't serve at 127.0.0.1.
 	Listen []string
 	// ProtocolDetectionTimeout bounds the wait for the first bytes of a connection where
 	// they decide what becomes of it: 5 s by default.
@@ -122,6 +123,10 @@ type Resources struct {
 	Routes    []*routev3.RouteConfiguration
 	Clusters  []*clusterv3.Cluster
 	Endpoints []*endpointv3.ClusterLoadAssignment // of the clusters of type EDS
+
+	// Opens names the service ports, as host:port, that listeners were made for, by the
+	// listener's name.
+	Opens map[string]string
 }
 
 // translator is one translation.
@@ -133,8 +138,8 @@ type translator struct {
 	virtualServices []*virtualService
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
-	// needHTTPRoutes says that a listener besides the http one has its routes.
-	needHTTPRoutes bool
+	bound           *boundPorts  // addresses of service ports
+	ownRoutes       []*boundPort // those that have a route configuration of their own
 }
 
 // Translate makes the resources for one proxy. The objects are those of a source.Set:
@@ -143,7 +148,7 @@ type translator struct {
 // that claim one thing the first has it, as in a cluster the oldest.
 func Translate(objs []*source.Object, o Options) (*Resources, []source.Problem) {
 	o = o.withDefaults()
-	t := &translator{o: &o, rep: &report{}, out: &Resources{}}
+	t := &translator{o: &o, rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
 	for _, obj := range objs {
 		checkSupport(obj, t.rep)
 	}
@@ -170,21 +175,20 @@ func (t *translator) translate(objs []*source.Object) {
 	}
 	t.logs = newAccessLogs(objs, t.o, t.rep)
 
+	httpListener := false
 	if t.o.HTTPAddr != "" {
 		address, err := parseListenAddress(t.o.HTTPAddr)
 		if err != nil {
 			t.rep.add(source.Problem{Field: "http listener", Reason: err.Error()})
 		} else {
 			t.out.Listeners = append(t.out.Listeners, t.httpListener(address))
-			t.needHTTPRoutes = true
+			httpListener = true
 		}
 	}
-	bound := len(t.out.Listeners)
+	own := len(t.out.Listeners)
 	t.loopback()
-	slices.SortFunc(t.out.Listeners[bound:], byPort)
-	if t.needHTTPRoutes {
-		t.out.Routes = append(t.out.Routes, t.httpProxyRoutes())
-	}
+	slices.SortFunc(t.out.Listeners[own:], byPort)
+	t.httpRoutes(httpListener)
 	t.gateways(objs)
 
 	clusters := newClusterBuilder(t.o, rules, t.rep, t.out)
