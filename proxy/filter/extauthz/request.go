@@ -102,9 +102,9 @@ func printable(v []byte) string {
 	return b.String()
 }
 
-// make returns what a server of gRPC is told.
-func (o *requestOptions) make(ex *http.Exchange) *authv3.CheckRequest {
-	service, _ := ex.Req.Fields.Get(http.HeaderXEnvoyDownstreamServiceCluster)
+// message returns what a server of gRPC is told.
+func (o *requestOptions) message(ex *http.Exchange) *authv3.CheckRequest {
+	service, _ := ex.Req.Fields.Lookup(http.HeaderOther, []byte("x-envoy-downstream-service-cluster"))
 	a := connectionAttributes(ex.Conn, o.peerCertificate, o.tlsSession, o.labels)
 	a.Source.Service = printable(service)
 	a.Request = &authv3.AttributeContext_Request{Time: timestamppb.New(http.WallTime(ex.Start)), Http: o.http(ex)}
