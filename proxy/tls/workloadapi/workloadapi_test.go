@@ -145,32 +145,50 @@ func TestChoosesTheIdentity(t *testing.T) {
 // TestWhatIsRefused: the old certificate serves on, the reason is counted,
 // and said once.
 func TestWhatIsRefused(t *testing.T) {
-	ca := renewtest.NewCA(t)
-	own := renewtest.Issue(t, ca, "web")
-	good := svid(t, renewtest.Own, own, ca.Root())
+	type given struct {
+		ca   *localca.CA
+		own  localca.Leaf
+		good *workload.X509SVID
+	}
 	for _, tc := range []struct {
 		name   string
-		answer *workload.X509SVIDResponse
+		answer func(given) *workload.X509SVIDResponse
 		reason renew.Reason
 	}{
-		{"another identity", response(svid(t, renewtest.Peer, renewtest.Issue(t, ca, "db"), ca.Root())), renew.Identity},
-		{"a name that isn't the certificate's", response(svid(t, renewtest.Own, renewtest.Issue(t, ca, "db"), ca.Root())), renew.Identity},
-		{"nothing", response(), renew.Invalid},
-		{"octets", response(&workload.X509SVID{SpiffeId: renewtest.Own, X509Svid: []byte("x"), X509SvidKey: []byte("y"), Bundle: []byte("z")}), renew.Invalid},
-		{"a key that isn't its", response(svid(t, renewtest.Own, localca.Leaf{Chain: own.Chain, Key: renewtest.Issue(t, ca, "web").Key}, ca.Root())), renew.Invalid},
-		{"no bundle", response(&workload.X509SVID{SpiffeId: renewtest.Own, X509Svid: good.X509Svid, X509SvidKey: good.X509SvidKey}), renew.Invalid},
+		{"another identity", func(g given) *workload.X509SVIDResponse {
+			return response(svid(t, renewtest.Peer, renewtest.Issue(t, g.ca, "db"), g.ca.Root()))
+		}, renew.Identity},
+		{"a name that isn't the certificate's", func(g given) *workload.X509SVIDResponse {
+			return response(svid(t, renewtest.Own, renewtest.Issue(t, g.ca, "db"), g.ca.Root()))
+		}, renew.Identity},
+		{"nothing", func(g given) *workload.X509SVIDResponse {
+			return response()
+		}, renew.Invalid},
+		{"octets", func(g given) *workload.X509SVIDResponse {
+			return response(&workload.X509SVID{SpiffeId: renewtest.Own, X509Svid: []byte("x"), X509SvidKey: []byte("y"), Bundle: []byte("z")})
+		}, renew.Invalid},
+		{"a key that isn't its", func(g given) *workload.X509SVIDResponse {
+			return response(svid(t, renewtest.Own, localca.Leaf{Chain: g.own.Chain, Key: renewtest.Issue(t, g.ca, "web").Key}, g.ca.Root()))
+		}, renew.Invalid},
+		{"no bundle", func(g given) *workload.X509SVIDResponse {
+			return response(&workload.X509SVID{SpiffeId: renewtest.Own, X509Svid: g.good.X509Svid, X509SvidKey: g.good.X509SvidKey})
+		}, renew.Invalid},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				ca := renewtest.NewCA(t) // of the bubble's time
+				g := given{ca: ca, own: renewtest.Issue(t, ca, "web")}
+				g.good = svid(t, renewtest.Own, g.own, ca.Root())
+				good, bad := g.good, tc.answer(g)
 				r := newRig(t, workloadapi.Options{ID: renewtest.Own})
 				st := <-r.streams
 				st.answer <- response(good)
 				synctest.Wait()
 				for range 3 { // an answer that can't be read ends the stream
 					select {
-					case st.answer <- tc.answer:
+					case st.answer <- bad:
 					case st = <-r.streams:
-						st.answer <- tc.answer
+						st.answer <- bad
 					}
 					synctest.Wait()
 				}
@@ -204,12 +222,12 @@ func TestWhatIsRefused(t *testing.T) {
 // TestFederation: a peer of another trust domain is checked by that domain's
 // bundle, and by no other.
 func TestFederation(t *testing.T) {
-	ca := renewtest.NewCA(t)
-	other, err := localca.New("other.example")
-	if err != nil {
-		t.Fatal(err)
-	}
 	synctest.Test(t, func(t *testing.T) {
+		ca := renewtest.NewCA(t)
+		other, err := localca.New("other.example")
+		if err != nil {
+			t.Fatal(err)
+		}
 		r := newRig(t, workloadapi.Options{ID: renewtest.Own})
 		st := <-r.streams
 		a := response(svid(t, renewtest.Own, renewtest.Issue(t, ca, "web"), ca.Root()))
