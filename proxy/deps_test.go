@@ -58,7 +58,7 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin, tls/workloadapi, tls/sds, tls/istioca < root;
+	config, istio, admin, tls/localca, tls/workloadapi, tls/sds, tls/istioca < root;
 	root, demo < cmd;
 
 	# For tests.
@@ -100,8 +100,16 @@ var outside = []struct {
 		"configuration messages are compiled away before the first request; filters and loggers read their own when they are built"},
 	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds filter/* accesslog tls/sds tls/istioca",
 		"as go-control-plane"},
-	{"istio.io/api/...", "istio istio/source tls/istioca",
-		"Istio's API ends where it has become xDS resources; its CA is spoken to by its messages"},
+	{"istio.io/api/envoy/...", "istio config",
+		"the configuration of Istio's own filters is a part of xDS"},
+	{"istio.io/api/networking/...", "istio istio/source",
+		"Istio's API ends where it has become xDS resources"},
+	{"istio.io/api/security/...", "istio istio/source tls/istioca",
+		"as networking; the messages of Istio's CA are among them"},
+	{"istio.io/api/telemetry/...", "istio istio/source",
+		"as networking"},
+	{"istio.io/api/mesh/...", "istio istio/source",
+		"as networking"},
 	{"sigs.k8s.io/yaml", "istio istio/source config root cmd",
 		"YAML is a form of configuration"},
 	{"go.yaml.in/yaml/...", "istio istio/source config root cmd",

@@ -50,6 +50,13 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"run", filepath.Join(empty, "missing")}, 1, `missing`},
 		{[]string{"run", "--http", "127.0.0.1:99999", good}, 1, `99999`},
 		{[]string{"validate", filepath.Join(empty, "missing.yaml")}, 1, `missing\.yaml`},
+		{[]string{"certs"}, 0, ""},
+		{[]string{"certs", "make"}, 2, `there is 'proxy certs init'`},
+		{[]string{"certs", "init"}, 2, `name one folder`},
+		{[]string{"certs", "init", "--workload", "web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
+		{[]string{"certs", "init", "--workload", "../web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
+		{[]string{"certs", "init", "--trust-domain", "a b", filepath.Join(empty, "new")}, 1, `no trust domain`},
+		{[]string{"run", "--admin", "", "--metrics", "", "--certs", empty, good}, 1, `cert-chain\.pem(?s:.*)'proxy certs init DIR`},
 	} {
 		_, stderr, code := command(t, "", c.args...)
 		if code != c.code || !regexp.MustCompile(c.stderr).MatchString(stderr) || (code == 0) != (stderr == "") {

@@ -15,6 +15,7 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
+	"pillion/proxy/pool"
 	"pillion/proxy/router"
 	"pillion/proxy/stats"
 	"pillion/proxy/tls"
@@ -40,7 +41,8 @@ type Compiler struct {
 	// filters are the parts of filters that live on between compilations.
 	filters *filterState
 	tls     *tlsContexts
-	close   []func() // of what Env left out
+	alpn    *pool.ALPN // as last compiled
+	close   []func()   // of what Env left out
 }
 
 // placeKey tells route tables apart: the same route configuration under

@@ -7,6 +7,8 @@ import (
 	stdtls "crypto/tls"
 	"io"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"pillion/proxy/buf"
@@ -146,8 +148,59 @@ func (c *Conn) Buffered() bool {
 	return true // an error stays, and is what the Read will return
 }
 
-// Write encrypts and writes p.
-func (c *Conn) Write(p []byte) (int, error) { return c.std.Write(p) }
+// Await waits, without a buffer, until there is something for a Read to look
+// at. The end of the stream and its errors are left to that Read.
+func (c *Conn) Await() error {
+	if c.Buffered() {
+		return nil
+	}
+	if err := c.tap.fill(); err != nil && err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// Probe looks, without waiting, whether the peer has sent application data or
+// ended the connection; what else came, such as session tickets, is taken in.
+// It is for the reader.
+func (c *Conn) Probe() (data bool, err error) {
+	if c.hasAhead {
+		return true, nil
+	}
+	n, err := c.TryRead(c.ahead[:])
+	c.hasAhead = n == 1
+	return c.hasAhead, err
+}
+
+// Write encrypts and writes p, behind what TryWrite has left.
+func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.tap.finish(); err != nil || len(p) == 0 {
+		return 0, err
+	}
+	return c.std.Write(p)
+}
+
+// maxRecord is the most that one record holds (RFC 8446 section 5.1).
+const maxRecord = 16 << 10
+
+// TryWrite encrypts and writes as much of p as the socket takes without
+// waiting. Unless done is true, a Write of the rest, which may be empty, has
+// to follow: some of what is encrypted may still wait for the socket.
+func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
+	c.tap.tries.Store(true)
+	defer c.tap.tries.Store(false)
+	for n < len(p) {
+		if c.tap.full() {
+			return n, false, nil
+		}
+		m, err := c.std.Write(p[n:min(n+maxRecord, len(p))])
+		n += m
+		if err != nil {
+			return n, false, err
+		}
+	}
+	return n, !c.tap.full(), nil
+}
 
 // Close sends close_notify, if that can be done at once, and closes the
 // connection. It may be called from any goroutine.
@@ -178,6 +231,14 @@ type tap struct {
 	in   buf.Buffer
 	rest int // bytes of the current record that were not handed out yet
 	mode tapMode
+
+	// tries: writes don't wait. Set by the writer.
+	tries atomic.Bool
+	// mu is held during a write, of which crypto/tls makes one at a time.
+	mu sync.Mutex
+	// unsent are records that the socket didn't take without waiting. Guarded by
+	// mu.
+	unsent []byte
 }
 
 // Read hands out bytes of the current record.
@@ -234,8 +295,50 @@ func (t *tap) fill() error {
 	return t.io.Fill(&t.in)
 }
 
-// Write writes one or more records.
-func (t *tap) Write(p []byte) (int, error) { return t.io.Write(p) }
+// Write writes one or more records. Where it may not wait, it keeps what the
+// socket doesn't take: crypto/tls can't go on after a short write.
+func (t *tap) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.tries.Load() {
+		if err := t.finishLocked(); err != nil {
+			return 0, err
+		}
+		return t.io.Write(p)
+	}
+	n := 0
+	if len(t.unsent) == 0 {
+		var err error
+		if n, _, err = t.io.TryWrite(p); err != nil {
+			return n, err
+		}
+	}
+	t.unsent = append(t.unsent, p[n:]...)
+	return len(p), nil
+}
+
+// finish writes what the socket didn't take, and waits for it.
+func (t *tap) finish() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.finishLocked()
+}
+
+func (t *tap) finishLocked() error {
+	if len(t.unsent) == 0 {
+		return nil
+	}
+	_, err := t.io.Write(t.unsent)
+	t.unsent = nil
+	return err
+}
+
+// full reports whether something waits for the socket.
+func (t *tap) full() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.unsent) > 0
+}
 
 // wouldBlock says that nothing can be read without waiting. crypto/tls lets a
 // read be tried again after an error that calls itself temporary.
