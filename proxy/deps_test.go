@@ -58,7 +58,7 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin, tls/localca, tls/workloadapi, tls/sds, tls/istioca < root;
+	config, istio, admin, tls/localca, tls/renew, tls/workloadapi, tls/sds, tls/istioca < root;
 	root, demo < cmd;
 
 	# For tests.
