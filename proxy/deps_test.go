@@ -62,7 +62,7 @@ const lattice = `
 	root, demo < cmd;
 
 	# For tests.
-	NONE < proxytest;
+	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
 	tls, tls/localca < tls/renew/renewtest;
 `
