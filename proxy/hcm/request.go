@@ -31,7 +31,7 @@ func (st *stream) prepare() *http.Error {
 		return err
 	}
 	if ex.Req.Scheme == nil {
-		ex.Req.Scheme = schemeBytes(cfg.Scheme)
+		ex.Req.Scheme = st.scheme()
 	}
 	fields := &ex.Req.Fields
 	if cfg.UseRemoteAddress {
@@ -71,7 +71,7 @@ func (st *stream) canonicalPath() *http.Error {
 		return errEscapedSlash
 	case pathRedirect:
 		st.c.m.Stats.RqRedirectedNormalization.Inc()
-		ex.LocalReply.Headers = []http.Field{{ID: http.LookupHeader(locationName), Name: locationName, Value: path}}
+		ex.LocalReply.Headers = []http.Field{{ID: http.HeaderLocation, Name: locationName, Value: path}}
 		return errNormalizedPath
 	}
 	ex.Req.Path = path
@@ -90,6 +90,22 @@ func schemeBytes(s string) []byte {
 		return schemeHTTPS
 	}
 	return schemeHTTP
+}
+
+// scheme is that of a request which doesn't tell: what the proxy before us says
+// it was, unless this is an edge, else the connection's.
+func (st *stream) scheme() []byte {
+	if !st.cfg.UseRemoteAddress {
+		if v, ok := st.ex.Req.Fields.Get(http.HeaderXForwardedProto); ok {
+			switch {
+			case http.EqualFold(v, schemeHTTP):
+				return schemeHTTP
+			case http.EqualFold(v, schemeHTTPS):
+				return schemeHTTPS
+			}
+		}
+	}
+	return schemeBytes(st.cfg.Scheme)
 }
 
 // controls are the fields by which a proxy of the mesh steers another one. No
@@ -148,12 +164,16 @@ func (st *stream) edgeFields() {
 	fields.SetID(http.HeaderXEnvoyExternalAddress, append(ex.Scratch(len(client))[:0], client...))
 }
 
-// lastForwarded returns the last address of X-Forwarded-For, which is the
-// client's as the proxy before us saw it; nil without a valid one.
+// lastForwarded returns the last address of X-Forwarded-For, on the last of its
+// lines, which is the client's as the proxy before us saw it; nil without a
+// valid one.
 func lastForwarded(fields *http.Fields) []byte {
-	v, ok := fields.Get(http.HeaderXForwardedFor)
-	if !ok {
-		return nil
+	var v []byte
+	for i := fields.Len() - 1; i >= 0; i-- {
+		if f := fields.At(i); f.ID == http.HeaderXForwardedFor {
+			v = f.Value
+			break
+		}
 	}
 	if i := bytes.LastIndexByte(v, ','); i >= 0 {
 		v = v[i+1:]
