@@ -84,9 +84,9 @@ func bothJudges(t *testing.T, listen string) []judge {
 	}
 }
 
-// lines waits for n lines of the access log, and returns them by their first
-// word.
-func (j judge) lines(t *testing.T, n int) map[string]string {
+// lines waits for the line of the last request in the access log, and returns
+// all by their first word.
+func (j judge) lines(t *testing.T, last string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	rig.Until(t, j.name+" logs all requests", func() error {
@@ -99,8 +99,8 @@ func (j judge) lines(t *testing.T, n int) map[string]string {
 				out[key] = rest
 			}
 		}
-		if len(out) < n {
-			return fmt.Errorf("%d lines of %d", len(out), n)
+		if _, ok := out[last]; !ok {
+			return fmt.Errorf("there are %d lines, without that of %s", len(out), last)
 		}
 		return nil
 	})
@@ -165,7 +165,10 @@ func TestRBACLikeEnvoy(t *testing.T) {
 			}
 			_ = c.Close()
 		}
-		logs[k] = j.lines(t, n)
+		logs[k] = j.lines(t, fmt.Sprintf("%d/%d", len(rbacRules)-1, len(rbacRequests)-1))
+		if len(logs[k]) != n {
+			t.Fatalf("%s logged %d requests of %d", j.name, len(logs[k]), n)
+		}
 	}
 	denied, differ := 0, 0
 	for key, want := range logs[0] {

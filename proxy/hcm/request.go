@@ -60,7 +60,8 @@ func (st *stream) canonicalPath() *http.Error {
 	if !opt.needsWork(ex.Req.Path) {
 		return nil
 	}
-	room := ex.Scratch(2 * len(ex.Req.Path)) // encoded slashes are decoded first
+	// Encoded slashes are decoded first, and an octet may need three.
+	room := ex.Scratch(4 * len(ex.Req.Path))
 	path, result := opt.canonical(room[:0], ex.Req.Path)
 	switch result {
 	case pathBad:
@@ -71,6 +72,7 @@ func (st *stream) canonicalPath() *http.Error {
 		return errEscapedSlash
 	case pathRedirect:
 		st.c.m.Stats.RqRedirectedNormalization.Inc()
+		ex.Req.Path = path
 		ex.LocalReply.Headers = []http.Field{{ID: http.HeaderLocation, Name: locationName, Value: path}}
 		return errNormalizedPath
 	}
