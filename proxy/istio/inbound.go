@@ -24,9 +24,13 @@ type inboundPort struct {
 	// listens on where the workload has a Unix socket.
 	port     uint32
 	protocol protocol
+	declared bool // the Sidecar says the protocol
 	mode     mtlsMode
 	// services are those of whose this is a port. The first gives the names.
 	services []inboundService
+	// pool is what the Sidecar says of connections to the workload; nil leaves it to the
+	// service's DestinationRule.
+	pool *networking.ConnectionPoolSettings
 }
 
 // inboundService is a port of a service behind which the workload is.
@@ -43,27 +47,36 @@ func (p *inboundPort) cluster() string {
 	return "inbound|" + strconv.FormatUint(uint64(p.port), 10) + "||"
 }
 
-// inbound makes the listeners before the workload.
+// inbound makes the listeners before the workload: those of --inbound, then those that
+// the Sidecar binds.
 func (t *translator) inbound(objs []*source.Object) {
-	if len(t.o.Inbound) == 0 {
-		return
-	}
 	w := protected{namespace: t.o.Namespace, labels: t.o.Labels}
 	modes := t.policies.inboundModes(w)
-	for _, text := range t.o.Inbound {
-		p, err := parseInbound(text)
-		if err == nil {
-			err = t.vacant(p)
-		}
-		if err != nil {
-			t.rep.add(source.Problem{Field: "--inbound", Reason: err.Error()})
-			continue
+	add := func(p *inboundPort, bad func(error)) {
+		if err := t.vacant(p); err != nil {
+			bad(err)
+			return
 		}
 		p.mode = modes.of(p.port)
 		t.findServices(p, objs)
 		t.inboundPorts = append(t.inboundPorts, p)
-		t.out.Listeners = append(t.out.Listeners, t.inboundListener(p, w))
+		l := t.inboundListener(p, w)
+		t.out.Opens[l.Name] = p.cluster()
+		t.out.Listeners = append(t.out.Listeners, l)
 	}
+	for _, text := range t.o.Inbound {
+		bad := func(err error) { t.rep.add(source.Problem{Field: "--inbound", Reason: err.Error()}) }
+		p, err := parseInbound(text)
+		if err != nil {
+			bad(err)
+			continue
+		}
+		if sidecar := t.scope.sidecar; sidecar != nil {
+			p.pool = sidecar.Spec.(*networking.Sidecar).InboundConnectionPool
+		}
+		add(p, bad)
+	}
+	t.sidecarIngress(add)
 }
 
 // parseInbound reads ADDRESS:PORT=ADDRESS:PORT or ADDRESS:PORT=unix://PATH.
@@ -135,7 +148,7 @@ func (t *translator) findServices(p *inboundPort, objs []*source.Object) {
 			}
 		}
 	}
-	if len(p.services) > 0 {
+	if len(p.services) > 0 && !p.declared {
 		p.protocol = p.services[0].p.protocol
 	}
 }

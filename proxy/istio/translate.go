@@ -206,7 +206,7 @@ func (t *translator) translate(objs []*source.Object) {
 	t.gateways(objs)
 	t.protectGateways(objs, t.out.Listeners[own:])
 	t.inbound(objs)
-	t.policies.warnUnused()
+	t.policies.warnUnused(len(t.inboundPorts) > 0)
 
 	clusters := newClusterBuilder(t.o, rules, t.rep, t.out)
 	for _, s := range t.scope.services {
