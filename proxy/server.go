@@ -52,6 +52,7 @@ type Server struct {
 	work   sync.WaitGroup
 	quit   chan struct{} // closed by /quitquitquit
 	once   sync.Once     // guards the closing of quit
+	ended  sync.Once     // guards Shutdown
 }
 
 // New returns a server that has read nothing and bound nothing.
@@ -181,8 +182,11 @@ func (s *Server) Quit() <-chan struct{} { return s.quit }
 func (s *Server) askToQuit() { s.once.Do(func() { close(s.quit) }) }
 
 // Shutdown stops accepting, lets exchanges under way finish within the drain
-// time (ctx ends that early), and stops everything.
-func (s *Server) Shutdown(ctx context.Context) {
+// time (ctx ends that early), and stops everything. A second call waits for the
+// first one.
+func (s *Server) Shutdown(ctx context.Context) { s.ended.Do(func() { s.shutdown(ctx) }) }
+
+func (s *Server) shutdown(ctx context.Context) {
 	s.setDraining()
 	s.bound.closeAll()
 	ctx, cancel := context.WithTimeout(ctx, s.o.DrainTime)

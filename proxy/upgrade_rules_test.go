@@ -156,6 +156,19 @@ func TestUpgradeAllowed(t *testing.T) {
 	}
 }
 
+// TestUpgradeCounted: what a client may not switch to is counted.
+func TestUpgradeCounted(t *testing.T) {
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "echo"))})
+	conn := inproc.Dial(t, p.Addr("http"))
+	conn.Send("GET / HTTP/1.1\nHost: echo:9080\nConnection: upgrade\nUpgrade: foo\n\n")
+	if r := conn.Response(false); r.Line != "HTTP/1.1 403 Forbidden" {
+		t.Errorf("%+v", r)
+	}
+	if n := metric(t, p, "envoy_http_downstream_rq_ws_on_non_ws_route"); n != 1 {
+		t.Errorf("the counter says %v", n)
+	}
+}
+
 // TestUpgradeRefused holds that an answer other than 101 is handed on as it is
 // and ends both connections: what the client sent behind its request reaches
 // nobody.

@@ -15,8 +15,10 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
+	"pillion/proxy/pool"
 	"pillion/proxy/router"
 	"pillion/proxy/stats"
+	"pillion/proxy/tls"
 )
 
 // Env is what compiled structures are wired to. With the zero value Compile
@@ -27,6 +29,7 @@ type Env struct {
 	Sinks    *accesslog.Sinks
 	Clusters *cluster.Manager
 	Registry *stats.Registry
+	Secrets  *tls.Secrets // live certificates and trust anchors
 }
 
 // Compiler compiles one set of resources after the other. It remembers the
@@ -37,7 +40,9 @@ type Compiler struct {
 	places map[placeKey]*hcm.Routes
 	// filters are the parts of filters that live on between compilations.
 	filters *filterState
-	close   []func() // of what Env left out
+	tls     *tlsContexts
+	alpn    *pool.ALPN // as last compiled
+	close   []func()   // of what Env left out
 }
 
 // placeKey tells route tables apart: the same route configuration under
@@ -61,7 +66,10 @@ func NewCompiler(env Env) *Compiler {
 		env.Clusters = cluster.NewManager(cluster.Options{})
 		c.close = append(c.close, env.Clusters.Close)
 	}
-	c.env, c.filters = env, newFilterState(env.Registry)
+	if env.Secrets == nil {
+		env.Secrets = tls.NewSecrets()
+	}
+	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
 	return c
 }
 

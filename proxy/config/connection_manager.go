@@ -66,7 +66,6 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
 		PreserveRequestID: m.GetPreserveExternalRequestId(),
 		AcceptHTTP10:      m.GetHttpProtocolOptions().GetAcceptHttp_10(),
-		Scheme:            "http",
 		IdleTimeout:       hcm.DefaultIdleTimeout,
 		HeadersTimeout:    hcm.DefaultHeadersTimeout,
 		RequestTimeout:    m.GetRequestTimeout().AsDuration(),

@@ -42,7 +42,7 @@ type Snapshot struct {
 func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
 	var errs []error
-	errs = append(errs, s.compileClusters(r)...)
+	errs = append(errs, c.compileClusters(s, r)...)
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
 		routes[rc.GetName()] = rc
@@ -58,20 +58,24 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	return s, nil
 }
 
-func (s *Snapshot) compileClusters(r *Resources) (errs []error) {
+func (c *Compiler) compileClusters(s *Snapshot, r *Resources) (errs []error) {
+	alpn, err := c.alpnOverride(r.Listeners)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(r.Endpoints))
 	for _, a := range r.Endpoints {
 		assignments[a.GetClusterName()] = a
 	}
 	s.Clusters = make([]*cluster.Config, 0, len(r.Clusters))
-	for _, c := range r.Clusters {
-		cfg, warnings, err := CompileCluster(c, assignments[edsName(c)])
+	for _, in := range r.Clusters {
+		cfg, warnings, err := compileCluster(in, assignments[edsName(in)], c.tls, alpn)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("cluster %s: %w", c.GetName(), err))
+			errs = append(errs, fmt.Errorf("cluster %s: %w", in.GetName(), err))
 			continue
 		}
 		for _, w := range warnings {
-			s.Warnings = append(s.Warnings, "cluster "+c.GetName()+": "+w)
+			s.Warnings = append(s.Warnings, "cluster "+in.GetName()+": "+w)
 		}
 		s.Clusters = append(s.Clusters, cfg)
 	}

@@ -66,8 +66,6 @@ type Config struct {
 	// Upgrades are the protocols that a client may switch to where the route
 	// doesn't say otherwise.
 	Upgrades router.Upgrades
-	// Scheme is that of the connection, "http" or "https".
-	Scheme string
 
 	// IdleTimeout closes a connection without a request (default 1 h),
 	// HeadersTimeout bounds the time from a head's first byte to its last

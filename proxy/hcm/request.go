@@ -36,16 +36,20 @@ func (st *stream) prepare() *http.Error {
 		}
 		ex.Req.Path = path
 	}
+	scheme := schemeHTTP
+	if ex.Conn.TLS != nil {
+		scheme = schemeHTTPS
+	}
 	if ex.Req.Scheme == nil {
-		ex.Req.Scheme = schemeBytes(cfg.Scheme)
+		ex.Req.Scheme = scheme
 	}
 	fields := &ex.Req.Fields
 	if cfg.UseRemoteAddress {
-		st.edgeFields()
+		st.edgeFields(scheme)
 	} else {
 		drop(fields, &controls)
 		if !fields.Has(http.HeaderXForwardedProto) {
-			fields.AddID(http.HeaderXForwardedProto, ex.Req.Scheme)
+			fields.AddID(http.HeaderXForwardedProto, scheme)
 		}
 		ex.ClientAddress = lastForwarded(fields)
 	}
@@ -64,13 +68,6 @@ var (
 	schemeHTTP  = []byte("http")
 	schemeHTTPS = []byte("https")
 )
-
-func schemeBytes(s string) []byte {
-	if s == "https" {
-		return schemeHTTPS
-	}
-	return schemeHTTP
-}
 
 // controls are the fields by which a proxy of the mesh steers another one. No
 // client counts as one of those (Envoy: cleanInternalHeaders, and since 1.33
@@ -106,7 +103,7 @@ func drop(fields *http.Fields, set *[256]bool) {
 
 // edgeFields appends the client's address to X-Forwarded-For and tells the
 // upstream whether it is one of our own network's (use_remote_address).
-func (st *stream) edgeFields() {
+func (st *stream) edgeFields(scheme []byte) {
 	ex := &st.ex
 	fields := &ex.Req.Fields
 	client := hostOf(ex.Conn.Remote)
@@ -118,7 +115,7 @@ func (st *stream) edgeFields() {
 	} else {
 		fields.AddID(http.HeaderXForwardedFor, append(ex.Scratch(len(client))[:0], client...))
 	}
-	fields.SetID(http.HeaderXForwardedProto, ex.Req.Scheme)
+	fields.SetID(http.HeaderXForwardedProto, scheme)
 	if internal {
 		fields.SetID(http.HeaderXEnvoyInternal, []byte("true"))
 		return

@@ -57,6 +57,7 @@ func (st *stream) choose() bool {
 		ex.VirtualHost = vh.Name
 	}
 	if ex.Req.Upgrade != nil && !st.admitUpgrade(route) {
+		st.c.m.Stats.RqUpgradeRefused.Inc()
 		st.localError(errUpgrade)
 		return false
 	}
