@@ -15,6 +15,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -31,8 +32,9 @@ type served struct {
 }
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
-// serves them until the test ends. filters are put before the router.
-func serve(t *testing.T, origin, filters, routes string) served {
+// serves them until the test ends. filters are put before the router, hcmFields,
+// "a: 1, b: 2", into the connection manager.
+func serve(t *testing.T, origin, filters, routes string, hcmFields ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
 	l, cl := &listenerv3.Listener{}, &clusterv3.Cluster{}
@@ -48,6 +50,9 @@ filter_chains:
       http_filters: [%s{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
       route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [%s]}]}
 `, filters, routes), l)
+	for _, f := range hcmFields {
+		mergeHCM(t, l, f)
+	}
 	fromYAML(t, fmt.Sprintf(`
 name: c
 type: STATIC
@@ -95,6 +100,21 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		c.Close()
 	})
 	return served{ln.Addr().String(), snap.Warnings}
+}
+
+// mergeHCM sets fields of a listener's only connection manager.
+func mergeHCM(t *testing.T, l *listenerv3.Listener, fields string) {
+	t.Helper()
+	f := l.FilterChains[0].Filters[0]
+	m, more := &hcmv3.HttpConnectionManager{}, &hcmv3.HttpConnectionManager{}
+	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		t.Fatal(err)
+	}
+	fromYAML(t, "{"+fields+"}", more)
+	proto.Merge(m, more)
+	if err := f.GetTypedConfig().MarshalFrom(m); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func fromYAML(t *testing.T, text string, m proto.Message) {

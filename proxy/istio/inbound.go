@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -57,7 +58,11 @@ func (t *translator) inbound(objs []*source.Object) {
 			bad(err)
 			return
 		}
-		p.mode = modes.of(p.port)
+		var err error
+		if p.mode, err = t.attainable(modes.of(p.port)); err != nil {
+			bad(fmt.Errorf("%s: %w", p.listen, err))
+			return
+		}
 		t.findServices(p, objs)
 		t.inboundPorts = append(t.inboundPorts, p)
 		l := t.inboundListener(p, w)
@@ -77,6 +82,19 @@ func (t *translator) inbound(objs []*source.Object) {
 		add(p, bad)
 	}
 	t.sidecarIngress(add)
+}
+
+// attainable is the mode that the proxy can serve: mutual TLS takes a certificate.
+func (t *translator) attainable(mode mtlsMode) (mtlsMode, error) {
+	switch {
+	case t.o.identified():
+	case mode == mtlsStrict:
+		return mode, errors.New("PeerAuthentication demands mutual TLS, which takes a certificate of the mesh, and the proxy has none: name its directory with --certs")
+	case mode == mtlsPermissive:
+		t.rep.add(source.Problem{Warning: true, Field: "--inbound", Reason: "the proxy has no certificate of the mesh, so it takes plaintext only; name its directory with --certs"})
+		return mtlsDisable, nil
+	}
+	return mode, nil
 }
 
 // parseInbound reads ADDRESS:PORT=ADDRESS:PORT or ADDRESS:PORT=unix://PATH.

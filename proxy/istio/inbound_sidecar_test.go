@@ -58,7 +58,7 @@ spec:
 				if s := a.GetSocketAddress(); s != nil {
 					at = fmt.Sprintf("%s:%d", s.Address, s.GetPortValue())
 				}
-				got = l.Name + " " + summary(l.FilterChains[0]) + " " + at
+				got = l.Name + " " + inWords(l.FilterChains[0]) + " " + at
 				if n := cluster.CircuitBreakers.Thresholds[0].MaxConnections.GetValue(); n != 3 {
 					t.Errorf("%s: %d connections", c.entry, n)
 				}

@@ -17,8 +17,10 @@
 //   - A proxy without labels serves every Gateway (translator.gatewayPorts).
 //   - Headless Services are balanced over their endpoints (kubernetesService), and an
 //     ExternalName that no service has is resolved by DNS (registryBuilder.addAliases).
-//   - There is no mutual TLS yet. Only a label asks for it, not a service account, and
-//     what asks for it is refused rather than served in plaintext.
+//   - Mutual TLS takes a certificate of the mesh (Options.CertsDir). Without one,
+//     workloads that take it get plaintext with a warning, and what demands it is refused.
+//   - Secrets come with the configuration. One that is named and missing, or broken,
+//     refuses it, where a cluster leaves the listener without a certificate.
 package istio
 
 import (
@@ -29,6 +31,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pillion/proxy/istio/source"
@@ -56,6 +59,11 @@ type Options struct {
 	// metrics name the proxy. Translation doesn't use them; they are here because they
 	// belong to who the proxy is.
 	ServiceAccount, WorkloadName, TrustDomain string
+	// CertsDir holds the proxy's own certificate of the mesh, as cert-chain.pem, key.pem
+	// and root-cert.pem; empty is none, and no mutual TLS between workloads. Translation
+	// doesn't read it. Identity says that there is one although it comes from elsewhere.
+	CertsDir string
+	Identity bool
 	// ClusterID is how endpoints name the cluster they are in: "Kubernetes" by default.
 	ClusterID string
 	// DomainSuffix is that of services' names: "cluster.local" by default.
@@ -98,6 +106,9 @@ type Options struct {
 	AccessLogFile string
 }
 
+// identified: the proxy has a certificate of the mesh.
+func (o *Options) identified() bool { return o.Identity || o.CertsDir != "" }
+
 // withDefaults fills in a mesh's defaults (pkg/config/mesh of Istio).
 func (o Options) withDefaults() Options {
 	set := func(field *string, value string) {
@@ -129,6 +140,11 @@ type Resources struct {
 	Routes    []*routev3.RouteConfiguration
 	Clusters  []*clusterv3.Cluster
 	Endpoints []*endpointv3.ClusterLoadAssignment // of the clusters of type EDS
+	// Secrets are those of Kubernetes that the others name. They hold private keys:
+	// JSON leaves these out.
+	Secrets []*tlsv3.Secret
+	// CertsDir is Options.CertsDir.
+	CertsDir string
 
 	// Opens names the service ports, as host:port, that listeners were made for, by the
 	// listener's name.
@@ -148,8 +164,11 @@ type translator struct {
 	extAuthz        *extAuthz
 	inboundPorts    []*inboundPort
 	jwks            map[string]*clusterv3.Cluster // where keys are fetched that no service has
-	bound           *boundPorts                   // addresses of service ports
-	ownRoutes       []*boundPort                  // those that have a route configuration of their own
+	secrets         *secretStore
+	// sniClusters are the clusters that clients of AUTO_PASSTHROUGH servers may name.
+	sniClusters map[string]bool
+	bound       *boundPorts  // addresses of service ports
+	ownRoutes   []*boundPort // those that have a route configuration of their own
 }
 
 // Translate makes the resources for one proxy. The objects are those of a source.Set:
@@ -185,6 +204,9 @@ func (t *translator) translate(objs []*source.Object) {
 		noTimeout: durationpb.New(0),
 	}
 	t.logs = newAccessLogs(objs, t.o, t.rep)
+	t.secrets = newSecretStore(objs, t.o, t.rep)
+	t.sniClusters = make(map[string]bool)
+	t.out.CertsDir = t.o.CertsDir
 
 	httpListener := false
 	if t.o.HTTPAddr != "" {
@@ -208,7 +230,7 @@ func (t *translator) translate(objs []*source.Object) {
 	t.inbound(objs)
 	t.policies.warnUnused(len(t.inboundPorts) > 0)
 
-	clusters := newClusterBuilder(t.o, rules, t.rep, t.out)
+	clusters := newClusterBuilder(t.o, rules, newPeerModes(objs, t.o.RootNamespace), t.secrets, t.rep, t.out)
 	for _, s := range t.scope.services {
 		clusters.service(s)
 	}
@@ -216,5 +238,7 @@ func (t *translator) translate(objs []*source.Object) {
 		clusters.inbound(p)
 	}
 	clusters.jwks(t.jwks)
+	clusters.passedThrough(t.sniClusters)
 	clusters.common()
+	t.out.Secrets = t.secrets.used()
 }

@@ -57,7 +57,7 @@ func groupOf(kind string) (group string, ok bool) {
 		return securityGroup, true
 	case "Telemetry":
 		return telemetryGroup, true
-	case "Service":
+	case "Service", "Secret", "ConfigMap":
 		return coreGroup, true
 	case "EndpointSlice":
 		return discoveryGroup, true
@@ -85,8 +85,8 @@ func classify(group, kind string) class {
 		if kind == "Endpoints" {
 			return unsupported
 		}
-		if oneOf(kind, "Binding", "ConfigMap", "Event", "LimitRange", "Namespace", "Node", "PersistentVolume",
-			"PersistentVolumeClaim", "Pod", "PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "ServiceAccount") {
+		if oneOf(kind, "Binding", "Event", "LimitRange", "Namespace", "Node", "PersistentVolume",
+			"PersistentVolumeClaim", "Pod", "PodTemplate", "ReplicationController", "ResourceQuota", "ServiceAccount") {
 			return useless
 		}
 	case "apps", "autoscaling", "batch", "policy", "flagger.app":
@@ -118,6 +118,10 @@ func whyUnsupported(kind string) string {
 func (s *subject) readSpec() {
 	if s.Kind == "EndpointSlice" { // has no spec
 		s.Spec = s.readEndpointSlice()
+		return
+	}
+	if s.Kind == "Secret" || s.Kind == "ConfigMap" {
+		s.Spec = s.readSecret()
 		return
 	}
 	s.eachEntry(s.root, s.top, []string{"apiVersion", "kind", "metadata", "spec", "status"}, func(string, *yaml.Node, *place) {})

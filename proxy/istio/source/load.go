@@ -319,7 +319,8 @@ func (s *subject) unknownKind(group string) {
 	hint := ""
 	if versionsOf(group) != nil && !s.out.full() {
 		hint = didYouMean(s.Kind, []string{"VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Gateway",
-			"Sidecar", "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "Telemetry", "Service", "EndpointSlice"})
+			"Sidecar", "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "Telemetry", "Service", "EndpointSlice",
+			"Secret", "ConfigMap"})
 	}
 	if n == nil {
 		n = s.root // the kind comes from a typed list

@@ -28,7 +28,7 @@ type Object struct {
 	//	*telemetry/v1alpha1.Telemetry
 	//	*security/v1beta1.PeerAuthentication, AuthorizationPolicy, RequestAuthentication
 	//	*mesh/v1alpha1.MeshConfig, of LoadMeshConfig alone
-	//	*Service, *EndpointSlice
+	//	*Service, *EndpointSlice, *Secret (of ConfigMaps too)
 	//
 	// whatever version the document itself names: Istio's versions are aliases of one Go type.
 	Spec any
