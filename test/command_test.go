@@ -50,6 +50,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"run", filepath.Join(empty, "missing")}, 1, `missing`},
 		{[]string{"run", "--http", "127.0.0.1:99999", good}, 1, `99999`},
 		{[]string{"validate", filepath.Join(empty, "missing.yaml")}, 1, `missing\.yaml`},
+		{[]string{"run", "--inbound", "127.0.0.1:1", good}, 1, `--inbound: .*ADDRESS:PORT=APPADDRESS:APPPORT`},
+		{[]string{"validate", "--mesh-config", filepath.Join(empty, "mesh"), good}, 1, `mesh: `},
 	} {
 		_, stderr, code := command(t, "", c.args...)
 		if code != c.code || !regexp.MustCompile(c.stderr).MatchString(stderr) || (code == 0) != (stderr == "") {

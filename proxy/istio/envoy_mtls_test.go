@@ -3,7 +3,7 @@
 package istio
 
 import (
-	"crypto/tls"
+	stdtls "crypto/tls"
 	"fmt"
 	"io"
 	nethttp "net/http"
@@ -47,10 +47,10 @@ spec:
 
 	const refused = 0
 	caller := func(ca *authority, uri string) *nethttp.Client {
-		config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio-http/1.1", "istio", "http/1.1"}}
+		config := &stdtls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio-http/1.1", "istio", "http/1.1"}}
 		if ca != nil {
 			cert, key := ca.leaf(uri)
-			config.Certificates = []tls.Certificate{keyPairOf(t, cert, key)}
+			config.Certificates = []stdtls.Certificate{keyPairOf(t, cert, key)}
 		}
 		c := &nethttp.Client{Transport: &nethttp.Transport{TLSClientConfig: config}}
 		t.Cleanup(c.CloseIdleConnections)

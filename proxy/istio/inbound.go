@@ -44,6 +44,16 @@ type inboundService struct {
 // chains and statistics, whatever address is bound.
 func (p *inboundPort) name() string { return "0.0.0.0_" + strconv.FormatUint(uint64(p.port), 10) }
 
+// listenerName is that of a bound listener. One whose port the system chooses is told
+// from others by the workload's.
+func (p *inboundPort) listenerName() string {
+	name := p.listen.Addr().String() + "_" + strconv.FormatUint(uint64(p.listen.Port()), 10)
+	if p.listen.Port() == 0 {
+		name += "_" + strconv.FormatUint(uint64(p.port), 10)
+	}
+	return name
+}
+
 func (p *inboundPort) cluster() string {
 	return "inbound|" + strconv.FormatUint(uint64(p.port), 10) + "||"
 }

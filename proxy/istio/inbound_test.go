@@ -118,6 +118,9 @@ func TestInboundFlag(t *testing.T) {
 			t.Errorf("%q: %d listeners and %q, want %q", c.inbound, len(ls), problems, c.want)
 		}
 	}
+	if ls, problems := inboundListeners(t, mesh, "127.0.0.1:0=:80", "127.0.0.1:0=:81"); len(ls) != 2 || ls[0].Name == ls[1].Name {
+		t.Errorf("two ports that the system chooses: %v, %s", ls, problems)
+	}
 	for _, good := range []string{"127.0.0.1:0=localhost:80", ":1=:80", "[::1]:80=127.0.0.1:80", "127.0.0.2:80=127.0.0.1:80", "127.0.0.1:1=unix:///a"} {
 		if ls, problems := inboundListeners(t, mesh, good); len(ls) != 1 {
 			t.Errorf("%q: %s", good, problems)

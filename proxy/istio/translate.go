@@ -9,7 +9,8 @@
 // a proxy without a cluster around it needs differently:
 //
 //   - One proxy is a sidecar with an HTTP proxy port and a gateway at once. Clients come
-//     to these listeners; nothing is captured, and nothing is inbound.
+//     to these listeners; nothing is captured. What is before the workload has addresses
+//     of its own (translator.inbound), and a policy's ports are the workload's.
 //   - The http listener tells services apart by the port in the request's authority
 //     (translator.httpProxyRoutes), and without a port where only one can be meant.
 //   - A cluster of type ORIGINAL_DST, PassthroughCluster among them, has no original
