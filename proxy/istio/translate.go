@@ -83,6 +83,12 @@ type Options struct {
 	// theirs opened there without, and a Sidecar may bind ports. "all" opens what else
 	// the http listener can't serve at 127.0.0.1.
 	Listen []string
+	// Inbound puts the proxy before ports of its workload, each as
+	// ADDRESS:PORT=APPADDRESS:APPPORT or ADDRESS:PORT=unix://PATH.
+	Inbound []string
+	// MeshConfig is an object of source.LoadMeshConfig; nil is a mesh with all defaults.
+	// Other options that are set go before it. It alone can restrict the OutboundPolicy.
+	MeshConfig *source.Object
 	// ProtocolDetectionTimeout bounds the wait for the first bytes of a connection where
 	// they decide what becomes of it: 5 s by default.
 	ProtocolDetectionTimeout time.Duration
@@ -154,6 +160,10 @@ type translator struct {
 	virtualServices []*virtualService
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
+	policies        *policies
+	extAuthz        *extAuthz
+	inboundPorts    []*inboundPort
+	jwks            map[string]*clusterv3.Cluster // where keys are fetched that no service has
 	secrets         *secretStore
 	// sniClusters are the clusters that clients of AUTO_PASSTHROUGH servers may name.
 	sniClusters map[string]bool
@@ -166,8 +176,9 @@ type translator struct {
 // the configuration: the result is nil then. Objects count in their order: of several
 // that claim one thing the first has it, as in a cluster the oldest.
 func Translate(objs []*source.Object, o Options) (*Resources, []source.Problem) {
-	o = o.withDefaults()
-	t := &translator{o: &o, rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
+	o = o.withMesh().withDefaults()
+	t := &translator{o: &o, jwks: make(map[string]*clusterv3.Cluster), rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
+	checkMesh(&o, t.rep)
 	for _, obj := range objs {
 		checkSupport(obj, t.rep)
 	}
@@ -211,12 +222,22 @@ func (t *translator) translate(objs []*source.Object) {
 	t.loopback()
 	slices.SortFunc(t.out.Listeners[own:], byPort)
 	t.httpRoutes(httpListener)
+	t.policies = newPolicies(objs, t.o, t.rep)
+	t.extAuthz = &extAuthz{config: t.o.MeshConfig, rep: t.rep, scope: t.scope, made: make(map[string]*extAuthzProvider)}
+	own = len(t.out.Listeners)
 	t.gateways(objs)
+	t.protectGateways(objs, t.out.Listeners[own:])
+	t.inbound(objs)
+	t.policies.warnUnused()
 
 	clusters := newClusterBuilder(t.o, rules, newPeerModes(objs, t.o.RootNamespace), t.secrets, t.rep, t.out)
 	for _, s := range t.scope.services {
 		clusters.service(s)
 	}
+	for _, p := range t.inboundPorts {
+		clusters.inbound(p)
+	}
+	clusters.jwks(t.jwks)
 	clusters.passedThrough(t.sniClusters)
 	clusters.common()
 	t.out.Secrets = t.secrets.used()

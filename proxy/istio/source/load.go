@@ -250,10 +250,11 @@ func (r *reader) object(n *yaml.Node, items []int, apiVersion, kind string) {
 		r.useless = append(r.useless, uselessKind{kind: s.Kind, file: s.File, line: s.Line})
 		return
 	}
+	if what == supported && group == securityGroup {
+		s.strict = true // a policy means all that it says, or isn't served
+	}
 	s.readMetadata(r.options.DefaultNamespace)
 	switch what {
-	case refused:
-		s.failAt(s.top, "kind", "%s", whyRefused(s.Kind))
 	case unsupported:
 		s.ignored(n, s.top, "%s", whyUnsupported(s.Kind))
 	case unknown:
