@@ -6,7 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	gotls "crypto/tls"
+	stdtls "crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -46,7 +46,7 @@ func newCertMaker(t *testing.T) *certMaker {
 	return m
 }
 
-func (m *certMaker) make(c *x509.Certificate) gotls.Certificate {
+func (m *certMaker) make(c *x509.Certificate) stdtls.Certificate {
 	m.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -67,10 +67,10 @@ func (m *certMaker) make(c *x509.Certificate) gotls.Certificate {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	return gotls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	return stdtls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
 }
 
-func pemOf(pair gotls.Certificate) string {
+func pemOf(pair stdtls.Certificate) string {
 	var out strings.Builder
 	for _, der := range pair.Certificate {
 		out.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
@@ -78,7 +78,7 @@ func pemOf(pair gotls.Certificate) string {
 	return out.String()
 }
 
-func keyOf(t *testing.T, pair gotls.Certificate) string {
+func keyOf(t *testing.T, pair stdtls.Certificate) string {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {
@@ -127,7 +127,7 @@ func TestClientCertLikeEnvoy(t *testing.T) {
 	ca := newCertMaker(t)
 	server := ca.make(&x509.Certificate{Subject: pkix.Name{Organization: []string{"srv"}}, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 		EmailAddresses: []string{"s@example.com"}, URIs: uris(t, "spiffe://td/ns/a/sa/server", "spiffe://td/second")})
-	clients := map[string]*gotls.Certificate{"none": nil}
+	clients := map[string]*stdtls.Certificate{"none": nil}
 	for name, c := range map[string]*x509.Certificate{
 		"workload": {URIs: uris(t, "spiffe://td/ns/a/sa/client")},
 		"names": {DNSNames: []string{"a.example.com", "b.example.com"}, EmailAddresses: []string{"e@example.com"}, IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1), net.ParseIP("fd00::1")},
@@ -212,11 +212,11 @@ func compareLogs(t *testing.T, dir string, cases []string) {
 }
 
 // certSeen sends a request over TLS and returns what the origin is told of the client.
-func certSeen(t *testing.T, addr string, pair *gotls.Certificate, came, id string) string {
+func certSeen(t *testing.T, addr string, pair *stdtls.Certificate, came, id string) string {
 	t.Helper()
-	cfg := &gotls.Config{InsecureSkipVerify: true, CipherSuites: []uint16{gotls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, MaxVersion: gotls.VersionTLS12} //nolint:gosec // one suite on both sides
+	cfg := &stdtls.Config{InsecureSkipVerify: true, CipherSuites: []uint16{stdtls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}, MaxVersion: stdtls.VersionTLS12} //nolint:gosec // one suite on both sides
 	if pair != nil {
-		cfg.Certificates = []gotls.Certificate{*pair}
+		cfg.Certificates = []stdtls.Certificate{*pair}
 	}
 	transport := &nethttp.Transport{TLSClientConfig: cfg}
 	defer transport.CloseIdleConnections()
