@@ -79,6 +79,7 @@ func translateOptions(o *Options) istio.Options {
 		Labels:         o.Labels,
 		ServiceAccount: o.ServiceAccount,
 		WorkloadName:   o.Workload,
+		CertsDir:       o.CertsDir,
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
 		Inbound:        o.Inbound,

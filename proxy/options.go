@@ -42,6 +42,10 @@ type Options struct {
 	Namespace, ServiceAccount, Workload string
 	Labels                              map[string]string
 
+	// CertsDir is a folder with the workload's cert-chain.pem, key.pem and
+	// root-cert.pem; empty: it has none.
+	CertsDir string
+
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration
 

@@ -61,7 +61,7 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 		StatPrefix:          m.GetStatPrefix(),
 		ServerName:          []byte(orDefault(m.GetServerName(), "envoy")),
 		ServerHeader:        hcm.ServerHeader(m.GetServerHeaderTransformation()),
-		Path:                hcm.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()},
+		Path:                pathOptions(m),
 		UseRemoteAddress:    m.GetUseRemoteAddress().GetValue(),
 		TrustedHops:         int(min(m.GetXffNumTrustedHops(), maxTrustedHops)),
 		SkipXFFAppend:       m.GetSkipXffAppend(),
@@ -111,6 +111,20 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	return cfg, c.attachRoutes(s, cfg, m, d, routes)
 }
 
+// escapedSlashes are the actions on encoded slashes by their names in xDS.
+var escapedSlashes = map[hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction]hcm.EscapedSlashes{
+	hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT: hcm.KeepEscapedSlashes,
+	hcmv3.HttpConnectionManager_KEEP_UNCHANGED:                  hcm.KeepEscapedSlashes,
+	hcmv3.HttpConnectionManager_REJECT_REQUEST:                  hcm.RejectEscapedSlashes,
+	hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:           hcm.RedirectEscapedSlashes,
+	hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:            hcm.DecodeEscapedSlashes,
+}
+
+func pathOptions(m *hcmv3.HttpConnectionManager) hcm.PathOptions {
+	return hcm.PathOptions{EscapedSlashes: escapedSlashes[m.GetPathWithEscapedSlashesAction()],
+		Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()}
+}
+
 func orDefault(s, def string) string {
 	if s == "" {
 		return def
@@ -125,10 +139,8 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	default:
 		return fmt.Errorf("codec_type: %s is not supported by this build", m.GetCodecType())
 	}
-	switch a := m.GetPathWithEscapedSlashesAction(); a {
-	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
-	default:
-		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", a)
+	if _, known := escapedSlashes[m.GetPathWithEscapedSlashesAction()]; !known {
+		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", m.GetPathWithEscapedSlashesAction())
 	}
 	if f := m.GetForwardClientCertDetails(); f < hcmv3.HttpConnectionManager_SANITIZE || f > hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY {
 		return fmt.Errorf("forward_client_cert_details: %d is not known", f)

@@ -25,6 +25,7 @@ import (
 	"pillion/proxy/filter/grpcstats"
 	"pillion/proxy/filter/grpcweb"
 	"pillion/proxy/filter/istiostats"
+	"pillion/proxy/filter/rbac"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/stats"
@@ -54,6 +55,7 @@ var httpFilters = map[string]httpFilter{
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
 	"io.istio.http.peer_metadata.Config":                        {},
+	httpRBACType:                                                {build: buildRBAC},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -168,10 +170,12 @@ type filterState struct {
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
+	rbac     map[rbacScope]*rbac.Stats
 }
 
 func newFilterState(r *stats.Registry) *filterState {
-	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{}}
+	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
+		rbac: map[rbacScope]*rbac.Stats{}}
 	r.Add(f.grpc)
 	return f
 }

@@ -33,7 +33,8 @@ type served struct {
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
 // serves them until the test ends. filters are put before the router, hcmFields,
-// "a: 1, b: 2", into the connection manager.
+// "a: 1, b: 2", into the connection manager; one of them may be a transport_socket,
+// which goes to the chain.
 func serve(t *testing.T, origin, filters, routes string, hcmFields ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
@@ -51,6 +52,12 @@ filter_chains:
       route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [%s]}]}
 `, filters, routes), l)
 	for _, f := range hcmFields {
+		if strings.HasPrefix(f, "transport_socket:") {
+			more := &listenerv3.FilterChain{}
+			fromYAML(t, "{"+f+"}", more)
+			proto.Merge(l.FilterChains[0], more)
+			continue
+		}
 		mergeHCM(t, l, f)
 	}
 	fromYAML(t, fmt.Sprintf(`
@@ -79,7 +86,8 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		t.Fatal(err)
 	}
 	tracker := hcm.NewTracker()
-	m := hcm.New(snap.Listeners["l"].Chains[0].HCM, tracker)
+	chain := snap.Listeners["l"].Chains[0]
+	m := hcm.New(chain.HCM, tracker)
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -87,7 +95,20 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 			if err != nil {
 				return
 			}
-			conns.Go(func() { m.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
+			conns.Go(func() {
+				info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
+				if chain.TLS == nil {
+					m.Serve(nc, info)
+					return
+				}
+				secure, err := chain.TLS.Handshake(context.Background(), nc)
+				if err != nil {
+					nc.Close()
+					return
+				}
+				info.TLS = secure.Info()
+				m.Serve(secure, info)
+			})
 		}
 	})
 	t.Cleanup(func() {

@@ -49,9 +49,11 @@ type Config struct {
 	// NoRouteChain holds the filters that see requests without a route.
 	NoRouteChain *filter.Chain
 	AccessLogs   []*accesslog.Logger
-	Limits       *h1.Limits
-	HTTP2        *h2.Config
-	Forward      *forward.Options
+	// Admit are asked for each connection before it is served.
+	Admit   []filter.Admitter
+	Limits  *h1.Limits
+	HTTP2   *h2.Config
+	Forward *forward.Options
 
 	// ServerName is the value of the Server field.
 	ServerName   []byte

@@ -78,6 +78,10 @@ var streamPool = sync.Pool{New: func() any { return new(stream) }}
 
 // Serve serves one connection until it is closed. It takes ownership of nc.
 func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
+	if list := m.config().Admit; len(list) > 0 && !filter.Admit(list, &filter.Admission{Conn: info}) {
+		_ = nc.Close()
+		return
+	}
 	c := &conn{m: m, info: info, since: http.Now()}
 	c.sc = h1.NewServerConn(nc, m.config().Limits)
 	m.tracker.add(c)

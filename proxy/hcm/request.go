@@ -24,14 +24,8 @@ func (st *stream) prepare() *http.Error {
 	if len(ex.Req.Path) > 0 && ex.Req.Path[0] != '/' {
 		return errNoPath // OPTIONS *
 	}
-	if cfg.Path.needsWork(ex.Req.Path) {
-		room := ex.Scratch(len(ex.Req.Path))
-		path, ok := cfg.Path.normalizePath(room[:0], ex.Req.Path)
-		if !ok {
-			st.c.m.Stats.RqFailedNormalization.Inc()
-			return errBadPath
-		}
-		ex.Req.Path = path
+	if err := st.canonicalPath(); err != nil {
+		return err
 	}
 	scheme := schemeHTTP
 	if ex.Conn.TLS != nil {
@@ -48,6 +42,32 @@ func (st *stream) prepare() *http.Error {
 	}
 	return nil
 }
+
+// canonicalPath gives the request the path that it is routed and judged by.
+func (st *stream) canonicalPath() *http.Error {
+	ex, opt := &st.ex, &st.cfg.Path
+	if !opt.needsWork(ex.Req.Path) {
+		return nil
+	}
+	room := ex.Scratch(2 * len(ex.Req.Path)) // encoded slashes are decoded first
+	path, result := opt.canonical(room[:0], ex.Req.Path)
+	switch result {
+	case pathBad:
+		st.c.m.Stats.RqFailedNormalization.Inc()
+		return errBadPath
+	case pathEscapedSlash:
+		st.c.m.Stats.RqFailedNormalization.Inc()
+		return errEscapedSlash
+	case pathRedirect:
+		st.c.m.Stats.RqRedirectedNormalization.Inc()
+		ex.LocalReply.Headers = []http.Field{{ID: http.LookupHeader(locationName), Name: locationName, Value: path}}
+		return errNormalizedPath
+	}
+	ex.Req.Path = path
+	return nil
+}
+
+var locationName = []byte("location")
 
 var (
 	schemeHTTP  = []byte("http")

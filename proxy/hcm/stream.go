@@ -19,7 +19,10 @@ var (
 		Detail: "route_configuration_not_found", GRPC: 12}
 	errBadPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
 		Detail: "path_normalization_failed", Close: true}
-	errNoPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
+	errEscapedSlash = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
+		Detail: "path_normalization_failed", Close: true}
+	errNormalizedPath = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Status: 307, Detail: "path_with_escaped_slashes_redirected"}
+	errNoPath         = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
 	// What the client sends after it asked for another protocol may be that
 	// protocol and no request, so the connection ends with the refusal.
 	errUpgrade = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 403,

@@ -38,6 +38,9 @@ type Exchange struct {
 	// known. Immutable, shared between requests of one peer.
 	DownstreamPeer *Peer
 
+	// Metadata is what filters tell each other and the access log.
+	Metadata Metadata
+
 	// Random is one random number for everything in the exchange that is left
 	// to chance; who uses it mixes it first.
 	Random uint64
@@ -154,8 +157,9 @@ func (x *Exchange) HostStatus(ended bool) (status int, known bool) {
 func (x *Exchange) Reset() {
 	x.Req.Reset()
 	x.Resp.Reset()
-	req, resp, scratch := x.Req, x.Resp, x.scratch[:0]
-	*x = Exchange{Req: req, Resp: resp, scratch: scratch}
+	x.Metadata.reset()
+	req, resp, scratch, metadata := x.Req, x.Resp, x.scratch[:0], x.Metadata
+	*x = Exchange{Req: req, Resp: resp, scratch: scratch, Metadata: metadata}
 }
 
 // Scratch returns n bytes that live as long as the exchange. Earlier slices
@@ -220,7 +224,7 @@ type TLSInfo struct {
 // x-forwarded-client-cert. It is immutable.
 type Certificate struct {
 	Subject, Issuer string // RFC 2253, the last part first, as Envoy has them
-	Serial          string // hex without leading zeros
+	Serial          string // hex, whole octets
 	Digest          string // SHA-256 of the DER in lower-case hex
 	URIs, DNS, IPs  []string
 	Emails          []string

@@ -41,7 +41,7 @@ func FuzzTranslate(f *testing.F) {
 			return
 		}
 		r, problems := Translate(set.Objects, Options{HTTPAddr: "127.0.0.1:15080", Locality: "eu/a/1", Listen: []string{listenAll},
-			Inbound: []string{"127.0.0.1:1=127.0.0.1:8080", "127.0.0.1:2=127.0.0.1:8082"}, Labels: map[string]string{"app": "cart"}, MeshConfig: mesh, CertsDir: "/certs"})
+			Inbound: []string{"127.0.0.1:1=127.0.0.1:8080", "127.0.0.1:2=127.0.0.1:8082"}, Labels: map[string]string{"app": "cart"}, MeshConfig: mesh, CertsDir: "certs"})
 		if r == nil {
 			for _, p := range problems {
 				if !p.Warning {

@@ -20,10 +20,8 @@ import (
 // ALPN lists towards clients.
 var (
 	alpnHTTP = []string{"h2", "http/1.1"}
-	// alpnMeshTCP is that of ISTIO_MUTUAL servers that carry no HTTP.
-	alpnMeshTCP = []string{"istio-peer-exchange", "h2", "http/1.1"}
-	// alpnOfMesh are those by which a client shows that it speaks the mesh's mutual TLS.
-	alpnOfMesh = []string{"istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
+	// alpnMutualTCP is that of ISTIO_MUTUAL servers that carry no HTTP.
+	alpnMutualTCP = []string{"istio-peer-exchange", "h2", "http/1.1"}
 )
 
 // routeName is istiod's name of an HTTPS server's route configuration. The server alone
@@ -148,7 +146,7 @@ func (t *translator) serverContext(s *gatewayServer) *tlsv3.DownstreamTlsContext
 			return nil
 		}
 		if !s.overHTTP() {
-			common.AlpnProtocols = alpnMeshTCP
+			common.AlpnProtocols = alpnMutualTCP
 		}
 		common.TlsCertificateSdsSecretConfigs = []*tlsv3.SdsSecretConfig{agentSecret(secretOwn)}
 		anchors = agentSecret(secretRoots)
@@ -265,7 +263,7 @@ func (t *translator) autoPassthrough(s *gatewayServer) []*listenerv3.FilterChain
 				proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
 				applyRawPolicy(proxy, &own, true)
 				c := rawFilters(proxy)
-				c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{name}, ApplicationProtocols: alpnOfMesh}
+				c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{name}, ApplicationProtocols: alpnMeshAll}
 				chains = append(chains, c)
 				t.sniClusters[name] = true
 			}

@@ -34,7 +34,7 @@ func goldenCases() []goldenCase {
 		{"gateway", Options{HTTPAddr: http}},
 		{"tcp", Options{Listen: []string{"far.example.com:443=127.0.0.1:8443"}}},
 		{"sidecar", Options{HTTPAddr: http}},
-		{"inbound", Options{Identity: true, Labels: map[string]string{"app": "cart"}, MeshConfig: meshConfig("inbound.meshconfig"), Inbound: []string{
+		{"inbound", Options{CertsDir: "certs", Labels: map[string]string{"app": "cart"}, MeshConfig: meshConfig("inbound.meshconfig"), Inbound: []string{
 			"127.0.0.1:18080=127.0.0.1:8080", "127.0.0.1:18081=:8081", "127.0.0.2:8082=127.0.0.1:8082", "127.0.0.1:8083=unix:///run/cart.sock", "127.0.0.1:18084=127.0.0.1:8084",
 		}}},
 		{"gatewaypolicy", Options{MeshConfig: meshConfig("inbound.meshconfig")}},
@@ -150,12 +150,12 @@ func TestEnvoyTakesGolden(t *testing.T) {
 	for _, c := range goldenCases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if c.options.CertsDir != "" {
+				c.options.CertsDir = newAuthority(t).certsDir("spiffe://cluster.local/ns/default/sa/cart")
+			}
 			r, problems := Translate(loadFile(t, c.name+".yaml"), c.options)
 			if r == nil {
 				t.Fatalf("refused:\n%s", describe(problems))
-			}
-			if c.options.Identity {
-				r.CertsDir = newAuthority(t).certsDir("spiffe://shop.example/ns/default/sa/cart")
 			}
 			path := writeBootstrap(t, r, "127.0.0.1:0")
 			out, err := exec.Command(envoy, "--mode", "validate", "--concurrency", "1", "-l", "error", "-c", path).CombinedOutput()

@@ -19,7 +19,8 @@ import (
 var (
 	alpnPlainHTTP = []string{"http/1.1", "h2c"}
 	alpnMeshHTTP  = []string{"istio-http/1.0", "istio-http/1.1", "istio-h2"}
-	alpnMeshBytes = []string{"istio-peer-exchange", "istio"}
+	alpnMeshTCP   = []string{"istio-peer-exchange", "istio"}
+	alpnMeshAll   = []string{"istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"}
 )
 
 // inboundMatch says which connections one filter chain is for, and what it does.
@@ -47,12 +48,12 @@ func inboundMatches(p protocol, mode mtlsMode) []inboundMatch {
 	case auto:
 		return []m{
 			{true, alpnMeshHTTP, true, true}, {false, alpnPlainHTTP, true, false},
-			{true, alpnMeshBytes, false, true}, {false, nil, false, false}, {true, nil, false, false},
+			{true, alpnMeshTCP, false, true}, {false, nil, false, false}, {true, nil, false, false},
 		}
 	case http:
-		return []m{{true, alpnOfMesh, true, true}, {false, nil, true, false}}
+		return []m{{true, alpnMeshAll, true, true}, {false, nil, true, false}}
 	}
-	return []m{{true, alpnOfMesh, false, true}, {true, nil, false, false}, {false, nil, false, false}}
+	return []m{{true, alpnMeshAll, false, true}, {true, nil, false, false}, {false, nil, false, false}}
 }
 
 // inboundListener makes the listener of a port. Where istiod binds one listener for all

@@ -37,7 +37,7 @@ func (t *translator) inboundTLS(http bool) *corev3.TransportSocket {
 			params.CipherSuites = own.CipherSuites
 		}
 	}
-	alpn := alpnMeshTCP
+	alpn := alpnMutualTCP
 	if http {
 		alpn = alpnHTTP
 	}

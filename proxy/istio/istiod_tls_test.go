@@ -104,7 +104,7 @@ func TestLikeIstiodGateway(t *testing.T) {
 				continue
 			}
 			compared++
-			same(t, "the chain of "+names[0], want.Chains[names[0]], summary(t, chain))
+			same(t, "the chain of "+names[0], want.Chains[names[0]], tlsSummary(t, chain))
 			if l.ListenerFilters[0].Name != filterTLSInspector || l.ListenerFiltersTimeout != nil || l.ContinueOnListenerFiltersTimeout {
 				t.Errorf("%s doesn't look at connections as istiod has it: %v", l.Name, l)
 			}
@@ -115,8 +115,8 @@ func TestLikeIstiodGateway(t *testing.T) {
 	}
 }
 
-// summary is a chain with the names of its filters instead of the filters.
-func summary(t *testing.T, chain *listenerv3.FilterChain) any {
+// tlsSummary is a chain with the names of its filters instead of the filters.
+func tlsSummary(t *testing.T, chain *listenerv3.FilterChain) any {
 	t.Helper()
 	var filters []any
 	own := proto.Clone(chain).(*listenerv3.FilterChain)
