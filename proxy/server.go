@@ -72,6 +72,7 @@ func New(o Options) (*Server, error) {
 	s.compiler = config.NewCompiler(config.Env{
 		Secrets:  s.secrets,
 		Own:      s.ownPeer(),
+		Labels:   o.Labels,
 		Families: s.families,
 		Sinks:    s.sinks,
 		Clusters: s.clusters,

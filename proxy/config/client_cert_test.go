@@ -159,7 +159,7 @@ func TestClientCertLikeEnvoy(t *testing.T) {
 	envoy := runEnvoy(t, origin, managers, socket)
 	var cases []string
 	for i, m := range certManagers {
-		ours := serve(t, origin, "", `{match: {prefix: /}, route: {cluster: c}}`, m+logTo("ours.log"), socket).addr
+		ours := serve(t, origin, "", `{match: {prefix: /}, route: {cluster: c}}`, "{"+m+logTo("ours.log")+"}", socket).addr
 		for _, name := range []string{"none", "workload", "names", "odd subject", "not ASCII", "bare"} {
 			for _, came := range []string{"", `By=spoof;Hash=1;Subject="a,b"`} {
 				id := strconv.Itoa(len(cases))

@@ -86,7 +86,7 @@ func TestClientFieldsLikeEnvoy(t *testing.T) {
 	envoy := runEnvoys(t, origin)
 	cases := 0
 	for i, e := range edges {
-		ours := serve(t, origin, "", `{match: {prefix: /}, route: {cluster: c}}`, e.hcm).addr
+		ours := serve(t, origin, "", `{match: {prefix: /}, route: {cluster: c}}`, "{"+e.hcm+"}").addr
 		for _, c := range claims {
 			want, got := fieldsSeen(t, envoy[i], c), fieldsSeen(t, ours, c)
 			if !slices.Equal(want, got) {

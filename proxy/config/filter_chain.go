@@ -93,8 +93,12 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 		case "stats.PluginConfig":
 			connection = append(connection, istiostats.New(c.env.Own, d, c.env.Families))
 		case metadataExchangeType:
-		case networkRBACType:
-			a, err := c.buildNetworkRBAC(f.GetTypedConfig())
+		case networkRBACType, networkExtAuthzType:
+			build := c.buildNetworkRBAC
+			if typ == networkExtAuthzType {
+				build = c.buildNetworkExtAuthz
+			}
+			a, err := build(f.GetTypedConfig())
 			if err != nil {
 				return nil, fmt.Errorf(".filters[%d].typed_config.%w", i, err)
 			}

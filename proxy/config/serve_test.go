@@ -32,10 +32,10 @@ type served struct {
 }
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
-// serves them until the test ends. filters are put before the router, hcmFields,
-// "a: 1, b: 2", into the connection manager; one of them may be a transport_socket,
-// which goes to the chain.
-func serve(t *testing.T, origin, filters, routes string, hcmFields ...string) served {
+// serves them until the test ends. filters are put before the router. more are
+// further clusters in YAML, fields of the connection manager, "{a: 1, b: 2}", and
+// the transport_socket of the chain.
+func serve(t *testing.T, origin, filters, routes string, more ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
 	l, cl := &listenerv3.Listener{}, &clusterv3.Cluster{}
@@ -51,15 +51,6 @@ filter_chains:
       http_filters: [%s{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
       route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [%s]}]}
 `, filters, routes), l)
-	for _, f := range hcmFields {
-		if strings.HasPrefix(f, "transport_socket:") {
-			more := &listenerv3.FilterChain{}
-			fromYAML(t, "{"+f+"}", more)
-			proto.Merge(l.FilterChains[0], more)
-			continue
-		}
-		mergeHCM(t, l, f)
-	}
 	fromYAML(t, fmt.Sprintf(`
 name: c
 type: STATIC
@@ -69,9 +60,25 @@ typed_extension_protocol_options:
     explicit_http_config: {http2_protocol_options: {}}
 load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
 `, port), cl)
+	all := []*clusterv3.Cluster{cl}
+	for _, text := range more {
+		if strings.HasPrefix(text, "transport_socket:") {
+			own := &listenerv3.FilterChain{}
+			fromYAML(t, text, own)
+			proto.Merge(l.FilterChains[0], own)
+			continue
+		}
+		if strings.HasPrefix(text, "{") {
+			mergeHCM(t, l, text)
+			continue
+		}
+		other := &clusterv3.Cluster{}
+		fromYAML(t, text, other)
+		all = append(all, other)
+	}
 	clusters := cluster.NewManager(cluster.Options{})
 	c := NewCompiler(Env{Clusters: clusters})
-	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: []*clusterv3.Cluster{cl}})
+	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: all})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +138,7 @@ func mergeHCM(t *testing.T, l *listenerv3.Listener, fields string) {
 	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
 		t.Fatal(err)
 	}
-	fromYAML(t, "{"+fields+"}", more)
+	fromYAML(t, fields, more)
 	proto.Merge(m, more)
 	if err := f.GetTypedConfig().MarshalFrom(m); err != nil {
 		t.Fatal(err)

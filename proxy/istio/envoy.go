@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -17,7 +18,10 @@ import (
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
 	dfpfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_forward_proxy/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
@@ -30,7 +34,8 @@ const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
 // where clients connect to the proxy itself. It becomes one that resolves the request's
 // authority, so that requests reach the host that they name. The admin interface
 // listens on admin, "127.0.0.1:15000"; empty is none. Secrets are put in place too, with
-// their private keys; those in files are named by path. The resources stay as they are.
+// their private keys; those in files are named by path, and the proxy's own certificate,
+// unless that is in files, is asked of Istio's agent. The resources stay as they are.
 func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) {
 	out := &bootstrapv3.Bootstrap{
 		Node:            &corev3.Node{Id: "pillion-translate", Cluster: "pillion"},
@@ -70,7 +75,32 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		out.StaticResources.Listeners = append(out.StaticResources.Listeners, standalone)
 	}
 	out.StaticResources.Secrets = secrets.all
+	if secrets.agent {
+		out.StaticResources.Clusters = append(out.StaticResources.Clusters, agentCluster())
+	}
 	return out, nil
+}
+
+// agentCluster is the cluster from which secrets come, as Istio's bootstrap has it: the
+// agent listens on a Unix socket below the directory in which Envoy runs.
+func agentCluster() *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 sdsCluster,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       durationpb.New(time.Second),
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptionsKey: pack(&httpv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+				ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+					ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
+				},
+			},
+		})},
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: sdsCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+				Endpoint: &endpointv3.Endpoint{Address: newAddress("unix://./var/run/secrets/workload-spiffe-uds/socket", 0)},
+			}}},
+		}}},
+	}
 }
 
 // istioOnly: no filter of that name is in Envoy as it is published.
