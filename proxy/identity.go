@@ -152,3 +152,6 @@ func (s *Server) startSource() {
 		}
 	}
 }
+
+// live reports whether the workload's certificate comes from elsewhere than files.
+func (i *Identity) live() bool { return i.WorkloadAPI != "" || i.SDS != "" || i.CA != "" }

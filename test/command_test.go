@@ -63,6 +63,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"run", "--ca", "istiod", good}, 1, `is not HOST:PORT`},
 		{[]string{"run", "--workload-api", "unix:/socket", "--identity", "web", good}, 1, `workload's identity`},
 		{[]string{"run", "--admin", "", "--metrics", "", "--certs", empty, good}, 1, `cert-chain\.pem(?s:.*)'proxy certs init DIR`},
+		{[]string{"run", "--inbound", "127.0.0.1:1", good}, 1, `--inbound: .*ADDRESS:PORT=APPADDRESS:APPPORT`},
+		{[]string{"validate", "--mesh-config", filepath.Join(empty, "mesh"), good}, 1, `mesh: `},
 	} {
 		_, stderr, code := command(t, "", c.args...)
 		if code != c.code || !regexp.MustCompile(c.stderr).MatchString(stderr) || (code == 0) != (stderr == "") {

@@ -23,8 +23,8 @@ type Conn struct {
 
 	std   *stdtls.Conn
 	abort atomic.Bool // Close is to say nothing
-	tap  tap
-	info http.TLSInfo // immutable after the handshake
+	tap   tap
+	info  http.TLSInfo // immutable after the handshake
 	// Of the handshake, for the counters and for logs. Immutable after it.
 	curve      stdtls.CurveID
 	serverName string
