@@ -57,11 +57,11 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin < root;
+	config, istio, admin, tls/localca < root;
 	root, demo < cmd;
 
 	# For tests.
-	NONE < proxytest;
+	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
 `
 

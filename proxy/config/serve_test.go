@@ -15,6 +15,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -32,7 +33,7 @@ type served struct {
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
 // serves them until the test ends. filters are put before the router. more are
-// further clusters in YAML.
+// further clusters in YAML, and fields of the connection manager, "{a: 1, b: 2}".
 func serve(t *testing.T, origin, filters, routes string, more ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
@@ -60,6 +61,10 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 `, port), cl)
 	all := []*clusterv3.Cluster{cl}
 	for _, text := range more {
+		if strings.HasPrefix(text, "{") {
+			mergeHCM(t, l, text)
+			continue
+		}
 		other := &clusterv3.Cluster{}
 		fromYAML(t, text, other)
 		all = append(all, other)
@@ -102,6 +107,21 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		c.Close()
 	})
 	return served{ln.Addr().String(), snap.Warnings}
+}
+
+// mergeHCM sets fields of a listener's only connection manager.
+func mergeHCM(t *testing.T, l *listenerv3.Listener, fields string) {
+	t.Helper()
+	f := l.FilterChains[0].Filters[0]
+	m, more := &hcmv3.HttpConnectionManager{}, &hcmv3.HttpConnectionManager{}
+	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		t.Fatal(err)
+	}
+	fromYAML(t, fields, more)
+	proto.Merge(m, more)
+	if err := f.GetTypedConfig().MarshalFrom(m); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func fromYAML(t *testing.T, text string, m proto.Message) {

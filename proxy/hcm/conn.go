@@ -5,6 +5,7 @@ package hcm
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pillion/proxy/filter"
@@ -30,6 +31,7 @@ type conn struct {
 	m    *Manager
 	sc   *h1.ServerConn // until it turns out to speak HTTP/2
 	info *http.ConnInfo
+	cert atomic.Pointer[certElement] // of x-forwarded-client-cert, made when first asked for
 
 	next, prev *conn // guarded by Tracker.mu
 
