@@ -12,6 +12,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
 	"pillion/proxy/config"
+	"pillion/proxy/istio/source"
 	"pillion/proxy/tls"
 	"pillion/proxy/tls/istioca"
 	"pillion/proxy/tls/renew"
@@ -66,12 +67,12 @@ func (s *Server) addSource() error {
 	if err := s.o.validateIdentity(); err != nil {
 		return err
 	}
-	source, err := s.newSource()
-	if source == nil || err != nil {
+	live, err := s.newSource()
+	if live == nil || err != nil {
 		return err
 	}
-	s.source = source
-	s.registry.Add(source.Status())
+	s.source = live
+	s.registry.Add(live.Status())
 	return nil
 }
 
@@ -95,12 +96,29 @@ func (s *Server) newSource() (liveSource, error) {
 	case id.CA != "":
 		want := id.ID
 		if want == "" {
-			want = tls.MeshID(defaultTrustDomain, s.o.Namespace, firstOf(s.o.ServiceAccount, "default")).String()
+			want = tls.MeshID(s.trustDomain(), s.o.Namespace, firstOf(s.o.ServiceAccount, "default")).String()
 		}
 		return istioca.New(istioca.Options{Addr: id.CA, RootFile: id.CARoot, TokenFile: id.Token, ClusterID: "Kubernetes", ID: want,
 			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.o.Logger})
 	}
 	return nil, nil
+}
+
+// trustDomain is the mesh's. A file that can't be read is complained about
+// where the configuration is read.
+func (s *Server) trustDomain() string {
+	if s.o.MeshConfig == "" {
+		return defaultTrustDomain
+	}
+	mesh, _ := source.LoadMeshConfig(s.o.MeshConfig)
+	if mesh == nil {
+		return defaultTrustDomain
+	}
+	settings, ok := mesh.Spec.(interface{ GetTrustDomain() string })
+	if !ok {
+		return defaultTrustDomain
+	}
+	return firstOf(settings.GetTrustDomain(), defaultTrustDomain)
 }
 
 // applySecret takes a secret that came by SDS.

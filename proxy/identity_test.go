@@ -211,6 +211,19 @@ func TestIdentityNotThere(t *testing.T) {
 	}
 }
 
+// TestIdentityOfTheMesh: the mesh's settings name the trust domain.
+func TestIdentityOfTheMesh(t *testing.T) {
+	addr, root := startSigner(t)
+	mesh := filepath.Join(t.TempDir(), "mesh.yaml")
+	if err := os.WriteFile(mesh, []byte("trustDomain: prod.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	get := serveIdentity(t, proxy.Options{Namespace: "shop", ServiceAccount: "web", MeshConfig: mesh, Identity: proxy.Identity{CA: addr, CARoot: root}})
+	if certs := get("admin", "/certs"); !strings.Contains(certs, "spiffe://prod.example/ns/shop/sa/web") {
+		t.Errorf("/certs: %s", certs)
+	}
+}
+
 func TestIdentityOptions(t *testing.T) {
 	for name, o := range map[string]proxy.Options{
 		"not from two":            {CertsDir: "certs", Identity: proxy.Identity{SDS: "/socket"}},

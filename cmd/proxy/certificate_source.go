@@ -22,7 +22,7 @@ func (f *sourceFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.ca, "ca", "", "HOST:PORT of istiod, or of another CA that speaks Istio's protocol, that signs it.\nPort 15010 is spoken to in the clear")
 	fs.StringVar(&f.caRoot, "ca-root", "", "file with what the CA's own certificate has to lead to; the machine's anchors by default")
 	fs.StringVar(&f.token, "token", "", "file with the token that the CA knows the workload by, read anew each time")
-	fs.StringVar(&f.id, "identity", "", "SPIFFE ID that the certificate has to be for; by default what the source gives,\nand of --ca spiffe://cluster.local/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
+	fs.StringVar(&f.id, "identity", "", "SPIFFE ID that the certificate has to be for; by default what the source gives,\nand of --ca spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT")
 }
 
 func (f *sourceFlags) options(certs string) (id proxy.Identity, err error) {

@@ -4,14 +4,13 @@ package istioca
 
 import (
 	"bytes"
+	stdtls "crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	stdtls "crypto/tls"
 
 	"pillion/proxy/tls"
 	"pillion/proxy/tls/renew"

@@ -129,7 +129,7 @@ func (s *Source) Run(ctx context.Context) error {
 		}
 		if err != nil {
 			s.o.Certificate.Fail(Name, err)
-			s.status.Failed(err)
+			s.status.Failed("", err)
 			renew.Wait(ctx, round.Next())
 			continue
 		}
@@ -187,10 +187,10 @@ func (s *Source) take(got *answer) (expires time.Time, err error) {
 	if err := s.o.Certificate.SetKeyPair(tls.KeyPair{Chain: got.chain, Key: got.key}, s.o.ID, Name); err != nil {
 		return expires, err
 	}
-	s.status.Succeeded()
+	s.status.Succeeded("")
 	if s.o.OutputDir != "" {
 		if err := s.write(got); err != nil {
-			s.status.Failed(renew.Because(renew.Local, fmt.Errorf("writing certificates for others: %w", err)))
+			s.status.Failed("", renew.Because(renew.Local, fmt.Errorf("writing certificates for others: %w", err)))
 		}
 	}
 	return got.expires, nil

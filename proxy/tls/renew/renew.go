@@ -78,7 +78,9 @@ func ReasonOf(err error) Reason {
 }
 
 // Status is how the renewals of one source fare. It says each reason once in
-// the log, however often the source is tried, until a renewal succeeds.
+// the log, however often the source is tried, until a renewal succeeds. Where
+// a source gives several secrets, each has troubles of its own beside those of
+// the source.
 type Status struct {
 	source string // immutable
 	logger *slog.Logger
@@ -86,9 +88,15 @@ type Status struct {
 	mu       sync.Mutex
 	updates  uint64            // guarded by mu
 	failures map[Reason]uint64 // guarded by mu
-	said     map[Reason]bool   // since the last success; guarded by mu
 	last     time.Time         // of the last success; guarded by mu
-	lastErr  error             // nil since the last success; guarded by mu
+	// troubles are the failures since the last success, by secret; those of
+	// the source itself are under "". Guarded by mu.
+	troubles map[string]*trouble
+}
+
+type trouble struct {
+	said map[Reason]bool
+	last error
 }
 
 // NewStatus returns the status of a source, named as in metrics. A nil logger
@@ -97,30 +105,36 @@ func NewStatus(source string, logger *slog.Logger) *Status {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
-	return &Status{source: source, logger: logger.With("source", source), failures: map[Reason]uint64{}, said: map[Reason]bool{}}
+	return &Status{source: source, logger: logger.With("source", source), failures: map[Reason]uint64{}, troubles: map[string]*trouble{}}
 }
 
-// Succeeded counts a renewal.
-func (s *Status) Succeeded() {
+// Succeeded counts a renewal of a secret, "" if the source gives but one.
+func (s *Status) Succeeded(secret string) {
 	s.mu.Lock()
-	failing := s.lastErr != nil
+	before := len(s.troubles)
+	delete(s.troubles, "")
+	delete(s.troubles, secret)
+	well := before > 0 && len(s.troubles) == 0
 	s.updates++
-	s.last, s.lastErr = time.Now(), nil
-	clear(s.said)
+	s.last = time.Now()
 	s.mu.Unlock()
-	if failing {
+	if well {
 		s.logger.Info("certificates are renewed again")
 	}
 }
 
-// Failed counts a failure.
-func (s *Status) Failed(err error) {
+// Failed counts a failure of a secret, or, for "", of the source.
+func (s *Status) Failed(secret string, err error) {
 	r := ReasonOf(err)
 	s.mu.Lock()
 	s.failures[r]++
-	s.lastErr = err
-	said := s.said[r]
-	s.said[r] = true
+	t := s.troubles[secret]
+	if t == nil {
+		t = &trouble{said: map[Reason]bool{}}
+		s.troubles[secret] = t
+	}
+	said := t.said[r]
+	t.said[r], t.last = true, err
 	s.mu.Unlock()
 	if !said {
 		s.logger.Error("certificates can't be renewed; what was served is served on, and the source is asked again", "reason", string(r), "error", err)
@@ -133,14 +147,18 @@ type Snapshot struct {
 	Updates     uint64
 	Failures    map[Reason]uint64
 	LastSuccess time.Time // zero: none yet
-	LastError   error     // nil since the last success
+	LastError   error     // one that no success has followed
 }
 
 // Snapshot returns the counts as they are now.
 func (s *Status) Snapshot() Snapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return Snapshot{Source: s.source, Updates: s.updates, Failures: maps.Clone(s.failures), LastSuccess: s.last, LastError: s.lastErr}
+	now := Snapshot{Source: s.source, Updates: s.updates, Failures: maps.Clone(s.failures), LastSuccess: s.last}
+	for _, secret := range slices.Sorted(maps.Keys(s.troubles)) {
+		now.LastError = s.troubles[secret].last
+	}
+	return now
 }
 
 // CollectStats reports the counts (stats.Source).

@@ -44,20 +44,43 @@ func TestOneLine(t *testing.T) {
 	s := renew.NewStatus("x", log.Logger())
 	down, slow := status.Error(codes.Unavailable, "down"), status.Error(codes.DeadlineExceeded, "slow")
 	for range 100 {
-		s.Failed(down)
-		s.Failed(slow)
+		s.Failed("", down)
+		s.Failed("", slow)
 	}
 	if log.Count("ERROR") != 2 || log.Count("reason=unavailable") != 1 || log.Count("reason=slow") != 1 {
 		t.Errorf("the log:\n%s", log.String())
 	}
-	s.Succeeded()
-	s.Succeeded()
-	s.Failed(down)
+	s.Succeeded("")
+	s.Succeeded("")
+	s.Failed("", down)
 	if log.Count("ERROR") != 3 || log.Count("INFO") != 1 {
 		t.Errorf("the log:\n%s", log.String())
 	}
 	if now := s.Snapshot(); now.Updates != 2 || now.Failures[renew.Unavailable] != 101 || now.Failures[renew.Slow] != 100 || now.LastSuccess.IsZero() || now.LastError != down {
 		t.Errorf("%+v", now)
+	}
+}
+
+// TestTroublesOfSecrets: one secret that is well says nothing about another,
+// but that the source is.
+func TestTroublesOfSecrets(t *testing.T) {
+	var log renewtest.Log
+	s := renew.NewStatus("x", log.Logger())
+	bad := errors.New("bad")
+	for range 10 {
+		s.Failed("", status.Error(codes.Unavailable, "down"))
+		s.Failed("default", bad)
+	}
+	for range 10 {
+		s.Succeeded("ROOTCA")
+		s.Failed("default", bad)
+	}
+	if now := s.Snapshot(); now.LastError != bad || log.Count("ERROR") != 2 || log.Count("INFO") != 0 {
+		t.Errorf("%+v\n%s", now, log.String())
+	}
+	s.Succeeded("default")
+	if now := s.Snapshot(); now.LastError != nil || log.Count("INFO") != 1 {
+		t.Errorf("%+v\n%s", now, log.String())
 	}
 }
 

@@ -121,15 +121,17 @@ func (w *watch) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		w.fail(err)
+		w.fail("", err)
 		renew.Wait(ctx, w.backoff.Next())
 	}
 }
 
-func (w *watch) fail(err error) {
+// fail records a failure of the secret, or, for "", of the server. Any
+// goroutine may call it.
+func (w *watch) fail(secret string, err error) {
 	err = fmt.Errorf("secret %s: %w", w.secret.Name(), err)
 	w.secret.Fail(Name, err)
-	w.s.status.Failed(err)
+	w.s.status.Failed(secret, err)
 }
 
 // stream asks on a new stream and takes answers until it breaks.
@@ -155,7 +157,7 @@ func (w *watch) stream(ctx context.Context) error {
 		return brokenOff(st, err)
 	}
 	slow := time.AfterFunc(slowAfter, func() {
-		w.fail(renew.Because(renew.Slow, fmt.Errorf("no answer for %s", slowAfter)))
+		w.fail(w.secret.Name(), renew.Because(renew.Slow, fmt.Errorf("no answer for %s", slowAfter)))
 	})
 	defer slow.Stop()
 	for {
@@ -205,14 +207,14 @@ func (w *watch) take(resp *discoveryv3.DiscoveryResponse) error {
 	secret, err := only(resp, w.secret.Name())
 	if err != nil {
 		err = renew.Because(renew.Invalid, err)
-		w.fail(err)
+		w.fail(w.secret.Name(), err)
 		return err
 	}
 	if err := w.s.o.Apply(secret); err != nil {
-		w.s.status.Failed(err) // Apply has told the secret
+		w.s.status.Failed(w.secret.Name(), err) // Apply has told the secret
 		return err
 	}
-	w.s.status.Succeeded()
+	w.s.status.Succeeded(w.secret.Name())
 	return nil
 }
 

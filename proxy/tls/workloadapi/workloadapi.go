@@ -120,7 +120,7 @@ func (s *Source) stream(ctx context.Context, backoff *renew.Backoff) error {
 
 func (s *Source) fail(err error) {
 	s.o.Certificate.Fail(Name, err)
-	s.status.Failed(err)
+	s.status.Failed("", err)
 }
 
 // once keeps the library from trying again by itself: it would do so without
@@ -153,7 +153,7 @@ func (w *watcher) OnX509ContextUpdate(x *spiffe.X509Context) {
 		return
 	}
 	w.backoff.Reset()
-	w.s.status.Succeeded()
+	w.s.status.Succeeded("")
 }
 
 // OnX509ContextWatchError is workloadapi.X509ContextWatcher. It is told both
