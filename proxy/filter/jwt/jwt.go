@@ -32,7 +32,7 @@ type Matcher interface {
 
 // Env is what an engine is wired to.
 type Env struct {
-	StatPrefix string // of the connection manager
+	StatPrefix string // tells apart who counts fetches
 	Stats      *Stats
 	Remotes    *Remotes
 	// Match and String compile the matchers of configuration; errors name the
