@@ -57,7 +57,7 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin < root;
+	config, istio, admin, tls/localca < root;
 	root, demo < cmd;
 
 	# For tests.

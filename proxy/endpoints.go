@@ -26,6 +26,7 @@ func (s *Server) startEndpoints() error {
 			Clusters:  clusterView{s.clusters},
 			Listeners: listenerView{s.bound},
 			Config:    configView{s},
+			Certs:     certView{s.secrets},
 			Lifecycle: lifecycle{s},
 			Loggers:   admin.LevelVars(map[string]*slog.LevelVar{"proxy": s.o.Level}),
 		}), log)
@@ -49,6 +50,7 @@ func (s *Server) addOwnStats() error {
 	s.registry.Add(&s.reloads)
 	s.registry.Add(s.sinks)
 	s.registry.Add(s.tracker)
+	s.registry.Add(s.secrets)
 	s.registry.Add(&stats.Server{Start: s.started, State: s.State})
 	return s.registry.AddRuntime()
 }

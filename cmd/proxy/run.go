@@ -22,8 +22,8 @@ import (
 type runFlags struct {
 	identityFlags
 	listenFlags
-	admin, metrics, logLevel string
-	drain                    time.Duration
+	admin, metrics, logLevel, certs string
+	drain                           time.Duration
 }
 
 func (f *runFlags) register(cmd *cobra.Command) {
@@ -33,13 +33,14 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.admin, "admin", "127.0.0.1:15000", "address of the admin endpoint; empty for none")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:15090", "address of the Prometheus endpoint /stats/prometheus; empty for none")
 	f.identityFlags.register(fs)
+	fs.StringVar(&f.certs, "certs", "", "folder with this workload's cert-chain.pem, key.pem and root-cert.pem for mutual\nTLS, reloaded when they change; 'proxy certs init' makes them")
 	fs.DurationVar(&f.drain, "drain-time", 5*time.Second, "how long exchanges under way may go on after SIGTERM")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; also changed by POST /logging?level=")
 }
 
 func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
 	o := proxy.Options{AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
-		Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
+		CertsDir: f.certs, Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
 	f.listenFlags.options(&o)
 	if err := f.identityFlags.options(&o); err != nil {
 		return o, err
@@ -72,6 +73,9 @@ own. It has one if the service's own address is in 127.0.0.0/8 (spec.addresses),
 Sidecar binds the port there, or by --listen:
   proxy run --listen db:5432=127.0.0.1:5432 ./mesh
   proxy run --listen all ./mesh
+A workload is put behind the proxy by --inbound. Who may call it, and how, is for
+AuthorizationPolicy, RequestAuthentication and PeerAuthentication to say:
+  proxy run --labels app=reviews --inbound 127.0.0.1:19080=127.0.0.1:9080 ./mesh
 Gateway resources open their own ports. The first line of the output, and /listeners
 of the admin endpoint, say what is open where.`,
 		Example: `  proxy run ./mesh

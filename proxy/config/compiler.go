@@ -24,7 +24,8 @@ import (
 // Env is what compiled structures are wired to. With the zero value Compile
 // checks, and its result must not be served.
 type Env struct {
-	Own      http.Peer // the workload beside the proxy
+	Own      http.Peer         // the workload beside the proxy
+	Labels   map[string]string // of that workload
 	Families *istiostats.Families
 	Sinks    *accesslog.Sinks
 	Clusters *cluster.Manager

@@ -4,7 +4,10 @@ package tls
 
 import (
 	"crypto/x509"
+	"math"
 	"time"
+
+	"pillion/proxy/stats"
 )
 
 // Status is what a secret holds and how its renewal goes.
@@ -53,4 +56,29 @@ func (st *Status) Expires() (first time.Time, ok bool) {
 		}
 	}
 	return first, ok
+}
+
+// CollectStats reports the state of every secret (stats.Source). The names
+// below server. are Envoy's; the others are ours, with the secret as a label.
+func (s *Secrets) CollectStats(e *stats.Emitter) {
+	now := time.Now()
+	// Envoy says the greatest number there is if no certificate is loaded.
+	days := int64(math.MaxUint32)
+	for _, secret := range s.All() {
+		st := secret.Status()
+		emit := func(name, unit string, kind stats.Kind, v float64) {
+			e.Emit(stats.Metric{Name: "secret." + st.Name + "." + name, Prom: "pillion_secret_" + unit, Raw: true, Kind: kind, Value: v,
+				Labels: []stats.Label{{Name: "secret", Value: st.Name}, {Name: "source", Value: st.Source}}})
+		}
+		emit("updates", "updates_total", stats.KindCounter, float64(st.Updates))
+		emit("failures", "failures_total", stats.KindCounter, float64(st.Failures))
+		until, ok := st.Expires()
+		if !ok {
+			continue
+		}
+		days = min(days, max(0, int64(until.Sub(now)/(24*time.Hour))))
+		emit("expiration_unix_time_seconds", "expiration_timestamp_seconds", stats.KindGauge, float64(until.Unix()))
+		emit("updated_unix_time_seconds", "updated_timestamp_seconds", stats.KindGauge, float64(st.Updated.Unix()))
+	}
+	e.Gauge("server.days_until_first_cert_expiring", "", days)
 }
