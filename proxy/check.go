@@ -80,6 +80,7 @@ func translateOptions(o *Options) istio.Options {
 		ServiceAccount: o.ServiceAccount,
 		WorkloadName:   o.Workload,
 		CertsDir:       o.CertsDir,
+		Identity:       o.Identity.WorkloadAPI != "" || o.Identity.SDS != "" || o.Identity.CA != "",
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
 		Inbound:        o.Inbound,

@@ -6,19 +6,17 @@ import (
 	"fmt"
 	"time"
 
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/admin"
 	"pillion/proxy/config"
-	"pillion/proxy/istio"
 )
 
 // dump keeps the served resources as bytes: decoded they would take many
 // times the memory, and they are looked at rarely.
 type dump struct {
-	clusters, listeners, routes, endpoints, secrets []named
+	clusters, listeners, routes, endpoints []named
 }
 
 type named struct {
@@ -26,7 +24,7 @@ type named struct {
 	any  *anypb.Any
 }
 
-func newDump(r *config.Resources, secrets []*tlsv3.Secret) (*dump, error) {
+func newDump(r *config.Resources) (*dump, error) {
 	d := &dump{}
 	var err error
 	pack := func(list *[]named, name string, m proto.Message) {
@@ -47,9 +45,6 @@ func newDump(r *config.Resources, secrets []*tlsv3.Secret) (*dump, error) {
 	}
 	for _, m := range r.Endpoints {
 		pack(&d.endpoints, m.GetClusterName(), m)
-	}
-	for _, m := range secrets {
-		pack(&d.secrets, m.GetName(), istio.Redacted(m))
 	}
 	return d, err
 }
@@ -72,7 +67,7 @@ func (v configView) ConfigDump() admin.Dump {
 		Listeners:        resources(cur.dump.listeners, version, cur.at),
 		Routes:           resources(cur.dump.routes, version, cur.at),
 		Endpoints:        resources(cur.dump.endpoints, version, cur.at),
-		Secrets:          resources(cur.dump.secrets, version, cur.at),
+		Secrets:          secretResources(v.s.secrets),
 	}
 }
 

@@ -36,6 +36,7 @@ type listenerSet struct {
 	registry *stats.Registry
 	trackers trackers
 	sniffed  listener.InspectorStats
+	halfOpen *listener.HalfOpen
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
@@ -56,8 +57,9 @@ func (t *trackers) drain(ctx context.Context) {
 }
 
 func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
-	s := &listenerSet{log: log, registry: r, trackers: t, bound: map[string]*boundListener{}}
+	s := &listenerSet{log: log, registry: r, trackers: t, bound: map[string]*boundListener{}, halfOpen: listener.NewHalfOpen(listener.MaxHalfOpen)}
 	r.Add(&s.sniffed)
+	r.Add(s.halfOpen)
 	return s
 }
 
@@ -166,7 +168,7 @@ func (s *listenerSet) secure(b *boundListener, c *config.Chain, next listener.Ha
 		return next
 	}
 	b.ln.ReportTLS(c.TLS.Stats()) // the same for all chains
-	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, Log: s.log}
+	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, HalfOpen: s.halfOpen, Log: s.log}
 }
 
 func (s *listenerSet) removeLocked(name string) {

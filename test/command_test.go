@@ -50,6 +50,19 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"run", filepath.Join(empty, "missing")}, 1, `missing`},
 		{[]string{"run", "--http", "127.0.0.1:99999", good}, 1, `99999`},
 		{[]string{"validate", filepath.Join(empty, "missing.yaml")}, 1, `missing\.yaml`},
+		{[]string{"certs"}, 0, ""},
+		{[]string{"certs", "make"}, 2, `there is 'proxy certs init'`},
+		{[]string{"certs", "init"}, 2, `name one folder`},
+		{[]string{"certs", "init", "--workload", "web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
+		{[]string{"certs", "init", "--workload", "../web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
+		{[]string{"certs", "init", "--trust-domain", "a b", filepath.Join(empty, "new")}, 1, `no trust domain`},
+		{[]string{"run", "--sds", "/socket", good}, 2, `--sds: "/socket" is not unix:PATH`},
+		{[]string{"run", "--workload-api", "unix://", good}, 2, `is not unix:PATH`},
+		{[]string{"run", "--sds", "unix:/socket", "--ca", "istiod:15012", good}, 2, `one of them`},
+		{[]string{"run", "--token", "token", good}, 2, `they go with --ca`},
+		{[]string{"run", "--ca", "istiod", good}, 1, `is not HOST:PORT`},
+		{[]string{"run", "--workload-api", "unix:/socket", "--identity", "web", good}, 1, `workload's identity`},
+		{[]string{"run", "--admin", "", "--metrics", "", "--certs", empty, good}, 1, `cert-chain\.pem(?s:.*)'proxy certs init DIR`},
 	} {
 		_, stderr, code := command(t, "", c.args...)
 		if code != c.code || !regexp.MustCompile(c.stderr).MatchString(stderr) || (code == 0) != (stderr == "") {

@@ -3,10 +3,14 @@
 package admin
 
 import (
+	"crypto/x509"
 	"io"
 	"log/slog"
+	"math/big"
+	"net"
 	nethttp "net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -250,6 +254,63 @@ func TestCerts(t *testing.T) {
 	res, body := ask(t, h, "GET", "/certs")
 	if res.Header.Get("Content-Type") != "application/json" || body != "{\n \"certificates\": []\n}\n" {
 		t.Errorf("%s %q", res.Header.Get("Content-Type"), body)
+	}
+}
+
+// oneCert is a secret of both kinds.
+type oneCert struct{ status CertificateStatus }
+
+func (c oneCert) Certificates() []CertificateStatus { return []CertificateStatus{c.status} }
+
+// TestCertsForm holds what Envoy says of a file with the same certificate.
+func TestCertsForm(t *testing.T) {
+	serial, _ := new(big.Int).SetString("4b1f", 16)
+	at := time.Now().Truncate(time.Second).UTC()
+	c := &x509.Certificate{SerialNumber: serial, NotBefore: at, NotAfter: at.Add(36 * time.Hour), DNSNames: []string{"a.example"},
+		URIs: []*url.URL{{Scheme: "spiffe", Host: "td", Path: "/ns/a/sa/b"}}, IPAddresses: []net.IP{net.IPv4(10, 0, 0, 1)}}
+	odd := &x509.Certificate{SerialNumber: big.NewInt(0xabc), NotBefore: at, NotAfter: at.Add(-time.Hour)}
+	h := NewHandler(Options{Stats: stats.NewRegistry(), Certs: oneCert{CertificateStatus{Name: "default", Source: "/c.pem", Chain: []*x509.Certificate{c}, Anchors: []*x509.Certificate{odd}}}})
+	_, body := ask(t, h, "GET", "/certs")
+	from, to, past := at.Format(time.RFC3339), at.Add(36*time.Hour).Format(time.RFC3339), at.Add(-time.Hour).Format(time.RFC3339)
+	want := strings.NewReplacer("FROM", from, "PAST", past, "TO", to).Replace(`{
+ "certificates": [
+  {
+   "ca_cert": [
+    {
+     "path": "/c.pem",
+     "serial_number": "0abc",
+     "subject_alt_names": [],
+     "days_until_expiration": "0",
+     "valid_from": "FROM",
+     "expiration_time": "PAST"
+    }
+   ],
+   "cert_chain": [
+    {
+     "path": "/c.pem",
+     "serial_number": "4b1f",
+     "subject_alt_names": [
+      {
+       "uri": "spiffe://td/ns/a/sa/b"
+      },
+      {
+       "dns": "a.example"
+      },
+      {
+       "ip_address": "10.0.0.1"
+      }
+     ],
+     "days_until_expiration": "1",
+     "valid_from": "FROM",
+     "expiration_time": "TO"
+    }
+   ]
+  }
+ ]
+}
+`)
+	if body != want {
+		t.Errorf("got %s\nwant %s", body, want)
 	}
 }
 

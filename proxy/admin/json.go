@@ -110,7 +110,7 @@ func (j *jsonWriter) message(m proto.Message) {
 func marshal(m proto.Message) ([]byte, error) {
 	o := protojson.MarshalOptions{UseProtoNames: true, AllowPartial: true, Resolver: knownTypes{protoregistry.GlobalTypes}}
 	switch m.ProtoReflect().Descriptor().FullName() {
-	case "envoy.admin.v3.Memory", "envoy.admin.v3.ServerInfo":
+	case "envoy.admin.v3.Memory", "envoy.admin.v3.ServerInfo", "envoy.admin.v3.Certificate":
 		o.EmitDefaultValues = true
 	}
 	return o.Marshal(m)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -150,6 +151,25 @@ func TestNetworkExtAuthzDifferential(t *testing.T) {
 			t.Error("nothing is counted")
 		}
 	}
+}
+
+// TestNetworkExtAuthzLog holds what a real Envoy writes of a refusal.
+func TestNetworkExtAuthzLog(t *testing.T) {
+	l := networkListener("127.0.0.1:1", "")
+	l = strings.Replace(l, "      cluster: up", `      cluster: up
+      access_log: [{name: f, typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: LOG,
+        log_format: {text_format_source: {inline_string: "%RESPONSE_FLAGS%|%RESPONSE_CODE_DETAILS%|%CONNECTION_TERMINATION_DETAILS%\n"}}}}]`, 1)
+	r := serveTCP(t, l, tcpCluster("up", "", echoing(t)), tcpCluster("azg", http2Options, refusing(t)))
+	if passes(t, r.addr) {
+		t.Fatal("it passes")
+	}
+	rig.Until(t, "the refusal is logged", func() error {
+		text, err := os.ReadFile(r.log)
+		if err == nil && string(text) != "UAEX|ext_authz_error|-\n" {
+			err = fmt.Errorf("the log is %q", text)
+		}
+		return err
+	})
 }
 
 // passes tells whether what is sent on a connection comes back.

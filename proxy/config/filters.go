@@ -62,6 +62,7 @@ var httpFilters = map[string]httpFilter{
 	"io.istio.http.peer_metadata.Config":                        {},
 	httpRBACType:                                                {build: buildRBAC},
 	extAuthzType:                                                {build: buildExtAuthz, merge: mergeExtAuthz},
+	jwtType:                                                     {build: buildJWT},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -197,6 +198,7 @@ type filterState struct {
 	extAuthz map[extAuthzKey]*extauthz.Stats
 	// networkExtAuthz are by stat_prefix.
 	networkExtAuthz map[string]*extauthz.NetworkStats
+	jwt             *jwtState
 }
 
 func newFilterState(r *stats.Registry) *filterState {

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod sets enforce_rsa_key_usage, which is deprecated
+
 package config
 
 import (

@@ -37,6 +37,8 @@ type Admission struct {
 	Cancelled <-chan struct{}
 	// Details is %CONNECTION_TERMINATION_DETAILS% of a refusal.
 	Details string
+	// CodeDetails is %RESPONSE_CODE_DETAILS% of one.
+	CodeDetails string
 	// Flags are response flags that a refusal sets.
 	Flags http.Flags
 }

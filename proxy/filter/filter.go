@@ -26,7 +26,9 @@ const (
 )
 
 // RequestFilter sees each request once, after routing and before an upstream
-// is chosen. It may edit ex.Req.
+// is chosen. It may edit ex.Req, and ask for another look at the routes by
+// ex.Reroute if Waits has reported true: the filters behind it are then those of
+// the new route, which may wait.
 type RequestFilter interface {
 	OnRequest(ex *http.Exchange) Status
 }
@@ -75,7 +77,7 @@ type FinishFilter interface {
 // Chain is the acting filters of one route, phase by phase, in order.
 // Immutable once built.
 type Chain struct {
-	Request  []RequestFilter
+	Request []RequestFilter
 	Response []ResponseFilter
 	Wrap     []StreamWrapper
 	Finish   []FinishFilter

@@ -107,9 +107,14 @@ func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
 	}
 }
 
-// speaksHTTP2 looks whether the connection begins as one of HTTP/2 does, which
-// no request of HTTP/1 does (codec_type AUTO).
+// speaksHTTP2 reports whether the protocol that TLS agreed on is HTTP/2. Where
+// there is none it looks whether the connection begins as one of HTTP/2 does,
+// which no request of HTTP/1 does (codec_type AUTO; Envoy:
+// ConnectionManagerUtility::determineNextProtocol).
 func (c *conn) speaksHTTP2() bool {
+	if t := c.info.TLS; t != nil && t.ALPN != "" {
+		return t.ALPN == "h2"
+	}
 	for {
 		match, _ := h2.MatchPreface(c.sc.Peek())
 		if !match {

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"pillion/proxy/http"
+	"pillion/proxy/netio"
 	"pillion/proxy/tls"
 )
 
@@ -25,7 +27,9 @@ type Secure struct {
 	Timeout time.Duration
 	Next    Handler
 	Stats   *SwitchStats
-	Log     *slog.Logger
+	// HalfOpen bounds the handshakes of all listeners together; nil doesn't.
+	HalfOpen *HalfOpen
+	Log      *slog.Logger
 }
 
 // Serve does the handshake and hands the connection on. info tells from then on who
@@ -49,10 +53,63 @@ func (s *Secure) Serve(nc net.Conn, info *http.ConnInfo) {
 	s.Next.Serve(sealed, info)
 }
 
+// handshake waits for the client to begin, which takes no memory, then for a
+// place among those that are half open, and then does its part.
 func (s *Secure) handshake(nc net.Conn) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), s.Timeout)
 	defer cancel()
-	return s.TLS.Handshake(ctx, nc)
+	if err := s.begun(nc); err != nil {
+		return nil, err
+	}
+	if s.HalfOpen != nil {
+		place := s.HalfOpen.enter(ctx, cancel)
+		if place == nil {
+			return nil, errNoPlace
+		}
+		defer s.HalfOpen.leave(place)
+	}
+	return s.apart(ctx, nc)
+}
+
+// errNoPlace is the failure of a handshake that found no place in time.
+var errNoPlace = &tls.Error{Kind: tls.KindTimeout, Reason: "too many handshakes are half open"}
+
+// begun waits for the first byte. An error other than the expiry of time is left
+// to the handshake to find again.
+func (s *Secure) begun(nc net.Conn) error {
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	var first [1]byte
+	_ = tcp.SetReadDeadline(time.Now().Add(s.Timeout))
+	_, err := netio.Peek(tcp, first[:], 0)
+	_ = tcp.SetReadDeadline(time.Time{})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errSilent
+	}
+	return nil
+}
+
+// errSilent is the failure of a client that never began.
+var errSilent = &tls.Error{Kind: tls.KindTimeout, Reason: "the client sent nothing"}
+
+// apart does the handshake on a goroutine of its own. Verifying signatures takes
+// tens of KiB of stack, which the one that serves the connection would keep
+// until garbage is collected.
+func (s *Secure) apart(ctx context.Context, nc net.Conn) (sealed *tls.Conn, err error) {
+	var defect any
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer func() { defect = recover() }()
+		sealed, err = s.TLS.Handshake(ctx, nc)
+	}()
+	<-done
+	if defect != nil {
+		panic(defect) // where the listener contains it
+	}
+	return sealed, err
 }
 
 // refused counts and logs a handshake that failed.

@@ -414,11 +414,7 @@ func (c *Conn) Close() error { return c.nc.Close() }
 
 // ResetOnClose makes Close break the connection off with RST, where it can.
 func (c *Conn) ResetOnClose() {
-	nc := c.nc
-	if c.sealed != nil {
-		nc = c.sealed.NetConn()
-	}
-	if l, ok := nc.(interface{ SetLinger(sec int) error }); ok {
+	if l, ok := c.nc.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)
 	}
 }

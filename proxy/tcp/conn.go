@@ -46,7 +46,9 @@ type conn struct {
 	host     *cluster.Host
 	attempts uint32
 	failure  *http.Error
-	refusal  string // details of a filter that didn't admit the connection
+	// refusal and refusalCode are the details of a filter that didn't admit the
+	// connection.
+	refusal, refusalCode string
 
 	// received and sent count the bytes from and to downstream.
 	received, sent     atomic.Uint64
@@ -71,7 +73,7 @@ func (c *conn) admit() bool {
 	if filter.Admit(c.p.cfg.Admit, &a) {
 		return true
 	}
-	c.refusal = a.Details
+	c.refusal, c.refusalCode = a.Details, a.CodeDetails
 	c.fail(a.Flags)
 	return false
 }

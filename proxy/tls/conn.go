@@ -21,7 +21,8 @@ import (
 type Conn struct {
 	net.Conn // the connection below; of its methods only addresses and deadlines show through
 
-	std  *stdtls.Conn
+	std   *stdtls.Conn
+	abort atomic.Bool // Close is to say nothing
 	tap  tap
 	info http.TLSInfo // immutable after the handshake
 	// Of the handshake, for the counters and for logs. Immutable after it.
@@ -204,7 +205,23 @@ func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
 
 // Close sends close_notify, if that can be done at once, and closes the
 // connection. It may be called from any goroutine.
-func (c *Conn) Close() error { return c.std.Close() }
+func (c *Conn) Close() error {
+	if c.abort.Load() {
+		return c.Conn.Close()
+	}
+	return c.std.Close()
+}
+
+// SetLinger is net.TCPConn's. With 0 Close breaks the connection off, without
+// close_notify: a peer that got one would take what it has for all of it (RFC
+// 8446 section 6.1). It may be called from any goroutine.
+func (c *Conn) SetLinger(sec int) error {
+	c.abort.Store(sec == 0)
+	if l, ok := c.Conn.(interface{ SetLinger(sec int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
+}
 
 // CloseWrite sends close_notify and leaves reading open.
 func (c *Conn) CloseWrite() error { return c.std.CloseWrite() }

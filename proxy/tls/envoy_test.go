@@ -155,7 +155,9 @@ func TestEnvoy(t *testing.T) {
 		{"other trust domain", ca.issue("spiffe://evil.local/ns/a/sa/b", nil), false},
 		{"common name only", ca.issue("", func(c *x509.Certificate) { c.Subject.CommonName = clientID }), false},
 		{"for servers only", ca.issue(clientID, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }), false},
-		{"two URIs", ca.issue(clientID, func(c *x509.Certificate) { c.URIs = append(c.URIs, &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/b/sa/c"}) }), true},
+		{"two URIs", ca.issue(clientID, func(c *x509.Certificate) {
+			c.URIs = append(c.URIs, &url.URL{Scheme: "spiffe", Host: "cluster.local", Path: "/ns/b/sa/c"})
+		}), true},
 		{"dots in the path", ca.issue("spiffe://cluster.local/ns/../sa/b", nil), true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

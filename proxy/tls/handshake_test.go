@@ -3,9 +3,11 @@
 package tls
 
 import (
+	"strings"
 	"testing"
 
 	"pillion/proxy/match"
+	"pillion/proxy/stats"
 )
 
 // mesh is a pair of contexts that trust each other.
@@ -46,5 +48,38 @@ func TestMutual(t *testing.T) {
 	}
 	if n := s.Stats().handshake.Value(); n != 3 {
 		t.Errorf("%d handshakes counted", n)
+	}
+}
+
+// TestStatNames: Envoy's names, and one series for each secret.
+func TestStatNames(t *testing.T) {
+	ca := newTestCA(t, "root")
+	c, s, _, ss := mesh(t, ca)
+	if o := meet(t, c, s, ClientOptions{}); o.serverErr != nil {
+		t.Fatal(o.serverErr)
+	}
+	if err := ss.cert.SetKeyPair(KeyPair{}, "", "test"); err == nil {
+		t.Fatal("nothing is a certificate")
+	}
+	r := stats.NewRegistry()
+	r.Add(ss.Secrets)
+	r.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Stats().Report(e.Listener("127.0.0.1:1")) }))
+	var out strings.Builder
+	if err := r.Write(&out, false, stats.Query{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`envoy_listener_ssl_handshake{envoy_listener_address="127.0.0.1_1"} 1`,
+		`envoy_listener_ssl_fail_verify_san{envoy_listener_address="127.0.0.1_1"} 0`,
+		`ssl_ciphers_TLS_AES_128_GCM_SHA256{`, `ssl_versions_TLSv1_3{`, `ssl_curves_X25519MLKEM768{`,
+		`envoy_server_days_until_first_cert_expiring 0`,
+		`pillion_secret_updates_total{secret="default",source="test"} 1`,
+		`pillion_secret_failures_total{secret="default",source="test"} 1`,
+		`pillion_secret_expiration_timestamp_seconds{secret="ROOTCA",source="test"} `,
+		`pillion_secret_updated_timestamp_seconds{secret="default",source="test"} `,
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no %s in\n%s", want, out.String())
+		}
 	}
 }

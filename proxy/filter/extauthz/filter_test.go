@@ -22,7 +22,7 @@ import (
 	"pillion/proxy/proxytest"
 )
 
-// frame is a message of gRPC with n octets more than it says.
+// frame is a message of gRPC as it goes over the wire.
 func frame(p []byte) []byte {
 	b := make([]byte, 5, 5+len(p))
 	binary.BigEndian.PutUint32(b[1:], uint32(len(p)))

@@ -112,7 +112,7 @@ type grpcService struct {
 }
 
 func (g *grpcService) check(ex *http.Exchange) *decision {
-	answer, ok := g.call(g.request.make(ex), ex, ex.Cancelled)
+	answer, ok := g.call(g.request.message(ex), ex, ex.Cancelled)
 	if !ok {
 		return &decision{}
 	}

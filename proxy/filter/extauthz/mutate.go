@@ -28,9 +28,11 @@ type mutation struct {
 	value  []byte
 }
 
+// newMutation makes a change. White space around a value isn't part of it (RFC
+// 9110 section 5.5), and hosts of HTTP/2 may refuse it.
 func newMutation(a action, name, value []byte) mutation {
 	name = bytes.ToLower(name)
-	return mutation{action: a, id: http.LookupHeader(name), name: name, value: value}
+	return mutation{action: a, id: http.LookupHeader(name), name: name, value: bytes.Trim(value, " \t")}
 }
 
 // framing are the fields that codecs make themselves: what a server says of
@@ -184,7 +186,7 @@ func validName(name []byte) bool {
 }
 
 // validValue reports whether a value has no control characters (RFC 9110
-// section 5.5) and doesn't begin or end with white space.
+// section 5.5).
 func validValue(v []byte) bool {
 	for _, c := range v {
 		if c < ' ' && c != '\t' || c == 0x7f {

@@ -114,7 +114,7 @@ func (n *Network) Admit(a *filter.Admission) bool {
 		detail = "ext_authz_error"
 	}
 	n.stats.Closed.Inc()
-	a.Details = detail
+	a.CodeDetails = detail
 	a.Flags |= http.FlagUnauthorizedExternal
 	return false
 }

@@ -58,7 +58,7 @@ func TestNetwork(t *testing.T) {
 		s := &server{answer: c.answer}
 		n, counters := network(t, s, func(cfg *networkv3.ExtAuthz) { cfg.FailureModeAllow = c.allow })
 		a := &filter.Admission{Conn: &http.ConnInfo{Local: "10.0.0.1:80", Remote: "10.0.0.2:1234", SNI: "a.b"}}
-		if n.Admit(a) != c.admit || a.Details != c.details || (a.Flags == http.FlagUnauthorizedExternal) == c.admit {
+		if n.Admit(a) != c.admit || a.CodeDetails != c.details || (a.Flags == http.FlagUnauthorizedExternal) == c.admit {
 			t.Errorf("%s: %+v", name, a)
 		}
 		if counters.Total.Value() != 1 || counters.Active.Value() != 0 || counters.Closed.Value() == 1 == c.admit {

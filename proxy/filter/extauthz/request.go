@@ -102,8 +102,8 @@ func printable(v []byte) string {
 	return b.String()
 }
 
-// make returns what a server of gRPC is told.
-func (o *requestOptions) make(ex *http.Exchange) *authv3.CheckRequest {
+// message returns what a server of gRPC is told.
+func (o *requestOptions) message(ex *http.Exchange) *authv3.CheckRequest {
 	service, _ := ex.Req.Fields.Get(http.HeaderXEnvoyDownstreamServiceCluster)
 	a := connectionAttributes(ex.Conn, o.peerCertificate, o.tlsSession, o.labels)
 	a.Source.Service = printable(service)

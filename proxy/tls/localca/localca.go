@@ -58,10 +58,10 @@ func New(trustDomain string) (*CA, error) {
 	if err != nil {
 		return nil, err
 	}
-	td, err := url.Parse("spiffe://" + trustDomain)
-	if err != nil || td.Host != trustDomain || trustDomain == "" {
-		return nil, fmt.Errorf("%q is no trust domain; it looks like cluster.local", trustDomain)
+	if !isTrustDomain(trustDomain) {
+		return nil, fmt.Errorf("%q is no trust domain: it looks like cluster.local, in lower-case letters, digits, dots, dashes and underscores", trustDomain)
 	}
+	td := &url.URL{Scheme: "spiffe", Host: trustDomain}
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{Organization: []string{trustDomain}, CommonName: "Pillion local CA"},
@@ -77,6 +77,16 @@ func New(trustDomain string) (*CA, error) {
 		return nil, err
 	}
 	return &CA{trustDomain: trustDomain, cert: cert, key: key, root: encode("CERTIFICATE", der)}, nil
+}
+
+// isTrustDomain goes by SPIFFE-ID section 2.1.
+func isTrustDomain(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || 'z' < c) && (c < '0' || '9' < c) && c != '.' && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 255
 }
 
 // Root returns the root certificate, PEM.
