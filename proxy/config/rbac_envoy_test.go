@@ -33,8 +33,11 @@ func (s setMetadata) OnRequest(ex *http.Exchange) filter.Status {
 	return filter.Continue
 }
 
-func init() {
-	httpFilters["envoy.extensions.filters.http.set_metadata.v3.Config"] = httpFilter{build: func(_ *chains, base, _ *anypb.Any) (any, error) {
+// withSetMetadata makes the filter known while a test runs.
+func withSetMetadata(t *testing.T) {
+	const name = "envoy.extensions.filters.http.set_metadata.v3.Config"
+	t.Cleanup(func() { delete(httpFilters, name) })
+	httpFilters[name] = httpFilter{build: func(_ *chains, base, _ *anypb.Any) (any, error) {
 		cfg := &setmetadatav3.Config{}
 		if err := base.UnmarshalTo(cfg); err != nil {
 			return nil, err
@@ -135,6 +138,7 @@ const claims = `{name: claims, typed_config: {"@type": type.googleapis.com/envoy
 // TestRBACLikeEnvoy sends every request to every rule set, through a real Envoy
 // and through us: status, flags and details have to be the same.
 func TestRBACLikeEnvoy(t *testing.T) {
+	withSetMetadata(t)
 	var routes strings.Builder
 	for i, rules := range rbacRules {
 		fmt.Fprintf(&routes, `{match: {prefix: /, headers: [{name: t, string_match: {exact: "%d"}}]}, direct_response: {status: 200},
