@@ -31,7 +31,8 @@ const lattice = `
 	http, netio < http/h1, http/h2;
 
 	# Encryption and identity.
-	http, match < tls;
+	http, match, netio < tls;
+	NONE < tls/localca;
 
 	# The way up to an upstream.
 	stats < outlier;
@@ -56,11 +57,11 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin < root;
+	config, istio, admin, tls/localca < root;
 	root, demo < cmd;
 
 	# For tests.
-	NONE < proxytest;
+	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
 `
 
@@ -86,16 +87,24 @@ var outside = []struct {
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",
 		"everyone else counts through the handles of proxy/stats"},
-	{"github.com/fsnotify/fsnotify", "istio/source root",
-		"only the reader of files watches them"},
+	{"github.com/fsnotify/fsnotify", "istio/source tls root",
+		"only the readers of files watch them"},
 	{"google.golang.org/grpc/...", "xds istio",
 		"the request path makes no gRPC call; the translator names status codes"},
 	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds filter/* accesslog",
 		"configuration messages are compiled away before the first request; filters and loggers read their own when they are built"},
 	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds filter/* accesslog",
 		"as go-control-plane"},
-	{"istio.io/api/...", "istio istio/source",
+	{"istio.io/api/envoy/...", "istio config",
+		"the configuration of Istio's own filters is a part of xDS"},
+	{"istio.io/api/networking/...", "istio istio/source",
 		"Istio's API ends where it has become xDS resources"},
+	{"istio.io/api/security/...", "istio istio/source",
+		"as networking"},
+	{"istio.io/api/telemetry/...", "istio istio/source",
+		"as networking"},
+	{"istio.io/api/mesh/...", "istio istio/source",
+		"as networking"},
 	{"sigs.k8s.io/yaml", "istio istio/source config root cmd",
 		"YAML is a form of configuration"},
 	{"go.yaml.in/yaml/...", "istio istio/source config root cmd",

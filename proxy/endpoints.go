@@ -3,6 +3,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -25,6 +26,7 @@ func (s *Server) startEndpoints() error {
 			Clusters:  clusterView{s.clusters},
 			Listeners: listenerView{s.bound},
 			Config:    configView{s},
+			Certs:     certView{s.secrets},
 			Lifecycle: lifecycle{s},
 			Loggers:   admin.LevelVars(map[string]*slog.LevelVar{"proxy": s.o.Level}),
 		}), log)
@@ -48,6 +50,7 @@ func (s *Server) addOwnStats() error {
 	s.registry.Add(&s.reloads)
 	s.registry.Add(s.sinks)
 	s.registry.Add(s.tracker)
+	s.registry.Add(s.secrets)
 	s.registry.Add(&stats.Server{Start: s.started, State: s.State})
 	return s.registry.AddRuntime()
 }
@@ -116,10 +119,18 @@ func (l lifecycle) Quit() { l.s.askToQuit() }
 
 func (s *Server) setDraining() { s.state.Store(int64(stats.StateDraining)) }
 
-// Endpoints returns every address that the proxy listens on: its own first,
-// then "http" for the listener of Options.HTTPAddr, then the others by name.
+// Endpoints returns every address that the proxy listens on: "http" for the
+// listener of Options.HTTPAddr first, then the others, which have the name of
+// the service port that they are for or else their own, and those of the proxy
+// itself.
 func (s *Server) Endpoints() []Endpoint {
 	addrs := s.bound.addresses()
+	var opens map[string]string
+	s.applyMu.Lock()
+	if s.current != nil {
+		opens = s.current.opens
+	}
+	s.applyMu.Unlock()
 	var out []Endpoint
 	for _, name := range slices.Sorted(maps.Keys(addrs)) {
 		e := Endpoint{Name: name, Addr: addrs[name]}
@@ -128,6 +139,7 @@ func (s *Server) Endpoints() []Endpoint {
 			out = slices.Insert(out, 0, e)
 			continue
 		}
+		e.Name = cmp.Or(opens[name], name)
 		out = append(out, e)
 	}
 	if s.admin != nil {

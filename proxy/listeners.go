@@ -129,7 +129,7 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	used := map[string]bool{}
 	handler := func(c *config.Chain) listener.Handler {
 		if c.TCP != nil {
-			return tcp.New(c.TCP, s.trackers.tcp)
+			return s.secure(b, c, tcp.New(c.TCP, s.trackers.tcp))
 		}
 		used[c.Name] = true
 		m := b.hcms[c.Name]
@@ -139,7 +139,7 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 			b.hcms[c.Name] = m
 		}
 		m.Update(c.HCM)
-		return m.Manager
+		return s.secure(b, c, m.Manager)
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
@@ -158,6 +158,15 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 			delete(b.hcms, name)
 		}
 	}
+}
+
+// secure puts a chain's TLS, if it has some, before what serves it.
+func (s *listenerSet) secure(b *boundListener, c *config.Chain, next listener.Handler) listener.Handler {
+	if c.TLS == nil {
+		return next
+	}
+	b.ln.ReportTLS(c.TLS.Stats()) // the same for all chains
+	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, Log: s.log}
 }
 
 func (s *listenerSet) removeLocked(name string) {

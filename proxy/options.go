@@ -30,11 +30,21 @@ type Options struct {
 	Listen           []string
 	DetectionTimeout time.Duration
 
+	// Inbound puts the proxy before ports of its workload, each as
+	// ADDRESS:PORT=APPADDRESS:APPPORT.
+	Inbound []string
+	// MeshConfig names the file of the mesh's settings; empty is all defaults.
+	MeshConfig string
+
 	// Namespace, Labels, ServiceAccount and Workload say which workload the
 	// proxy stands beside: they select configuration and are the source in
 	// metrics.
 	Namespace, ServiceAccount, Workload string
 	Labels                              map[string]string
+
+	// CertsDir is a folder with the workload's cert-chain.pem, key.pem and
+	// root-cert.pem; empty: it has none.
+	CertsDir string
 
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration

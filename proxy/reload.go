@@ -13,7 +13,8 @@ import (
 // applied is the configuration that is served.
 type applied struct {
 	snapshot *config.Snapshot
-	dump     *dump // the resources, serialized
+	dump     *dump             // the resources, serialized
+	opens    map[string]string // service ports, by listener
 	version  uint64
 	at       time.Time
 	warned   map[string]bool // warnings already logged
@@ -96,8 +97,9 @@ func (s *Server) apply(c *Checked) error {
 		place.Store(table)
 	}
 	s.bound.commit(st)
+	snap.Committed()
 	_ = s.clusters.Update(nil, s.unnamed(snap)) // removing can't fail
-	next := &applied{snapshot: snap, dump: d, version: 1, at: time.Now()}
+	next := &applied{snapshot: snap, dump: d, opens: c.Resources.Opens, version: 1, at: time.Now()}
 	if s.current != nil {
 		next.version = s.current.version + 1
 		next.warned = s.current.warned

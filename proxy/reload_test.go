@@ -235,7 +235,8 @@ func TestDrain(t *testing.T) {
 	quiet := inproc.Dial(t, addr)
 	inproc.WaitFor(t, "the load runs", func() bool { return served.Load() > 100 })
 	begun := time.Now()
-	s.Shutdown(context.Background())
+	wg.Go(func() { s.Shutdown(context.Background()) })
+	s.Shutdown(context.Background()) // by two at once, as by a signal and by a test's end
 	wg.Wait()
 	quiet.WantClosed()
 	if lost.Load() > 0 {

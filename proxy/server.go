@@ -20,6 +20,7 @@ import (
 	"pillion/proxy/istio/source"
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
+	"pillion/proxy/tls"
 )
 
 // reloadAfter is how long the files must be quiet before they are read again:
@@ -35,6 +36,8 @@ type Server struct {
 	families *istiostats.Families
 	sinks    *accesslog.Sinks
 	clusters *cluster.Manager
+	secrets  *tls.Secrets
+	files    *tls.Files // the secrets that are files
 	compiler *config.Compiler
 	tracker  *hcm.Tracker
 	raw      *tcp.Tracker // connections that aren't HTTP
@@ -52,6 +55,7 @@ type Server struct {
 	work   sync.WaitGroup
 	quit   chan struct{} // closed by /quitquitquit
 	once   sync.Once     // guards the closing of quit
+	ended  sync.Once     // guards Shutdown
 }
 
 // New returns a server that has read nothing and bound nothing.
@@ -63,8 +67,12 @@ func New(o Options) (*Server, error) {
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version))
 	s.sinks = accesslog.NewSinks()
 	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
+	s.secrets = tls.NewSecrets()
+	s.files = tls.NewFiles(s.secrets, o.Logger)
 	s.compiler = config.NewCompiler(config.Env{
+		Secrets:  s.secrets,
 		Own:      s.ownPeer(),
+		Labels:   o.Labels,
 		Families: s.families,
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
@@ -112,6 +120,11 @@ func (s *Server) Start() error {
 	s.goRun(s.tracker.Run)
 	s.goRun(s.raw.Run)
 	s.goRun(s.families.Run)
+	if err := s.loadCerts(); err != nil {
+		s.stopAll()
+		return err
+	}
+	s.goRun(s.watchCerts)
 	// Watching begins before the first reading, so that no change in between
 	// is missed.
 	watcher, err := s.newWatcher()
@@ -164,6 +177,9 @@ func (s *Server) watchable() []string {
 			out = append(out, p)
 		}
 	}
+	if s.o.MeshConfig != "" {
+		out = append(out, s.o.MeshConfig)
+	}
 	return out
 }
 
@@ -178,8 +194,11 @@ func (s *Server) Quit() <-chan struct{} { return s.quit }
 func (s *Server) askToQuit() { s.once.Do(func() { close(s.quit) }) }
 
 // Shutdown stops accepting, lets exchanges under way finish within the drain
-// time (ctx ends that early), and stops everything.
-func (s *Server) Shutdown(ctx context.Context) {
+// time (ctx ends that early), and stops everything. A second call waits for the
+// first one.
+func (s *Server) Shutdown(ctx context.Context) { s.ended.Do(func() { s.shutdown(ctx) }) }
+
+func (s *Server) shutdown(ctx context.Context) {
 	s.setDraining()
 	s.bound.closeAll()
 	ctx, cancel := context.WithTimeout(ctx, s.o.DrainTime)

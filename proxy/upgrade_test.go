@@ -313,3 +313,26 @@ func TestUpgradeDrain(t *testing.T) {
 		})
 	}
 }
+
+// TestUpgradeRetrySlot holds that a tunnel which was reached by a repeat doesn't
+// count in the retry breaker for as long as it lasts, as in Envoy
+// (RetryStateImpl::shouldRetry gives the place back when the head comes).
+func TestUpgradeRetrySlot(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		if _, f := c.Head(); f["upgrade"] != "" {
+			c.Send("HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: Upgrade\n\n")
+			c.WantClosed()
+		}
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Refusing(t), b),
+		"rule.yaml":  rule("{loadBalancer: {simple: ROUND_ROBIN}, connectionPool: {http: {maxRetries: 1}}}"),
+		"route.yaml": route("  - route: [{destination: {host: echo}}]\n    retries: {attempts: 2, retryOn: connect-failure}\n")})
+	for range 4 {
+		c := inproc.Dial(t, p.Addr("http"))
+		c.Send("GET /x HTTP/1.1\nHost: echo:9080\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n")
+		line, _ := c.Head()
+		if !strings.Contains(line, " 101 ") {
+			t.Errorf("%s, want a switch: tunnels that were reached by a repeat hold the retry breaker", line)
+		}
+	}
+}

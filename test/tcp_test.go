@@ -108,8 +108,8 @@ func meet(addr string, config *stdtls.Config) (name string, err error) {
 }
 
 // tcpMesh writes a mesh of a database with two versions, with ports of every
-// kind, and a gateway, and starts a proxy on it.
-func tcpMesh(t *testing.T, weights [2]int) (p *rig.Proxy, port map[string]string) {
+// kind, and a gateway.
+func tcpMesh(t *testing.T, weights [2]int) (path string, port map[string]string) {
 	t.Helper()
 	config := selfSigned(t)
 	port = map[string]string{}
@@ -174,16 +174,51 @@ metadata: {name: log, namespace: default}
 spec: {accessLogging: [{providers: [{name: envoy}]}]}
 `, port["tcp"], port["tls"], port["any"], port["gateway"], port["passthrough"],
 		greeter(t, "v1", nil), greeter(t, "v2", nil), greeter(t, "v1", config), greeter(t, "v2", config), weights[0], weights[1])
-	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	path = filepath.Join(t.TempDir(), "mesh.yaml")
 	write(t, path, text)
-	return startSubject(t, nil, path), port
+	return path, port
 }
 
 // TestTCP holds who is met at each kind of port, that both directions end
 // separately, and that what happened is told.
 func TestTCP(t *testing.T) {
 	t.Parallel()
-	p, port := tcpMesh(t, [2]int{100, 0})
+	path, port := tcpMesh(t, [2]int{100, 0})
+	p := startSubject(t, nil, path)
+	meetAll(t, port)
+	if *subjectName != "ours" {
+		return
+	}
+	rig.Until(t, "the connections are counted and logged", func() error {
+		m := p.Scrape(t)
+		if n := m.Sum("istio_tcp_connections_opened_total", "destination_service=db.default.svc.cluster.local"); n != 6 {
+			return fmt.Errorf("%v connections opened", n)
+		}
+		if n := m.Sum("istio_tcp_connections_closed_total"); n != 6 {
+			return fmt.Errorf("%v connections closed", n)
+		}
+		if n := m.Sum("istio_tcp_received_bytes_total", "destination_version=v2"); n == 0 {
+			return fmt.Errorf("no octets received by v2")
+		}
+		if len(p.Stdout.Lines("outbound|"+port["tcp"]+"|v1|db.default.svc.cluster.local", " 12 18 ")) != 1 {
+			return fmt.Errorf("the log has no line of the tcp route:\n%s", p.Stdout)
+		}
+		return nil
+	})
+}
+
+// TestTCPInEnvoy holds that the translation makes an unmodified Envoy do the
+// same.
+func TestTCPInEnvoy(t *testing.T) {
+	t.Parallel()
+	path, port := tcpMesh(t, [2]int{100, 0})
+	startEnvoy(t, nil, path)
+	meetAll(t, port)
+}
+
+// meetAll meets who is behind each port of tcpMesh.
+func meetAll(t *testing.T, port map[string]string) {
+	t.Helper()
 	sni := func(name string) *stdtls.Config { return &stdtls.Config{ServerName: name, InsecureSkipVerify: true} }
 	for _, tc := range []struct {
 		what, port string
@@ -208,31 +243,13 @@ func TestTCP(t *testing.T) {
 	if got, err := meet("127.0.0.1:"+port["any"], nil); err != nil || got != "v1" && got != "v2" {
 		t.Errorf("a port of unknown protocol: %q, %v", got, err)
 	}
-	if *subjectName != "ours" {
-		return
-	}
-	rig.Until(t, "the connections are counted and logged", func() error {
-		m := p.Scrape(t)
-		if n := m.Sum("istio_tcp_connections_opened_total", "destination_service=db.default.svc.cluster.local"); n != 6 {
-			return fmt.Errorf("%v connections opened", n)
-		}
-		if n := m.Sum("istio_tcp_connections_closed_total"); n != 6 {
-			return fmt.Errorf("%v connections closed", n)
-		}
-		if n := m.Sum("istio_tcp_received_bytes_total", "destination_version=v2"); n == 0 {
-			return fmt.Errorf("no octets received by v2")
-		}
-		if len(p.Stdout.Lines("outbound|"+port["tcp"]+"|v1|db.default.svc.cluster.local", " 12 18 ")) != 1 {
-			return fmt.Errorf("the log has no line of the tcp route:\n%s", p.Stdout)
-		}
-		return nil
-	})
 }
 
 // TestTCPWeights holds that connections are shared by weight.
 func TestTCPWeights(t *testing.T) {
 	t.Parallel()
-	_, port := tcpMesh(t, [2]int{75, 25})
+	path, port := tcpMesh(t, [2]int{75, 25})
+	startSubject(t, nil, path)
 	const total = 400
 	met := map[string]int{}
 	for range total {
@@ -245,6 +262,52 @@ func TestTCPWeights(t *testing.T) {
 	// Five standard deviations of a fair draw.
 	if n := met["v2"]; n < 100-44 || n > 100+44 {
 		t.Errorf("of %d connections v2 got %d, want a quarter: %v", total, n, met)
+	}
+}
+
+// TestListenFollows holds that what is listened at follows the files.
+func TestListenFollows(t *testing.T) {
+	t.Parallel()
+	first, second, origin := freePort(t), freePort(t), greeter(t, "here", nil)
+	path := filepath.Join(t.TempDir(), "mesh.yaml")
+	mesh := func(port, more string) string {
+		return fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: db, namespace: default}
+spec:
+  hosts: [db.default.svc.cluster.local]
+  resolution: STATIC
+  ports: [{number: %s, name: tcp, protocol: TCP}]
+  endpoints: [{address: 127.0.0.1, ports: {tcp: %s}}]
+%s`, port, origin, more)
+	}
+	write(t, path, mesh(first, ""))
+	p := rig.Start(t, binaries.Static(t), rig.Options{Args: []string{"--listen", "all"}}, path)
+	if got, err := meet("127.0.0.1:"+first, nil); got != "here" || err != nil {
+		t.Errorf("met %q, %v", got, err)
+	}
+	write(t, path, mesh(second, ""))
+	rig.Until(t, "the port is where it has moved to", func() error {
+		_, err := meet("127.0.0.1:"+second, nil)
+		return err
+	})
+	if got, err := meet("127.0.0.1:"+first, nil); err == nil {
+		t.Errorf("%s is still at the old address", got)
+	}
+	write(t, path, mesh(second, fmt.Sprintf(`---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: other, namespace: default}
+spec: {hosts: [other.example.com], resolution: DNS, ports: [{number: %s, name: tcp, protocol: TCP}]}
+`, second)))
+	rig.Until(t, "a second one for the address is refused, with both places and the remedy", func() error {
+		if len(p.Stderr.Lines("would both listen at 127.0.0.1:"+second, "mesh.yaml:13", "mesh.yaml:1)", "--listen other.example.com:"+second)) == 0 {
+			return fmt.Errorf("the log doesn't say so: %s", p.Stderr)
+		}
+		return nil
+	})
+	if got, err := meet("127.0.0.1:"+second, nil); got != "here" || err != nil {
+		t.Errorf("after a change that was refused: met %q, %v", got, err)
 	}
 }
 

@@ -77,6 +77,10 @@ type call2 struct {
 	got, credit int
 	// quiet: a stream between two messages, which is no call under way.
 	quiet bool
+	// stalled: the client gives no credit for what it gets on it. unsent is
+	// what it has still to send.
+	stalled bool
+	unsent  int
 }
 
 // newClient2 returns a client that has its preface to send. It sends requests
@@ -120,6 +124,14 @@ func (c *client2) encode(table uint32) {
 
 // start sends a request, or opens a stream and sends its first message.
 func (c *client2) start(due time.Time) {
+	s := c.open(due)
+	if c.spec.Mode != Fetch {
+		c.send(s)
+	}
+}
+
+// open sends a request's header block.
+func (c *client2) open(due time.Time) *call2 {
 	var s *call2
 	if n := len(c.free); n > 0 {
 		s, c.free = c.free[n-1], c.free[:n-1]
@@ -138,9 +150,7 @@ func (c *client2) start(due time.Time) {
 		flags |= frame.EndStream
 	}
 	c.out = append(frame.Append(c.out, len(block), frame.Headers, flags, s.id), block...)
-	if c.spec.Mode != Fetch {
-		c.send(s)
-	}
+	return s
 }
 
 // again sends a quiet stream's next message.
@@ -240,7 +250,12 @@ func (c *client2) resume() {
 	waited := c.waiting
 	c.waiting = nil
 	for _, s := range waited {
-		if c.calls[s.id] == s {
+		if c.calls[s.id] != s {
+			continue
+		}
+		if s.stalled {
+			c.pour(s)
+		} else {
 			c.send(s)
 		}
 	}
@@ -322,7 +337,7 @@ func (c *client2) data(f frame.Frame) error {
 		return nil
 	}
 	ends := f.Has(frame.EndStream)
-	if s.credit += len(f.Payload); s.credit >= creditStep && !ends {
+	if s.credit += len(f.Payload); s.credit >= creditStep && !ends && !s.stalled {
 		c.out = frame.AppendWindowUpdate(c.out, s.id, s.credit)
 		s.credit = 0
 	}

@@ -40,6 +40,9 @@ type HTTP2Spec struct {
 	// Connections and the requests that each may have under way.
 	Connections int `json:"connections"`
 	Streams     int `json:"streams"`
+	// Stalled streams are open on each connection beside the others, with Unary
+	// only: echoes of which the client takes what its window holds and no more.
+	Stalled int `json:"stalled,omitempty"`
 	// Rate is requests per second over all connections: an open loop. 0 is a
 	// closed loop, in which each stream's next request follows the last answer.
 	Rate     float64       `json:"rate,omitempty"`
@@ -106,6 +109,9 @@ type conn2 struct {
 
 // RunHTTP2 runs a load in the calling goroutine.
 func RunHTTP2(ctx context.Context, spec HTTP2Spec) (Result, error) {
+	if spec.Stalled > 0 && spec.Mode != Unary {
+		return Result{}, errors.New("HTTP/2 load: streams can be stalled beside unary calls only")
+	}
 	if spec.Connections < 1 || spec.Streams < 1 || spec.Rate < 0 || math.IsInf(spec.Rate, 0) || math.IsNaN(spec.Rate) || spec.Duration <= 0 || spec.Warmup < 0 {
 		return Result{}, fmt.Errorf("HTTP/2 load: %d connections, %d streams, %v requests/s, %v: all must be above 0", spec.Connections, spec.Streams, spec.Rate, spec.Duration)
 	}
@@ -161,8 +167,11 @@ func (l *http2Loop) connect(i int) error {
 			return fmt.Errorf("%s speaks no HTTP/2: %w", l.spec.Request.Addr, err)
 		}
 	}
-	if int64(c.maxStreams) < int64(l.spec.Streams) {
-		return fmt.Errorf("%s allows %d streams on a connection, and the load has %d", l.spec.Request.Addr, c.maxStreams, l.spec.Streams)
+	if n := l.spec.Streams + l.spec.Stalled; int64(c.maxStreams) < int64(n) {
+		return fmt.Errorf("%s allows %d streams on a connection, and the load has %d", l.spec.Request.Addr, c.maxStreams, n)
+	}
+	for range l.spec.Stalled {
+		c.stall()
 	}
 	for range l.spec.Streams {
 		l.idle = append(l.idle, slot{conn: i})
@@ -213,5 +222,8 @@ func (l *http2Loop) run(ctx context.Context) error {
 		}
 	}
 	l.finish(l.now)
+	if err := l.stalled(); err != nil {
+		return err
+	}
 	return l.endStreams()
 }

@@ -166,6 +166,28 @@ func TestHTTP2AtTheOrigin(t *testing.T) {
 	}
 }
 
+// TestStalledBesideOthers: calls go on beside a stream that isn't read, and a
+// load that has none where it should have one doesn't pass for one.
+func TestStalledBesideOthers(t *testing.T) {
+	_, _, o := startedAll(t)
+	spec := HTTP2Spec{
+		Request: Request{Addr: o.Addrs[origin.GRPC][0], Host: "h", Path: "/", Body: 100}, Mode: Unary,
+		Connections: 2, Streams: 4, Stalled: 1, Duration: 300 * time.Millisecond,
+	}
+	r, err := RunHTTP2(t.Context(), spec)
+	if err != nil || r.Errors.Total() != 0 || r.Requests < 500 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	spec.Mode, spec.Want = Fetch, origin.BodySize
+	if r, err := RunHTTP2(t.Context(), spec); err == nil {
+		t.Errorf("stalled GET requests: %+v", r)
+	}
+	l := &http2Loop{conns: []conn2{{client2: &client2{calls: map[uint32]*call2{1: {stalled: true, got: 1000}}}}}}
+	if err := l.stalled(); err == nil || !strings.Contains(err.Error(), "1000 octets") {
+		t.Errorf("a stream that got little: %v", err)
+	}
+}
+
 // TestHTTP2AtTheLibrary has a server that looks at each request.
 func TestHTTP2AtTheLibrary(t *testing.T) {
 	var seen atomic.Int64

@@ -172,6 +172,10 @@ func (l *http2Loop) renew(i int) error {
 // done notes how a request of connection i ended, and that its slot is idle.
 func (l *http2Loop) done(i int, s *call2, r outcome) {
 	c := &l.conns[i]
+	if s.stalled {
+		l.fail(reset) // it has no reason to end
+		return
+	}
 	free := slot{conn: i}
 	if c.calls[s.id] == s {
 		free.stream = s // it stays open for the next message

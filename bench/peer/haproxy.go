@@ -63,7 +63,8 @@ const haproxyConfig = `global
     nbthread {{.Workers}}
     maxconn {{add .Connections 512}}
     tune.pool-low-fd-ratio 100
-    tune.pool-high-fd-ratio 100
+    tune.pool-high-fd-ratio 100{{if gt .Streams 100}}
+    tune.h2.max-concurrent-streams {{.Streams}}{{end}}
 
 defaults
     mode http

@@ -82,7 +82,8 @@ events {
 http {
     access_log off;
     keepalive_timeout 1h;
-    keepalive_requests 1000000000;
+    keepalive_requests 1000000000;{{if gt .Streams 100}}
+    http2_max_concurrent_streams {{.Streams}};{{end}}
     client_max_body_size 0;
     client_body_temp_path body;
     proxy_temp_path proxy;

@@ -21,6 +21,10 @@ const (
 	CPUSystem Metric = "cpu_system_us_per_request"
 	// Rate is answered requests per second.
 	Rate Metric = "requests_per_s"
+	// RateAlone is Rate in the same turn without what disturbs, RateKept the
+	// share of it, in percent, that is left with it.
+	RateAlone Metric = "requests_per_s_undisturbed"
+	RateKept  Metric = "rate_kept_percent"
 	// CPUPerGiB is the peer's user and system time for each GiB that came
 	// through, BytesRate how much came.
 	CPUPerGiB Metric = "cpu_ms_per_gib"
@@ -75,6 +79,10 @@ func (m Metric) describe() about {
 		return about{title: "throughput", unit: "MiB/s", higher: true}
 	case Rate:
 		return about{title: "requests", unit: "/s", higher: true}
+	case RateAlone:
+		return about{title: "undisturbed", unit: "/s", higher: true}
+	case RateKept:
+		return about{title: "rate kept", unit: "%", digits: 1, higher: true}
 	case P50, P90, P99, P999:
 		return about{title: map[Metric]string{P50: "p50", P90: "p90", P99: "p99", P999: "p99.9"}[m], unit: "µs"}
 	case AddedP50, AddedP90, AddedP99, AddedP999:

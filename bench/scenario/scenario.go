@@ -117,6 +117,12 @@ func ofProtocols() []Scenario {
 			Measure: Throughput{Body: 100, Messages: true},
 		},
 		{
+			Name:     "h2-slow-stream",
+			Summary:  "gRPC: unary calls on 199 streams of one connection, alone and beside one stream that its client doesn't read",
+			Services: 1, Subsets: true, Downstream: mesh.GRPC, Upstream: mesh.GRPC, Connections: 1, Streams: 200,
+			Measure: SlowStream{Body: 100},
+		},
+		{
 			Name:     "tcp",
 			Summary:  "TCP, one listener and one endpoint",
 			Services: 1, Downstream: mesh.TCP, Upstream: mesh.TCP, Connections: 64,

@@ -15,6 +15,7 @@ import (
 
 func newValidate() *cobra.Command {
 	var f identityFlags
+	var l listenFlags
 	cmd := &cobra.Command{
 		Use:   "validate [flags] PATH…",
 		Short: "Say what is wrong with configuration, line by line",
@@ -24,7 +25,8 @@ print every error and warning as
 The exit code is 1 if there is any error.`,
 		Args: needPaths,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := proxy.Options{Paths: args, Stdin: cmd.InOrStdin(), HTTPAddr: "127.0.0.1:15080"}
+			o := proxy.Options{Paths: args, Stdin: cmd.InOrStdin()}
+			l.options(&o)
 			if err := f.options(&o); err != nil {
 				return err
 			}
@@ -38,13 +40,15 @@ The exit code is 1 if there is any error.`,
 		},
 	}
 	cmd.Flags().SortFlags = false
+	l.register(cmd.Flags())
 	f.register(cmd.Flags())
 	return cmd
 }
 
 func newTranslate() *cobra.Command {
 	var f identityFlags
-	var http, admin, output string
+	var l listenFlags
+	var admin, output string
 	cmd := &cobra.Command{
 		Use:   "translate [flags] PATH…",
 		Short: "Show the Envoy xDS that configuration means",
@@ -54,7 +58,8 @@ Envoy runs:
   proxy translate -o envoy ./mesh > envoy.json && envoy -c envoy.json`,
 		Args: needPaths,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o := proxy.Options{Paths: args, Stdin: cmd.InOrStdin(), HTTPAddr: http}
+			o := proxy.Options{Paths: args, Stdin: cmd.InOrStdin()}
+			l.options(&o)
 			if err := f.options(&o); err != nil {
 				return err
 			}
@@ -77,7 +82,7 @@ Envoy runs:
 	fs := cmd.Flags()
 	fs.SortFlags = false
 	fs.StringVarP(&output, "output", "o", "xds", "xds: the resources; envoy: a bootstrap for a real Envoy")
-	fs.StringVar(&http, "http", "127.0.0.1:15080", "address of the listener for every mesh service")
+	l.register(fs)
 	fs.StringVar(&admin, "admin", "127.0.0.1:15000", "with -o envoy: address of Envoy's admin endpoint")
 	f.register(fs)
 	return cmd

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"crypto/fips140"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +63,8 @@ Start here:
   proxy demo                     a small mesh in one process, with lines to try
   proxy run ./mesh               serve the YAML files in ./mesh
   proxy validate ./mesh          say what is wrong with them, line by line
-  proxy translate ./mesh         show the Envoy xDS that they mean`,
+  proxy translate ./mesh         show the Envoy xDS that they mean
+  proxy certs init ./certs       certificates for mutual TLS on this machine`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -74,10 +76,19 @@ Start here:
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetVersionTemplate("pillion proxy {{.Version}}\n")
+	root.SetVersionTemplate("pillion proxy {{.Version}}" + fipsMode() + "\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate())
+	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate(), newCerts())
 	return root
+}
+
+// fipsMode says which module does the cryptography if it is one of FIPS 140-3
+// and in that mode (`make fips`).
+func fipsMode() string {
+	if !fips140.Enabled() {
+		return ""
+	}
+	return " (FIPS 140-3 module " + fips140.Version() + ")"
 }
 
 // needPaths is the argument check of commands that read configuration.

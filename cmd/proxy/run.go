@@ -21,27 +21,27 @@ import (
 // runFlags are the flags of commands that serve.
 type runFlags struct {
 	identityFlags
-	http, admin, metrics, logLevel string
-	listen                         []string
-	drain, detection               time.Duration
+	listenFlags
+	admin, metrics, logLevel, certs string
+	drain                           time.Duration
 }
 
 func (f *runFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.SortFlags = false
-	fs.StringVar(&f.http, "http", "127.0.0.1:15080", "address of the listener for every mesh service, as a forward proxy\n(curl -x) and by Host header; empty for none")
-	fs.StringArrayVar(&f.listen, "listen", nil, "HOST:PORT=ADDRESS:PORT: open a port of a service at an address of this\nmachine, for TCP, TLS and whatever else; may be repeated. A service whose\nown address is in 127.0.0.0/8 is opened there without")
-	fs.DurationVar(&f.detection, "protocol-detection-timeout", 5*time.Second, "how long a connection to a port whose protocol isn't declared may take\nto show what it speaks before it is passed on as TCP")
+	f.listenFlags.register(fs)
 	fs.StringVar(&f.admin, "admin", "127.0.0.1:15000", "address of the admin endpoint; empty for none")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:15090", "address of the Prometheus endpoint /stats/prometheus; empty for none")
 	f.identityFlags.register(fs)
+	fs.StringVar(&f.certs, "certs", "", "folder with this workload's cert-chain.pem, key.pem and root-cert.pem for mutual\nTLS, reloaded when they change; 'proxy certs init' makes them")
 	fs.DurationVar(&f.drain, "drain-time", 5*time.Second, "how long exchanges under way may go on after SIGTERM")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; also changed by POST /logging?level=")
 }
 
 func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
-	o := proxy.Options{HTTPAddr: f.http, Listen: f.listen, DetectionTimeout: f.detection, AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
-		Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
+	o := proxy.Options{AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
+		CertsDir: f.certs, Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
+	f.listenFlags.options(&o)
 	if err := f.identityFlags.options(&o); err != nil {
 		return o, err
 	}
@@ -65,12 +65,19 @@ The files are watched. A change is applied as a whole within 200 ms and without
 losing a request; a change with an error in it is refused as a whole, named with
 file and line, and what was served before is served on.
 
-Gateway resources open their own ports, and so do services with an address in
-127.0.0.0/8. Every other HTTP service is reached through --http:
+HTTP services are reached through --http, all at one address:
   curl -x http://127.0.0.1:15080 http://reviews:9080/
   curl -H 'Host: reviews:9080' http://127.0.0.1:15080/
-and ports that carry TCP or TLS through --listen:
-  proxy run --listen db:5432=127.0.0.1:5432 ./mesh`,
+What carries TCP or TLS names no service, so that each port needs an address of its
+own. It has one if the service's own address is in 127.0.0.0/8 (spec.addresses), if a
+Sidecar binds the port there, or by --listen:
+  proxy run --listen db:5432=127.0.0.1:5432 ./mesh
+  proxy run --listen all ./mesh
+A workload is put behind the proxy by --inbound. Who may call it, and how, is for
+AuthorizationPolicy, RequestAuthentication and PeerAuthentication to say:
+  proxy run --labels app=reviews --inbound 127.0.0.1:19080=127.0.0.1:9080 ./mesh
+Gateway resources open their own ports. The first line of the output, and /listeners
+of the admin endpoint, say what is open where.`,
 		Example: `  proxy run ./mesh
   proxy run --namespace shop --labels app=web,version=v1 services.yaml routes/
   curl -s 127.0.0.1:15000/clusters    # hosts, with what was ejected

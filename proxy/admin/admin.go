@@ -36,6 +36,7 @@ type Options struct {
 	Clusters  Clusters
 	Listeners Listeners
 	Config    Config
+	Certs     Certificates // nil: there are none
 	Lifecycle Lifecycle
 	Loggers   Loggers
 }

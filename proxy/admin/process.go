@@ -56,13 +56,6 @@ func (h *handler) serveMemory(w nethttp.ResponseWriter, _ *nethttp.Request, _ ur
 	})
 }
 
-// serveCerts answers the question for certificates with an empty list: the
-// proxy loads none.
-func (h *handler) serveCerts(w nethttp.ResponseWriter, _ *nethttp.Request, _ url.Values) {
-	w.Header().Set("Content-Type", "application/json")
-	writeText(w, "{\n \"certificates\": []\n}\n")
-}
-
 func serveMessage(w nethttp.ResponseWriter, m proto.Message) {
 	w.Header().Set("Content-Type", "application/json")
 	out := bufio.NewWriter(w)

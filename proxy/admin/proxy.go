@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"crypto/x509"
 	"log/slog"
 	"time"
 
@@ -138,4 +139,17 @@ type Loggers interface {
 	// SetLevel changes one logger. It returns false when there is none of
 	// that name.
 	SetLevel(name string, level slog.Level) bool
+}
+
+// Certificates lists what TLS is made with.
+type Certificates interface {
+	// Certificates returns the secrets that have come, in the order of names.
+	Certificates() []CertificateStatus
+}
+
+// CertificateStatus is one secret: a certificate with its issuers, or trust
+// anchors, or both.
+type CertificateStatus struct {
+	Name, Source   string
+	Chain, Anchors []*x509.Certificate
 }

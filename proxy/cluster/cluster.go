@@ -216,7 +216,7 @@ func (c *Cluster) describeAgain(cfg *Config) {
 // endpoint returns what h was made of.
 func (h *Host) endpoint() *Endpoint {
 	return &Endpoint{Address: h.Facts.Address, Hostname: h.hostname, Peer: h.Facts.Peer, Locality: h.locality,
-		Weight: h.weight, Priority: h.priority, Health: h.health, Unusable: h.unusable}
+		Weight: h.weight, Priority: h.priority, Health: h.health, TLS: h.tls, Unusable: h.unusable}
 }
 
 // setHosts replaces the hosts. The pools of those that go are drained. mu is

@@ -8,6 +8,7 @@ import (
 	"pillion/proxy/http"
 	"pillion/proxy/outlier"
 	"pillion/proxy/pool"
+	"pillion/proxy/tls"
 )
 
 // Discovery tells where a cluster's hosts come from
@@ -72,6 +73,8 @@ type Config struct {
 	Breakers  Breakers      // limits on requests and retries
 	Conn      pool.Settings // limits on connections, and their options
 	Outlier   *outlier.Settings
+	// TLS is that of hosts which no Endpoint describes (ORIGINAL_DST).
+	TLS *tls.Client
 
 	// ServiceHost, ServiceName and ServiceNamespace are the service that the
 	// cluster stands for, as metrics name it (Istio's cluster metadata).
@@ -81,6 +84,20 @@ type Config struct {
 	Reference string
 	// AddedViaAPI is reported by the admin endpoint.
 	AddedViaAPI bool
+}
+
+// secure returns a TLS context of the cluster, nil if it has none. All of them count
+// in one place.
+func (c *Config) secure() *tls.Client {
+	if c.TLS != nil {
+		return c.TLS
+	}
+	for i := range c.Endpoints {
+		if t := c.Endpoints[i].TLS; t != nil {
+			return t
+		}
+	}
+	return nil
 }
 
 // Balance is how a host is chosen.
@@ -198,6 +215,8 @@ type Endpoint struct {
 	Weight   uint32    // 1 if 0
 	Priority uint8
 	Health   Health
+	// TLS secures the connections to the endpoint; nil leaves them plain.
+	TLS *tls.Client
 	// Unusable says why no request can be sent to the endpoint although it is
 	// well; empty if it can.
 	Unusable string

@@ -7,6 +7,7 @@ import (
 	"pillion/proxy/outlier"
 	"pillion/proxy/pool"
 	"pillion/proxy/stats"
+	"pillion/proxy/tls"
 )
 
 // Host is one upstream host as a cluster's configuration describes it at one
@@ -20,8 +21,9 @@ type Host struct {
 
 	locality *Locality // nil for none
 	hostname string
-	unusable string // why no request can be sent; empty if it can
-	weight   uint32 // at least 1
+	tls      *tls.Client // nil for plain connections
+	unusable string      // why no request can be sent; empty if it can
+	weight   uint32      // at least 1
 	priority uint8
 	health   Health
 }
@@ -93,7 +95,7 @@ func sameWorkload(a, b *http.Peer) bool {
 
 // describes reports whether h is what e says.
 func (h *Host) describes(e *Endpoint, peer *http.Peer) bool {
-	return h.Facts.Address == e.Address && h.hostname == e.Hostname && h.unusable == e.Unusable && h.weight == max(e.Weight, 1) &&
+	return h.Facts.Address == e.Address && h.hostname == e.Hostname && h.unusable == e.Unusable && h.tls == e.TLS && h.weight == max(e.Weight, 1) &&
 		h.priority == e.Priority && h.health == e.Health && sameLocality(h.locality, e.Locality) && h.Facts.Peer == *peer
 }
 
@@ -109,14 +111,16 @@ func (c *Cluster) newHost(cfg *Config, old *Host, e *Endpoint, target pool.Targe
 	}
 	h := &Host{
 		Facts:    &http.HostFacts{ClusterName: cfg.Name, Address: e.Address, Peer: peer},
-		locality: e.Locality, hostname: e.Hostname, unusable: e.Unusable,
+		locality: e.Locality, hostname: e.Hostname, unusable: e.Unusable, tls: e.TLS,
 		weight: max(e.Weight, 1), priority: e.Priority, health: e.Health,
 	}
 	if old != nil && sameWorkload(&old.Facts.Peer, &peer) {
 		h.hostState = old.hostState
+		h.pool.Secure(e.TLS)
 		return h
 	}
 	h.hostState = &hostState{cluster: c, added: http.Now()}
 	h.pool.Init(&c.group, target)
+	h.pool.Secure(e.TLS)
 	return h
 }

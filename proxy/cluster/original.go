@@ -114,7 +114,7 @@ func (o *originalDst) add(c *Cluster, key string) *Host {
 	if o.count >= maxOriginal && !o.evict(t) {
 		return nil
 	}
-	e := &originalEntry{key: key, host: c.newHost(cfg, nil, &Endpoint{Address: target.Address}, target)}
+	e := &originalEntry{key: key, host: c.newHost(cfg, nil, &Endpoint{Address: target.Address, TLS: cfg.TLS}, target)}
 	e.used.Store(true)
 	e.next.Store(bucket.Load())
 	bucket.Store(e)

@@ -147,6 +147,9 @@ func (c *Cluster) collect(e *stats.Emitter) {
 	if d := c.detector.Load(); d != nil {
 		collectOutlier(s, &d.Stats)
 	}
+	if secure := cfg.secure(); secure != nil {
+		secure.Stats().Report(s)
+	}
 }
 
 // counterFields are the plain counters with their names. Constant.

@@ -18,6 +18,7 @@ import (
 
 	"pillion/proxy/cluster"
 	"pillion/proxy/pool"
+	"pillion/proxy/tls"
 )
 
 // clusterFields are the fields of a Cluster that this file and those beside
@@ -44,7 +45,13 @@ var clusterFields = fieldSet("name", "alt_stat_name", "type", "eds_cluster_confi
 // be honoured. Warnings name what is left out because the cluster serves all
 // the same.
 func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) (*cluster.Config, []string, error) {
-	b := &clusterBuilder{in: c, out: &cluster.Config{}}
+	return compileCluster(c, cla, newTLSContexts(tls.NewSecrets()), nil)
+}
+
+// compileCluster is CompileCluster with what TLS contexts are wired to, and what
+// connections with TLS offer instead of what these say; nil for that.
+func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
+	b := &clusterBuilder{in: c, out: &cluster.Config{}, contexts: contexts, alpn: alpn}
 	if c.GetName() == "" {
 		return nil, nil, fmt.Errorf("name: is empty")
 	}
@@ -64,14 +71,14 @@ func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment)
 	}
 	b.ignored()
 	var err error
-	b.out.Hash, err = contentHash(c, cla)
+	b.out.Hash, err = contentHash(c, cla, alpnText(b.out.Conn.ALPN))
 	return b.out, b.warnings, err
 }
 
 // CompileEndpoints compiles a load assignment of a cluster that is compiled
 // already, for cluster.Manager.SetEndpoints.
-func CompileEndpoints(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
-	b := &clusterBuilder{in: c, out: &cluster.Config{Discovery: cluster.EDS}}
+func (comp *Compiler) CompileEndpoints(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
+	b := &clusterBuilder{in: c, out: &cluster.Config{Discovery: cluster.EDS}, contexts: comp.tls}
 	if err := b.socket(); err != nil {
 		return nil, nil, err
 	}
@@ -85,7 +92,11 @@ func CompileEndpoints(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignmen
 type clusterBuilder struct {
 	in       *clusterv3.Cluster
 	out      *cluster.Config
+	contexts *tlsContexts
+	alpn     *pool.ALPN // what replaces that of TLS contexts; may be nil
 	sockets  []socketMatch
+	plain    socketMatch // transport_socket
+	autoSNI  bool
 	warnings []string
 }
 
@@ -93,8 +104,9 @@ func (b *clusterBuilder) warn(format string, args ...any) {
 	b.warnings = append(b.warnings, fmt.Sprintf(format, args...))
 }
 
-// contentHash stands for all that a cluster is compiled from.
-func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) (h [16]byte, err error) {
+// contentHash stands for all that a cluster is compiled from; more is what comes
+// from elsewhere.
+func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, more string) (h [16]byte, err error) {
 	opts := proto.MarshalOptions{Deterministic: true}
 	buf, err := opts.Marshal(c)
 	if err == nil && cla != nil {
@@ -103,7 +115,7 @@ func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) (h
 	if err != nil {
 		return h, fmt.Errorf("is no valid message: %w", err)
 	}
-	sum := sha256.Sum256(buf)
+	sum := sha256.Sum256(append(append(buf, 0), more...))
 	copy(h[:], sum[:])
 	return h, nil
 }

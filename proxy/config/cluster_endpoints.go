@@ -107,7 +107,8 @@ func (b *clusterBuilder) endpoint(e *endpointv3.LbEndpoint) (out cluster.Endpoin
 		return out, at("endpoint", err)
 	}
 	metadata := e.GetMetadata().GetFilterMetadata()
-	out.Unusable = b.socketFor(metadata["envoy.transport_socket_match"].GetFields())
+	socket := b.socketFor(metadata["envoy.transport_socket_match"].GetFields())
+	out.TLS, out.Unusable = socket.tls, socket.unusable
 	if out.Address, err = b.address(e.GetEndpoint().GetAddress()); err != nil {
 		return out, at("endpoint.address", err)
 	}

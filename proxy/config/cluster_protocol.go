@@ -3,6 +3,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -13,7 +14,9 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"pillion/proxy/cluster"
 	"pillion/proxy/pool"
+	"pillion/proxy/tls"
 )
 
 const httpProtocolOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -39,8 +42,8 @@ func (b *clusterBuilder) protocol() error {
 	return nil
 }
 
-// typedFields: auto_sni and the like, in upstream_http_protocol_options, are
-// about TLS.
+var autoSNIFields = fieldSet("auto_sni", "auto_san_validation")
+
 var typedFields = fieldSet("common_http_protocol_options", "upstream_http_protocol_options", "explicit_http_config",
 	"use_downstream_protocol_config")
 
@@ -51,6 +54,12 @@ func (b *clusterBuilder) typedHTTP(path string, o *httpv3.HttpProtocolOptions) e
 	if err := at("common_http_protocol_options", b.commonHTTP(o.GetCommonHttpProtocolOptions())); err != nil {
 		return err
 	}
+	up := o.GetUpstreamHttpProtocolOptions()
+	if err := at("upstream_http_protocol_options", onlyFields(up, autoSNIFields)); err != nil {
+		return err
+	}
+	b.autoSNI = up.GetAutoSni() || up.GetAutoSanValidation()
+	b.out.Conn.VerifyServerName = up.GetAutoSanValidation()
 	conn := &b.out.Conn
 	var h2 *corev3.Http2ProtocolOptions
 	where := "explicit_http_config"
@@ -108,52 +117,84 @@ func (b *clusterBuilder) commonHTTP(o *corev3.HttpProtocolOptions) error {
 type socketMatch struct {
 	name  string
 	match map[string]*structpb.Value
-	// unusable says why connections can't be made with the socket; empty for
-	// plain TCP.
+	tls   *tls.Client // nil for plain TCP
+	// unusable says why connections can't be made with the socket.
 	unusable string
 }
 
-// socket compiles how connections are secured. This build speaks plain TCP
-// only: a cluster that asks for anything else on all connections is refused,
-// rather than served in the clear. A socket that only some endpoints ask for
-// makes those unusable: Istio gives nearly every cluster of a mesh such a
-// choice, and endpoints outside of the mesh take the plain one.
-func (b *clusterBuilder) socket() error {
-	if why := unsupportedSocket(b.in.GetTransportSocket()); why != "" {
-		return fmt.Errorf("transport_socket: %s", why)
+// socket compiles how connections are secured. A cluster that asks for what isn't
+// supported on all connections is refused, rather than served in the clear. A
+// socket that only some endpoints ask for makes those unusable: Istio gives nearly
+// every cluster of a mesh such a choice, and others take another one.
+func (b *clusterBuilder) socket() (err error) {
+	if b.plain.tls, err = b.secured(b.in.GetTransportSocket()); err != nil {
+		return fmt.Errorf("transport_socket: %w", err)
 	}
+	b.out.TLS = b.plain.tls
+	secured := b.plain.tls != nil
 	for i, m := range b.in.GetTransportSocketMatches() {
 		s := socketMatch{name: m.GetName(), match: m.GetMatch().GetFields()}
-		if why := unsupportedSocket(m.GetTransportSocket()); why != "" {
-			s.unusable = fmt.Sprintf("transport_socket_matches[%d] (%s): %s", i, m.GetName(), why)
+		if s.tls, err = b.secured(m.GetTransportSocket()); err != nil {
+			s.unusable = fmt.Sprintf("transport_socket_matches[%d] (%s): %v", i, m.GetName(), err)
 		}
+		secured = secured || s.tls != nil
 		b.sockets = append(b.sockets, s)
+	}
+	if b.out.Discovery == cluster.OriginalDst && len(b.sockets) > 0 {
+		chosen := b.socketFor(nil) // its hosts have no metadata
+		if chosen.unusable != "" {
+			return errors.New(chosen.unusable)
+		}
+		b.out.TLS = chosen.tls
+	}
+	if secured {
+		return b.offers()
 	}
 	return nil
 }
 
-// unsupportedSocket says why a socket can't be used, empty if it can.
-func unsupportedSocket(s *corev3.TransportSocket) string {
+// offers compiles what handshakes say that depends on more than their context.
+func (b *clusterBuilder) offers() error {
+	istio := b.in.GetMetadata().GetFilterMetadata()["istio"].GetFields()
+	if istio["alpn_override"].GetStringValue() != "false" {
+		b.out.Conn.ALPN = b.alpn
+	}
+	if !b.autoSNI {
+		return nil
+	}
+	if h := b.out.ServiceHost; h != "" && !strings.HasPrefix(h, "*") {
+		b.out.Conn.ServerName = h
+		return nil
+	}
+	return fmt.Errorf("upstream_http_protocol_options.auto_sni: needs a service with one host name (filter_metadata.istio.services), " +
+		"since it isn't taken from each request")
+}
+
+// secured returns the TLS of a socket, nil for plain TCP.
+func (b *clusterBuilder) secured(s *corev3.TransportSocket) (*tls.Client, error) {
 	typ := messageType(s.GetTypedConfig())
 	switch {
 	case s == nil, strings.HasSuffix(typ, ".raw_buffer.v3.RawBuffer"), typ == "" && strings.HasSuffix(s.GetName(), "raw_buffer"):
-		return ""
-	case strings.HasSuffix(typ, ".tls.v3.UpstreamTlsContext"):
-		return "TLS to upstream hosts is not supported yet"
+		return nil, nil
+	case typ == upstreamTLSType:
+		return b.contexts.client(b.in.GetName(), s.GetTypedConfig())
 	}
-	return fmt.Sprintf("%s is not supported", typ)
+	if typ == "" {
+		typ = s.GetName()
+	}
+	return nil, fmt.Errorf("%s is not supported", typ)
 }
 
-// socketFor returns why an endpoint with that metadata can't be used, empty
-// if it can. The first match counts; without any, it is plain
+// socketFor returns the socket for an endpoint with that metadata. The first match
+// counts; without any, it is that of the cluster
 // (Envoy: TransportSocketMatcherImpl::resolve).
-func (b *clusterBuilder) socketFor(metadata map[string]*structpb.Value) (unusable string) {
+func (b *clusterBuilder) socketFor(metadata map[string]*structpb.Value) *socketMatch {
 	for i := range b.sockets {
 		if s := &b.sockets[i]; s.matches(metadata) {
-			return s.unusable
+			return s
 		}
 	}
-	return ""
+	return &b.plain
 }
 
 func (s *socketMatch) matches(metadata map[string]*structpb.Value) bool {

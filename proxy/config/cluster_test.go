@@ -98,7 +98,7 @@ func TestClustersOfIstiod(t *testing.T) {
 				continue
 			}
 			for _, w := range warnings {
-				if !strings.Contains(w, "HTTP/2 is not spoken") && !strings.Contains(w, "endpoints get no requests: transport_socket_matches[0] (tlsMode-istio)") {
+				if !strings.Contains(w, "HTTP/2 is not spoken") {
 					t.Errorf("%s: %s: unexpected warning: %s", node, c.GetName(), w)
 				}
 			}
@@ -148,7 +148,6 @@ func TestClustersThatAreRefused(t *testing.T) {
 func TestReviewsOfIstiod(t *testing.T) {
 	r := receive(t, "full-productpage-v1")
 	cfg, warnings := r.get(t, "outbound|9080||reviews.default.svc.cluster.local")
-	why := "transport_socket_matches[0] (tlsMode-istio): TLS to upstream hosts is not supported yet"
 	peer := func(version string) http.Peer {
 		return http.Peer{Workload: "reviews-" + version, Namespace: "default", CanonicalService: "reviews", CanonicalRevision: version,
 			App: "reviews", Version: version, ClusterID: "lab"}
@@ -158,8 +157,8 @@ func TestReviewsOfIstiod(t *testing.T) {
 	want := &cluster.Config{
 		Name: "outbound|9080||reviews.default.svc.cluster.local", StatName: "outbound|9080||reviews.default.svc.cluster.local;",
 		Hash: cfg.Hash, Discovery: cluster.EDS,
-		Endpoints: []cluster.Endpoint{{Address: "10.99.0.11:9080", Peer: peer("v1"), Weight: 1, Unusable: why},
-			{Address: "10.99.0.12:9080", Peer: peer("v2"), Weight: 1, Unusable: why}},
+		Endpoints: []cluster.Endpoint{{Address: "10.99.0.11:9080", Peer: peer("v1"), Weight: 1, TLS: cfg.Endpoints[0].TLS},
+			{Address: "10.99.0.12:9080", Peer: peer("v2"), Weight: 1, TLS: cfg.Endpoints[0].TLS}},
 		Balance:  cluster.Balance{ActiveRequestBias: 1},
 		Breakers: cluster.Breakers{MaxRequests: 1000, MaxRetries: pool.NoLimit},
 		Conn: pool.Settings{MaxConnections: 100, MaxPending: 100, MaxRequestsPerConnection: 10, ConnectTimeout: 3 * time.Second,
@@ -168,13 +167,16 @@ func TestReviewsOfIstiod(t *testing.T) {
 		ServiceHost: "reviews.default.svc.cluster.local", ServiceName: "reviews.default.svc.cluster.local", ServiceNamespace: "default",
 		Reference: "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews",
 	}
+	if len(cfg.Endpoints) == 0 || cfg.Endpoints[0].TLS == nil {
+		t.Fatal("the pods of the mesh are spoken to without TLS")
+	}
 	if got, w := dump(cfg), dump(want); got != w {
 		t.Errorf("got\n%s\nwant\n%s", got, w)
 	}
 	if cfg.Outlier == nil || *cfg.Outlier != detection {
 		t.Errorf("outlier detection: %+v", cfg.Outlier)
 	}
-	if len(warnings) != 1 || !strings.HasPrefix(warnings[0], "2 of 2 endpoints get no requests: ") {
+	if len(warnings) != 0 {
 		t.Errorf("warnings: %v", warnings)
 	}
 }
@@ -293,8 +295,9 @@ func TestClusterErrors(t *testing.T) {
 		{`{name: a, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 65536}}}`, "upstream_bind_config.source_address.port_value: 65536 is no port"},
 		{`{name: a, upstream_bind_config: {freebind: true}}`, "upstream_bind_config.freebind: is not supported"},
 		{`{name: a, upstream_bind_config: {socket_options: [{}]}}`, "upstream_bind_config.socket_options: is not supported"},
-		{`{name: a, transport_socket: {name: envoy.transport_sockets.tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}`,
-			"transport_socket: TLS to upstream hosts is not supported yet"},
+		{`{name: a, transport_socket: {name: envoy.transport_sockets.tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, allow_renegotiation: true}}}`,
+			"transport_socket: allow_renegotiation: is not supported"},
+		{`{name: a, transport_socket: {name: envoy.transport_sockets.quic}}`, "transport_socket: envoy.transport_sockets.quic is not supported"},
 		{`{name: a, ` + httpOptions(`explicit_http_config: {http3_protocol_options: {}}`) + `}`, httpPath + "explicit_http_config.http3_protocol_options: is not supported"},
 		{`{name: a, ` + httpOptions(`auto_config: {}`) + `}`, httpPath + "auto_config: is not supported"},
 		{`{name: a, http2_protocol_options: {}}`, "http2_protocol_options: is not supported"},
@@ -414,11 +417,13 @@ func TestTransportSocketMatches(t *testing.T) {
 		{name: tlsMode-istio, match: {tlsMode: istio}, transport_socket: {name: envoy.transport_sockets.tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}},
 		{name: two, match: {a: x, n: 1}, transport_socket: {name: envoy.transport_sockets.quic}},
 		{name: tlsMode-disabled, match: {}, transport_socket: {name: envoy.transport_sockets.raw_buffer, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer}}}]`
+	comp := NewCompiler(Env{})
+	defer comp.Close()
 	for metadata, want := range map[string]string{
 		`{}`:                                  "",
 		`{tlsMode: disabled}`:                 "",
-		`{tlsMode: istio}`:                    "transport_socket_matches[0] (tlsMode-istio): TLS",
-		`{tlsMode: istio, a: x}`:              "transport_socket_matches[0] (tlsMode-istio): TLS",
+		`{tlsMode: istio}`:                    "TLS",
+		`{tlsMode: istio, a: x}`:              "TLS",
 		`{a: x}`:                              "",
 		`{a: x, n: 1}`:                        "transport_socket_matches[1] (two): ",
 		`{a: x, n: "1"}`:                      "",
@@ -428,11 +433,15 @@ func TestTransportSocketMatches(t *testing.T) {
 		c := parseYAML(t, `{name: a, type: EDS, `+sockets+`}`)
 		withHost := parseYAML(t, `{name: a, load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}},
 			metadata: {filter_metadata: {envoy.transport_socket_match: `+metadata+`}}}]}]}}`)
-		eps, warnings, err := CompileEndpoints(c, withHost.GetLoadAssignment())
+		eps, warnings, err := comp.CompileEndpoints(c, withHost.GetLoadAssignment())
 		if err != nil || len(eps) != 1 {
 			t.Fatal(err)
 		}
-		if got := eps[0].Unusable; (got == "") != (want == "") || !strings.HasPrefix(got, want) || (len(warnings) == 0) != (want == "") {
+		got := eps[0].Unusable
+		if eps[0].TLS != nil {
+			got, warnings = "TLS", []string{"it isn't plain"}
+		}
+		if (got == "") != (want == "") || !strings.HasPrefix(got, want) || (len(warnings) == 0) != (want == "") {
 			t.Errorf("%s: %q, %v; want %q", metadata, got, warnings, want)
 		}
 	}

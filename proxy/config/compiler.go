@@ -15,18 +15,22 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
+	"pillion/proxy/pool"
 	"pillion/proxy/router"
 	"pillion/proxy/stats"
+	"pillion/proxy/tls"
 )
 
 // Env is what compiled structures are wired to. With the zero value Compile
 // checks, and its result must not be served.
 type Env struct {
-	Own      http.Peer // the workload beside the proxy
+	Own      http.Peer         // the workload beside the proxy
+	Labels   map[string]string // of that workload
 	Families *istiostats.Families
 	Sinks    *accesslog.Sinks
 	Clusters *cluster.Manager
 	Registry *stats.Registry
+	Secrets  *tls.Secrets // live certificates and trust anchors
 }
 
 // Compiler compiles one set of resources after the other. It remembers the
@@ -37,7 +41,9 @@ type Compiler struct {
 	places map[placeKey]*hcm.Routes
 	// filters are the parts of filters that live on between compilations.
 	filters *filterState
-	close   []func() // of what Env left out
+	tls     *tlsContexts
+	alpn    *pool.ALPN // as last compiled
+	close   []func()   // of what Env left out
 }
 
 // placeKey tells route tables apart: the same route configuration under
@@ -57,11 +63,17 @@ func NewCompiler(env Env) *Compiler {
 		env.Sinks = accesslog.NewSinks()
 		c.close = append(c.close, func() { _ = env.Sinks.Close() })
 	}
-	if env.Clusters == nil {
+	checks := env.Clusters == nil
+	if checks {
 		env.Clusters = cluster.NewManager(cluster.Options{})
 		c.close = append(c.close, env.Clusters.Close)
 	}
-	c.env, c.filters = env, newFilterState(env.Registry)
+	if env.Secrets == nil {
+		env.Secrets = tls.NewSecrets()
+	}
+	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
+	c.filters.jwt = newJWTState(env.Clusters, checks)
+	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c
 }
 

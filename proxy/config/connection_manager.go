@@ -58,20 +58,24 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	}
 	common := m.GetCommonHttpProtocolOptions()
 	cfg := &hcm.Config{
-		StatPrefix:        m.GetStatPrefix(),
-		ServerName:        []byte(orDefault(m.GetServerName(), "envoy")),
-		ServerHeader:      hcm.ServerHeader(m.GetServerHeaderTransformation()),
-		Path:              pathOptions(m),
-		UseRemoteAddress:  m.GetUseRemoteAddress().GetValue(),
-		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
-		PreserveRequestID: m.GetPreserveExternalRequestId(),
-		AcceptHTTP10:      m.GetHttpProtocolOptions().GetAcceptHttp_10(),
-		Scheme:            "http",
-		IdleTimeout:       hcm.DefaultIdleTimeout,
-		HeadersTimeout:    hcm.DefaultHeadersTimeout,
-		RequestTimeout:    m.GetRequestTimeout().AsDuration(),
-		Limits:            &h1.Limits{},
-		Forward:           &forward.Options{},
+		StatPrefix:          m.GetStatPrefix(),
+		ServerName:          []byte(orDefault(m.GetServerName(), "envoy")),
+		ServerHeader:        hcm.ServerHeader(m.GetServerHeaderTransformation()),
+		Path:                pathOptions(m),
+		UseRemoteAddress:    m.GetUseRemoteAddress().GetValue(),
+		TrustedHops:         int(min(m.GetXffNumTrustedHops(), maxTrustedHops)),
+		SkipXFFAppend:       m.GetSkipXffAppend(),
+		AppendForwardedPort: m.GetAppendXForwardedPort(),
+		ForwardClientCert:   hcm.ForwardClientCert(m.GetForwardClientCertDetails()),
+		ClientCert:          clientCertDetails(m.GetSetCurrentClientCertDetails()),
+		GenerateRequestID:   m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
+		PreserveRequestID:   m.GetPreserveExternalRequestId(),
+		AcceptHTTP10:        m.GetHttpProtocolOptions().GetAcceptHttp_10(),
+		IdleTimeout:         hcm.DefaultIdleTimeout,
+		HeadersTimeout:      hcm.DefaultHeadersTimeout,
+		RequestTimeout:      m.GetRequestTimeout().AsDuration(),
+		Limits:              &h1.Limits{},
+		Forward:             &forward.Options{},
 	}
 	if d := common.GetIdleTimeout(); d != nil {
 		cfg.IdleTimeout = d.AsDuration()
@@ -84,6 +88,10 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	}
 	if n := common.GetMaxHeadersCount(); n != nil {
 		cfg.Limits.MaxFields = int(n.GetValue())
+	}
+	var err error
+	if cfg.Internal, err = internalAddresses(m.GetInternalAddressConfig()); err != nil {
+		return nil, fmt.Errorf("internal_address_config: %w", err)
 	}
 	http2, err := compileHTTP2(m.GetHttp2ProtocolOptions())
 	if err != nil {
@@ -134,8 +142,8 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	if _, known := escapedSlashes[m.GetPathWithEscapedSlashesAction()]; !known {
 		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", m.GetPathWithEscapedSlashesAction())
 	}
-	if m.GetXffNumTrustedHops() != 0 {
-		return fmt.Errorf("xff_num_trusted_hops: is not supported")
+	if f := m.GetForwardClientCertDetails(); f < hcmv3.HttpConnectionManager_SANITIZE || f > hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY {
+		return fmt.Errorf("forward_client_cert_details: %d is not known", f)
 	}
 	if kb := m.GetMaxRequestHeadersKb(); kb != nil && kb.GetValue() > 60 {
 		return fmt.Errorf("max_request_headers_kb: %d is above the bound of 60", kb.GetValue())

@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -31,7 +32,7 @@ const (
 func (c *Compiler) compileChains(s *Snapshot, out *Listener, l *listenerv3.Listener, routes map[string]*routev3.RouteConfiguration) error {
 	names := map[string]bool{}
 	compile := func(fc *listenerv3.FilterChain, place string) (*Chain, error) {
-		chain, err := c.compileChain(s, fc, out.Direction, routes)
+		chain, err := c.compileChain(s, fc, out.Name, out.Direction, routes)
 		if err != nil {
 			return nil, fmt.Errorf("%s%w", place, err)
 		}
@@ -77,12 +78,9 @@ var (
 
 // compileChain compiles a chain's filters, of which the last one serves. An
 // error begins with its place below the chain.
-func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, d http.Direction, routes map[string]*routev3.RouteConfiguration) (*Chain, error) {
+func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listenerName string, d http.Direction, routes map[string]*routev3.RouteConfiguration) (*Chain, error) {
 	if err := onlyFields(fc, chainFields); err != nil {
 		return nil, fmt.Errorf(".%w", err)
-	}
-	if fc.GetTransportSocket() != nil {
-		return nil, fmt.Errorf(".transport_socket: TLS is not supported by this build")
 	}
 	n := len(fc.GetFilters())
 	if n == 0 {
@@ -95,8 +93,12 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, d http.
 		case "stats.PluginConfig":
 			connection = append(connection, istiostats.New(c.env.Own, d, c.env.Families))
 		case metadataExchangeType:
-		case networkRBACType:
-			a, err := c.buildNetworkRBAC(f.GetTypedConfig())
+		case networkRBACType, networkExtAuthzType:
+			build := c.buildNetworkRBAC
+			if typ == networkExtAuthzType {
+				build = c.buildNetworkExtAuthz
+			}
+			a, err := build(f.GetTypedConfig())
 			if err != nil {
 				return nil, fmt.Errorf(".filters[%d].typed_config.%w", i, err)
 			}
@@ -108,6 +110,9 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, d http.
 		}
 	}
 	chain := &Chain{}
+	if err := c.secureChain(chain, fc, listenerName); err != nil {
+		return nil, fmt.Errorf(".%w", err)
+	}
 	var err error
 	last := fc.GetFilters()[n-1].GetTypedConfig()
 	switch typ := messageType(last); typ {
@@ -134,6 +139,25 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, d http.
 		return nil, fmt.Errorf(".filters[%d].%w", n-1, err)
 	}
 	return chain, nil
+}
+
+// secureChain compiles the transport socket of a chain.
+func (c *Compiler) secureChain(chain *Chain, fc *listenerv3.FilterChain, listenerName string) (err error) {
+	socket := fc.GetTransportSocket()
+	switch typ := messageType(socket.GetTypedConfig()); {
+	case socket == nil, strings.HasSuffix(typ, ".raw_buffer.v3.RawBuffer"), typ == "" && strings.HasSuffix(socket.GetName(), "raw_buffer"):
+		return nil
+	case typ != downstreamTLSType:
+		return fmt.Errorf("transport_socket: %s is not supported", typ)
+	}
+	if chain.TLS, err = c.compileServerTLS(listenerName, socket.GetTypedConfig()); err != nil {
+		return fmt.Errorf("transport_socket.typed_config.%w", err)
+	}
+	chain.HandshakeTimeout, err = span("transport_socket_connect_timeout", fc.GetTransportSocketConnectTimeout(), listener.DefaultHandshakeTimeout)
+	if err == nil && chain.HandshakeTimeout == 0 {
+		chain.HandshakeTimeout = listener.DefaultHandshakeTimeout
+	}
+	return err
 }
 
 // compileMatch compiles which connections a chain is for.

@@ -13,6 +13,7 @@ import (
 	"pillion/proxy/http"
 	"pillion/proxy/listener"
 	"pillion/proxy/tcp"
+	"pillion/proxy/tls"
 )
 
 // Listener is a compiled listener. Immutable.
@@ -38,6 +39,10 @@ type Chain struct {
 	Name string
 	HCM  *hcm.Config
 	TCP  *tcp.Config
+	// TLS is what clients have to speak; nil for plain connections.
+	// HandshakeTimeout bounds the handshake.
+	TLS              *tls.Server
+	HandshakeTimeout time.Duration
 }
 
 // listenerFields are the fields of a Listener that mean something here. Any

@@ -131,7 +131,7 @@ filter_chains:
 
 const rbacFilter = `{name: rbac, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}},`
 
-const claims = `{name: claims, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config, metadata: [
+const tokenClaims = `{name: claims, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config, metadata: [
   {metadata_namespace: envoy.filters.http.jwt_authn, value: {payload: {iss: issuer, sub: "", groups: [a, b], mixed: [1, true, null, x],
     nested: {one: {two: deep}}, number: 5, half: 0.5, truth: true, lie: false, nothing: null, empty: []}}}]}},`
 
@@ -145,7 +145,7 @@ func TestRBACLikeEnvoy(t *testing.T) {
   typed_per_filter_config: {rbac: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {rules: %s}}}},
 `, i, rules)
 	}
-	both := bothJudges(t, httpListener("", claims+rbacFilter, routes.String()))
+	both := bothJudges(t, httpListener("", tokenClaims+rbacFilter, routes.String()))
 	n := len(rbacRules) * len(rbacRequests)
 	if n < 200 {
 		t.Errorf("there are %d decisions, want at least 200", n)

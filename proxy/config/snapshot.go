@@ -36,13 +36,18 @@ type Snapshot struct {
 	Tables map[*hcm.Routes]*router.Table
 	// Warnings name what was left out because it changes nothing here.
 	Warnings []string
+	// Committed is called once what was compiled is served, and its clusters are
+	// there: what is fetched ahead begins to be. Not safe for concurrent use with
+	// the compiler.
+	Committed func()
 }
 
 // Compile compiles r. The error joins one error for each bad resource.
 func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
 	var errs []error
-	errs = append(errs, s.compileClusters(r)...)
+	c.filters.jwt.begin()
+	errs = append(errs, c.compileClusters(s, r)...)
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
 		routes[rc.GetName()] = rc
@@ -55,23 +60,28 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	s.Committed = c.filters.jwt.remotes.Commit
 	return s, nil
 }
 
-func (s *Snapshot) compileClusters(r *Resources) (errs []error) {
+func (c *Compiler) compileClusters(s *Snapshot, r *Resources) (errs []error) {
+	alpn, err := c.alpnOverride(r.Listeners)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	assignments := make(map[string]*endpointv3.ClusterLoadAssignment, len(r.Endpoints))
 	for _, a := range r.Endpoints {
 		assignments[a.GetClusterName()] = a
 	}
 	s.Clusters = make([]*cluster.Config, 0, len(r.Clusters))
-	for _, c := range r.Clusters {
-		cfg, warnings, err := CompileCluster(c, assignments[edsName(c)])
+	for _, in := range r.Clusters {
+		cfg, warnings, err := compileCluster(in, assignments[edsName(in)], c.tls, alpn)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("cluster %s: %w", c.GetName(), err))
+			errs = append(errs, fmt.Errorf("cluster %s: %w", in.GetName(), err))
 			continue
 		}
 		for _, w := range warnings {
-			s.Warnings = append(s.Warnings, "cluster "+c.GetName()+": "+w)
+			s.Warnings = append(s.Warnings, "cluster "+in.GetName()+": "+w)
 		}
 		s.Clusters = append(s.Clusters, cfg)
 	}

@@ -5,6 +5,7 @@ package config
 import (
 	"fmt"
 	"math"
+	"time"
 
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
@@ -15,7 +16,8 @@ import (
 )
 
 // tcpFields are the fields of a TcpProxy that mean something here.
-var tcpFields = fieldSet("stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts", "hash_policy")
+var tcpFields = fieldSet("stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts", "hash_policy",
+	"max_downstream_connection_duration")
 
 func (c *Compiler) compileTCP(m *tcpv3.TcpProxy, filters []filter.ConnectionFilter) (*tcp.Config, error) {
 	if err := onlyFields(m, tcpFields); err != nil {
@@ -33,6 +35,12 @@ func (c *Compiler) compileTCP(m *tcpv3.TcpProxy, filters []filter.ConnectionFilt
 	}
 	if d := m.GetIdleTimeout(); d != nil {
 		cfg.IdleTimeout = d.AsDuration()
+	}
+	if d := m.GetMaxDownstreamConnectionDuration(); d != nil {
+		if d.AsDuration() < time.Millisecond { // Envoy's bound
+			return nil, fmt.Errorf("max_downstream_connection_duration: must be at least 1ms")
+		}
+		cfg.MaxDuration = d.AsDuration()
 	}
 	if n := m.GetMaxConnectAttempts(); n != nil {
 		if n.GetValue() == 0 || n.GetValue() > math.MaxInt32 {

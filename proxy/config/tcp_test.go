@@ -314,6 +314,24 @@ func TestTCPIdleTimeout(t *testing.T) {
 	r.wait("cluster.c.upstream_cx_active", 0)
 }
 
+// TestTCPMaxDuration: a connection ends at its time, however busy it is.
+func TestTCPMaxDuration(t *testing.T) {
+	r := serveTCP(t, tcpChain(tcpProxy("cluster: c, max_downstream_connection_duration: 0.5s")), tcpCluster("c", "", tcpOrigin(t, echo)))
+	nc, one := r.dial(), make([]byte, 1)
+	eachTick(func() bool {
+		_, err := nc.Write([]byte("x"))
+		if err == nil {
+			_, err = nc.Read(one)
+		}
+		return err != nil
+	})
+	r.wait("tcp.p.max_downstream_connection_duration", 1)
+	r.wait("cluster.c.upstream_cx_active", 0)
+	if got := r.line(); !strings.HasPrefix(got, "0 DT - ") {
+		t.Errorf("the log says %q", got)
+	}
+}
+
 // TestTCPDrain: a drain waits for connections until its time is over.
 func TestTCPDrain(t *testing.T) {
 	r := serveTCP(t, tcpChain(tcpProxy("cluster: c")), tcpCluster("c", "", tcpOrigin(t, echo)))

@@ -71,11 +71,13 @@ func (c *Call) exchange() *http.Error {
 	}
 	c.judge(false)
 	if switched {
+		c.releaseRetry() // the repeat has succeeded, however long the tunnel lasts
 		return c.tunnel()
 	}
 	if c.retryStatus() {
 		return errRetryStatus
 	}
+	c.releaseRetry()
 	if c.times.Try > 0 {
 		c.begun.Store(true)
 		c.rearm()

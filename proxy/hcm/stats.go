@@ -19,6 +19,8 @@ type Stats struct {
 	RqActive                                                                                      stats.Gauge
 	// Class counts responses by the hundreds of their status.
 	Class [6]stats.Counter
+	// RqUpgradeRefused counts requests for a protocol that isn't allowed there.
+	RqUpgradeRefused stats.Counter
 	// NoRoute counts requests that no route was found for; Redirects and
 	// Direct those that the route answered.
 	NoRoute, Redirects, Direct stats.Counter
@@ -72,6 +74,7 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	sc.Counter("downstream_rq_timeout", s.RqTimeout.Value())
 	sc.Counter("downstream_rq_header_timeout", s.RqHeaderTimeout.Value())
 	sc.Counter("downstream_rq_too_large", s.RqTooLarge.Value())
+	sc.Counter("downstream_rq_ws_on_non_ws_route", s.RqUpgradeRefused.Value())
 	sc.Counter("downstream_rq_rx_reset", s.RqRxReset.Value())
 	sc.Counter("downstream_rq_response_before_rq_complete", s.RqResponseBeforeComplete.Value())
 	sc.Counter("downstream_rq_failed_path_normalization", s.RqFailedNormalization.Value())

@@ -5,7 +5,6 @@ package istio
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -123,40 +122,6 @@ spec: {host: a, subsets: [{name: v1, labels: {version: v1}}, {name: both, labels
 	wantProblem(t, problems, true, "DestinationRule/default/second", "spec.subsets[0].labels", "no endpoint")
 }
 
-// TestTLSRefused: plaintext is sent only where nothing asks for TLS.
-func TestTLSRefused(t *testing.T) {
-	const host = "a.default.svc.cluster.local"
-	service := serviceYAML("default", host, port80)
-	labelled := strings.Replace(service, "version: v1", "version: v1, security.istio.io/tlsMode: istio", 1)
-	rule := func(policy string) string {
-		return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: default}\nspec:\n  host: a\n  " + policy + "\n"
-	}
-	for _, c := range []struct{ name, yaml, field string }{
-		{"none", service, ""},
-		{"disable", labelled + rule("trafficPolicy: {tls: {mode: DISABLE}}"), ""},
-		{"simple", service + rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "spec.trafficPolicy.tls.mode"},
-		{"port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"), "spec.trafficPolicy.portLevelSettings[0].tls.mode"},
-		{"other port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 81}, tls: {mode: SIMPLE}}]}"), ""},
-		{"subset", service + rule("subsets: [{name: v1, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]"), "spec.subsets[0].trafficPolicy.tls.mode"},
-		{"label", labelled, `spec.endpoints[0].labels["security.istio.io/tlsMode"]`},
-		{"another host", service + strings.Replace(rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "host: a", "host: b", 1), ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r, problems := Translate(load(t, c.yaml), Options{})
-			if c.field == "" {
-				if r == nil {
-					t.Errorf("refused:\n%s", describe(problems))
-				}
-				return
-			}
-			if r != nil {
-				t.Error("not refused")
-			}
-			wantProblem(t, problems, false, c.field+":", "not supported yet by this build")
-		})
-	}
-}
-
 // TestUnsupportedPolicy: settings that have no effect are named.
 func TestUnsupportedPolicy(t *testing.T) {
 	yaml := serviceYAML("default", "a.default.svc.cluster.local", port80) + `
@@ -167,13 +132,12 @@ metadata: {name: a, namespace: default}
 spec:
   host: a
   trafficPolicy:
-    proxyProtocol: {version: V1}
     outlierDetection: {outlierDetectionHttpErrorCodes: [429], consecutiveErrors: 3}
     loadBalancer: {localityLbSetting: {failoverPriority: [topology.istio.io/network]}}
 `
 	_, problems := translate(t, yaml, Options{})
 	for _, field := range []string{
-		"spec.trafficPolicy.proxyProtocol", "spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
+		"spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
 		"spec.trafficPolicy.outlierDetection.consecutiveErrors", "spec.trafficPolicy.loadBalancer.localityLbSetting.failoverPriority",
 	} {
 		wantProblem(t, problems, true, field+":")

@@ -9,14 +9,16 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
 // captured is what a real istiod sent to a sidecar: the route configurations of three
-// ports, the clusters and their endpoints. Left out are what concerns mutual TLS and
+// ports, the clusters and their endpoints, and the filter chains of ports without HTTP. Left out are what concerns mutual TLS and
 // what was made of Gateway API objects and pods.
 type captured struct {
 	Routes []struct {
@@ -29,6 +31,10 @@ type captured struct {
 	}
 	Clusters  []map[string]any
 	Endpoints []map[string]any
+	Listeners []struct { // that carry no HTTP
+		Name         string
+		FilterChains []any
+	}
 }
 
 // TestLikeIstiod compares the translation with what a real istiod made of the same
@@ -46,7 +52,8 @@ func TestLikeIstiod(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, problems := Translate(loadFile(t, "istiod/mesh.yaml"), Options{
-		HTTPAddr: "127.0.0.1:15080", ClusterID: "lab",
+		HTTPAddr: "127.0.0.1:15080", ClusterID: "lab", AccessLogFile: "/dev/stdout",
+		Listen: []string{"ratings:9082=127.0.0.1:9082", "api.example.com:443=127.0.0.1:443"},
 	})
 	if r == nil {
 		t.Fatalf("refused:\n%s", describe(problems))
@@ -54,6 +61,27 @@ func TestLikeIstiod(t *testing.T) {
 	t.Run("routes", func(t *testing.T) { compareRoutes(t, r, &want) })
 	t.Run("clusters", func(t *testing.T) { compareByName(t, "name", want.Clusters, messages(r.Clusters)) })
 	t.Run("endpoints", func(t *testing.T) { compareByName(t, "clusterName", want.Endpoints, messages(r.Endpoints)) })
+	t.Run("listeners", func(t *testing.T) { compareChains(t, r, &want) })
+}
+
+// compareChains compares by port: istiod's listeners are at the service's address.
+func compareChains(t *testing.T, r *Resources, want *captured) {
+	for _, w := range want.Listeners {
+		_, port, _ := strings.Cut(w.Name, "_")
+		i := slices.IndexFunc(r.Listeners, func(l *listenerv3.Listener) bool { return l.Name == "127.0.0.1_"+port })
+		if i < 0 {
+			t.Errorf("nothing listens like %s", w.Name)
+			continue
+		}
+		var got []any
+		for _, c := range r.Listeners[i].FilterChains {
+			got = append(got, generic(t, c))
+		}
+		same(t, w.Name, w.FilterChains, got)
+	}
+	if len(want.Listeners) == 0 {
+		t.Error("nothing was compared")
+	}
 }
 
 func compareRoutes(t *testing.T, r *Resources, want *captured) {

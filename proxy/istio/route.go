@@ -263,6 +263,12 @@ func (b *routeBuilder) mirrors(action *routev3.RouteAction, r *httpRoute, at tar
 // asks for. A destination that doesn't exist is reported; its cluster name leads
 // nowhere, and Envoy answers 503, as with istiod.
 func (b *routeBuilder) destination(d *networking.Destination, r *httpRoute, field string, at target) (string, *networking.LoadBalancerSettings_ConsistentHashLB) {
+	name, own := b.destinationPolicy(d, r, field, at)
+	return name, own.lb.value.GetConsistentHash()
+}
+
+// destinationPolicy is destination with the whole policy of the cluster.
+func (b *routeBuilder) destinationPolicy(d *networking.Destination, r *httpRoute, field string, at target) (string, policy) {
 	host := qualify(d.GetHost(), r.obj.Namespace, b.o.DomainSuffix)
 	s := b.find(host)
 	port := at.port
@@ -274,25 +280,23 @@ func (b *routeBuilder) destination(d *networking.Destination, r *httpRoute, fiel
 	}
 	if s == nil {
 		b.rep.warnf(r.obj, r.field(field+".host"), "there is no service %s that this proxy may use: requests get 503", host)
-		return clusterName(host, d.GetSubset(), port), nil
+		return clusterName(host, d.GetSubset(), port), policy{}
 	}
 	rule := b.rule(s)
 	name := clusterName(s.host, d.Subset, port)
 	switch {
 	case s.port(port) == nil:
 		b.rep.warnf(r.obj, r.field(field+".port"), "%s has no port %d: requests get 503", s.host, port)
-		return name, nil
+		return name, policy{}
 	case d.Subset == "":
-		own := rule.policyOf(port)
-		return name, own.lb.value.GetConsistentHash()
+		return name, rule.policyOf(port)
 	}
 	sub := rule.subset(d.Subset)
 	if sub == nil {
 		b.rep.warnf(r.obj, r.field(field+".subset"), "no DestinationRule gives %s a subset %s: requests get 503", s.host, d.Subset)
-		return name, nil
+		return name, policy{}
 	}
-	own := rule.subsetPolicy(sub, port)
-	return name, own.lb.value.GetConsistentHash()
+	return name, rule.subsetPolicy(sub, port)
 }
 
 // defaultRoute is the route of a service that no VirtualService is about.

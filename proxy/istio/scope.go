@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -28,6 +29,7 @@ type scope struct {
 // or for all ports that no other entry is about.
 type egressListener struct {
 	port            uint32     // 0 is every other port
+	bind            netip.Addr // where the port is opened; the zero value is nowhere
 	services        []*service // each host once
 	virtualServices []*virtualService
 
@@ -98,6 +100,7 @@ func newEgressListener(e *networking.IstioEgressListener, reg *registry, routes 
 	if parseProtocol(e.Port.GetProtocol()) != protoHTTPProxy {
 		l.port = e.Port.GetNumber()
 	}
+	l.bind = egressBind(e)
 	f := newHostFilter(e.Hosts, o.Namespace)
 	for _, s := range f.selectServices(reg, o.Namespace) {
 		if s = s.limitedTo(l.port); s != nil {

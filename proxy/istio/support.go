@@ -42,8 +42,9 @@ func checkVirtualService(obj *source.Object, v *networking.VirtualService, rep *
 	}
 }
 
-// checkSidecar tells of inbound settings, and of addresses for egress: clients come to
-// the http listener, so no other has to be bound.
+// checkSidecar tells of inbound settings, and of addresses for egress that are not
+// bound: clients of HTTP come to the http listener, and capture would have to bring
+// those of other addresses.
 func checkSidecar(obj *source.Object, s *networking.Sidecar, rep *report) {
 	if len(s.Ingress) > 0 {
 		rep.unsupportedf(obj, "spec.ingress", "there is no inbound listener")
@@ -56,8 +57,11 @@ func checkSidecar(obj *source.Object, s *networking.Sidecar, rep *report) {
 		switch {
 		case strings.HasPrefix(e.Bind, unixPrefix):
 			rep.unsupportedf(obj, field, "nothing listens on a Unix socket, so the entry has no effect")
-		case e.Bind != "":
+		case e.Bind == "" || egressBind(e).IsValid():
+		case parseProtocol(e.GetPort().GetProtocol()).routable():
 			rep.unsupportedf(obj, field, "its hosts are served by the http listener")
+		default:
+			rep.unsupportedf(obj, field, "only addresses in 127.0.0.0/8, ::1 and 0.0.0.0 are bound without traffic capture")
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -85,8 +86,8 @@ func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
 	p := &tcpv3.TcpProxy{AccessLog: t.logs.loggers()}
 	var weighted []*tcpv3.TcpProxy_WeightedCluster_ClusterWeight
 	for i, d := range r.route {
-		name, hash := t.routeBuilder.destination(d.GetDestination(), &r.where, ".route["+strconv.Itoa(i)+"].destination", at)
-		hashSource(p, hash)
+		name, own := t.routeBuilder.destinationPolicy(d.GetDestination(), &r.where, ".route["+strconv.Itoa(i)+"].destination", at)
+		applyRawPolicy(p, &own, i == 0)
 		if d.Weight > 0 || len(r.route) == 1 {
 			weighted = append(weighted, &tcpv3.TcpProxy_WeightedCluster_ClusterWeight{Name: name, Weight: uint32(max(d.Weight, 1))})
 		}
@@ -105,72 +106,109 @@ func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
 // serviceChain makes the filter chain of a service port that no route is about.
 func (t *translator) serviceChain(s *service, p *servicePort) *listenerv3.FilterChain {
 	name := clusterName(s.host, "", p.number)
-	rule := t.routeBuilder.rule(s)
 	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
-	own := rule.policyOf(p.number)
-	hashSource(proxy, own.lb.value.GetConsistentHash())
+	own := t.routeBuilder.rule(s).policyOf(p.number)
+	applyRawPolicy(proxy, &own, true)
 	return rawFilters(proxy)
 }
 
-// hashSource chooses hosts by the client's address where a rule asks for it. Nothing
-// else that a rule may hash is known of a connection.
-func hashSource(p *tcpv3.TcpProxy, hash *networking.LoadBalancerSettings_ConsistentHashLB) {
-	if hash.GetUseSourceIp() {
+// applyRawPolicy sets what of a destination's policy is not its cluster's. Of a route
+// to several the first has the timeouts, as istiod does it, and any may ask for hashing.
+func applyRawPolicy(p *tcpv3.TcpProxy, own *policy, first bool) {
+	if own.lb.value.GetConsistentHash().GetUseSourceIp() {
 		p.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
+	}
+	if first {
+		p.IdleTimeout = own.pool.value.GetTcp().GetIdleTimeout()
+		p.MaxDownstreamConnectionDuration = own.pool.value.GetTcp().GetMaxConnectionDuration()
 	}
 }
 
 // rawFilters puts what counts for metrics before a TCP proxy, as istiod does.
 func rawFilters(p *tcpv3.TcpProxy) *listenerv3.FilterChain {
-	return &listenerv3.FilterChain{Filters: []*listenerv3.Filter{
-		{Name: filterStats, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(&stats.PluginConfig{})}},
-		{Name: filterTCPProxy, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(p)}},
-	}}
+	return &listenerv3.FilterChain{
+		Filters: []*listenerv3.Filter{
+			{Name: filterStats, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(&stats.PluginConfig{})}},
+			{Name: filterTCPProxy, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(p)}},
+		},
+		TransportSocketConnectTimeout: durationpb.New(15 * time.Second),
+	}
 }
 
-// tcpChains makes the chains of the tcp routes of VirtualServices, the first that
-// matches first. last: one takes everything, so nothing comes behind it.
-func (t *translator) tcpChains(vs []*virtualService, at target, vip netip.Addr) (chains []*listenerv3.FilterChain, last bool) {
+// rawChains collects the chains of one listener. Of two for the very same connections
+// the first counts; Envoy refuses a second.
+type rawChains struct {
+	list  []*listenerv3.FilterChain
+	taken map[rawKey]bool
+	last  bool // one takes everything, so nothing comes behind it
+}
+
+// rawKey is connections to a network that ask for a server name; either may be empty.
+type rawKey struct{ subnet, name string }
+
+// free keeps the names that no chain has yet for a network, and takes them.
+func (c *rawChains) free(subnet string, names []string) []string {
+	if c.taken == nil {
+		c.taken = make(map[rawKey]bool)
+	}
+	var out []string
+	for _, n := range names {
+		if k := (rawKey{subnet, n}); !c.taken[k] {
+			c.taken[k] = true
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// tcpChains adds the chains of the tcp routes of VirtualServices, the first that
+// matches first. destinations, unless empty, are what clients of the port mean to reach.
+func (t *translator) tcpChains(out *rawChains, vs []*virtualService, at target, destinations []netip.Addr) {
 	for _, v := range vs {
 		t.scope.addDestinations(v, t.o)
 		for _, r := range rawRoutes(v, false) {
-			subnets, all := t.routeBuilder.subnets(&r, at, vip)
-			switch {
-			case all:
-				return append(chains, t.rawChain(&r, at)), true
-			case len(subnets) > 0:
+			subnets, all := t.routeBuilder.subnets(&r, at, destinations)
+			subnets = slices.DeleteFunc(subnets, func(s netip.Prefix) bool { return len(out.free(s.String(), []string{""})) == 0 })
+			if len(subnets) > 0 {
 				c := t.rawChain(&r, at)
-				c.FilterChainMatch = &listenerv3.FilterChainMatch{PrefixRanges: subnets}
-				chains = append(chains, c)
+				c.FilterChainMatch = &listenerv3.FilterChainMatch{PrefixRanges: cidrRanges(subnets...)}
+				out.list = append(out.list, c)
+			}
+			if all {
+				out.list, out.last = append(out.list, t.rawChain(&r, at)), true
+				return
 			}
 		}
 	}
-	return chains, false
 }
 
 // subnets decides whether a tcp route is for a port: for all that comes there, or for
-// destinations in some subnets. An address of the listener decides that beforehand.
-func (b *routeBuilder) subnets(r *rawRoute, at target, vip netip.Addr) (ranges []*corev3.CidrRange, all bool) {
-	if len(r.matches) == 0 {
+// destinations in some subnets. Where the destination is known that decides it already.
+func (b *routeBuilder) subnets(r *rawRoute, at target, destinations []netip.Addr) (ranges []netip.Prefix, all bool) {
+	all = len(r.matches) == 0
+	for i := range r.matches {
+		if m := &r.matches[i]; b.concernsRaw(m, r.v, at) {
+			of, any := m.destinations(destinations)
+			ranges, all = append(ranges, of...), all || any
+		}
+	}
+	return ranges, all
+}
+
+// destinations tells whether a match takes every connection to a port, or those to some
+// subnets, by what is known of where the port's clients mean to go.
+func (m *rawMatch) destinations(known []netip.Addr) (ranges []netip.Prefix, all bool) {
+	if len(m.subnets) == 0 {
 		return nil, true
 	}
-	for i := range r.matches {
-		m := &r.matches[i]
-		if !b.concernsRaw(m, r.v, at) {
-			continue
-		}
-		if len(m.subnets) == 0 {
-			return nil, true
-		}
-		for _, s := range m.subnets {
-			p, ok := parseSubnet(s)
-			switch {
-			case !ok:
-			case vip.IsValid() && !vip.IsUnspecified():
-				all = all || p.Contains(vip)
-			default:
-				ranges = append(ranges, &corev3.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))})
-			}
+	for _, s := range m.subnets {
+		p, ok := parseSubnet(s)
+		switch {
+		case !ok:
+		case len(known) > 0:
+			all = all || slices.ContainsFunc(known, p.Contains)
+		default:
+			ranges = append(ranges, p)
 		}
 	}
 	return ranges, all
@@ -187,38 +225,53 @@ func parseSubnet(s string) (netip.Prefix, bool) {
 	return netip.PrefixFrom(a, a.BitLen()), true
 }
 
-// tlsChains makes the chains of the tls routes of VirtualServices, told apart by the
+func cidrRanges(subnets ...netip.Prefix) []*corev3.CidrRange {
+	var out []*corev3.CidrRange
+	for _, p := range subnets {
+		out = append(out, &corev3.CidrRange{AddressPrefix: p.Addr().String(), PrefixLen: wrapperspb.UInt32(uint32(p.Bits()))})
+	}
+	return out
+}
+
+// tlsChains adds the chains of the tls routes of VirtualServices, told apart by the
 // server name that the client asks for. hosts, unless nil, are those that a Gateway's
 // server takes.
-func (t *translator) tlsChains(vs []*virtualService, at target, taken map[string]bool, hosts func(v *virtualService) []string) (chains []*listenerv3.FilterChain) {
+func (t *translator) tlsChains(out *rawChains, vs []*virtualService, at target, destinations []netip.Addr, hosts func(v *virtualService) []string) {
 	for _, v := range vs {
 		t.scope.addDestinations(v, t.o)
 		for _, r := range rawRoutes(v, true) {
-			var names []string
+			var everywhere []string
 			for i := range r.matches {
 				m := &r.matches[i]
 				if !t.routeBuilder.concernsRaw(m, v, at) {
 					continue
 				}
-				sni := m.sniHosts
+				sni := lowerAll(m.sniHosts)
 				if hosts != nil {
-					sni = intersect(hosts(v), lowerAll(sni))
+					sni = intersect(hosts(v), sni)
 				}
-				for _, n := range lowerAll(sni) {
-					if !taken[n] {
-						taken[n] = true
-						names = append(names, n)
-					}
+				subnets, all := m.destinations(destinations)
+				if all {
+					everywhere = append(everywhere, out.free("", sni)...)
+				}
+				for _, s := range subnets {
+					t.sniChain(out, &r, at, out.free(s.String(), sni), s)
 				}
 			}
-			if len(names) > 0 {
-				c := t.rawChain(&r, at)
-				c.FilterChainMatch = serverNames(names)
-				chains = append(chains, c)
-			}
+			t.sniChain(out, &r, at, everywhere)
 		}
 	}
-	return chains
+}
+
+// sniChain adds the chain of a route for server names, if there are any.
+func (t *translator) sniChain(out *rawChains, r *rawRoute, at target, names []string, subnets ...netip.Prefix) {
+	if len(names) == 0 {
+		return
+	}
+	c := t.rawChain(r, at)
+	c.FilterChainMatch = serverNames(names)
+	c.FilterChainMatch.PrefixRanges = cidrRanges(subnets...)
+	out.list = append(out.list, c)
 }
 
 func lowerAll(list []string) []string {
@@ -231,11 +284,10 @@ func lowerAll(list []string) []string {
 
 // serverNames matches names; "*" is every one, which Envoy says by none.
 func serverNames(names []string) *listenerv3.FilterChainMatch {
-	m := &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
-	if !slices.Contains(names, "*") {
-		m.ServerNames = names
+	if slices.Contains(names, "*") {
+		return &listenerv3.FilterChainMatch{TransportProtocol: "tls"}
 	}
-	return m
+	return &listenerv3.FilterChainMatch{ServerNames: names}
 }
 
 // rawListener makes a listener of chains. tls and http say what has to be looked at.

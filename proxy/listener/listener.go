@@ -18,6 +18,7 @@ import (
 
 	"pillion/proxy/http"
 	"pillion/proxy/stats"
+	"pillion/proxy/tls"
 )
 
 // Handler serves one accepted connection until it is closed. It owns nc from
@@ -47,6 +48,8 @@ type Listener struct {
 
 	// Stats are what a Switch counts.
 	Stats SwitchStats
+	// handshakes is what the TLS of the chains counts; nil without.
+	handshakes atomic.Pointer[tls.Stats]
 
 	cxTotal, cxOverflow, cxPanics stats.Counter
 	cxActive                      stats.Gauge
@@ -77,6 +80,9 @@ func (l *Listener) Addr() string { return l.ln.Addr().String() }
 
 // SetHandler makes h serve the connections accepted from now on.
 func (l *Listener) SetHandler(h Handler) { l.handler.Store(&h) }
+
+// ReportTLS has the listener report what the TLS of its chains counts.
+func (l *Listener) ReportTLS(s *tls.Stats) { l.handshakes.Store(s) }
 
 // Start begins to accept. SetHandler must have been called.
 func (l *Listener) Start() {
@@ -148,6 +154,10 @@ func (l *Listener) CollectStats(e *stats.Emitter) {
 	s.Counter("downstream_cx_overflow", l.cxOverflow.Value())
 	s.Counter("downstream_cx_defects", l.cxPanics.Value())
 	s.Counter("downstream_pre_cx_timeout", l.Stats.PreCxTimeout.Value())
+	s.Counter("downstream_cx_transport_socket_connect_timeout", l.Stats.HandshakeTimeout.Value())
 	s.Gauge("downstream_pre_cx_active", l.Stats.PreCxActive.Value())
 	s.Counter("no_filter_chain_match", l.Stats.NoFilterChainMatch.Value())
+	if h := l.handshakes.Load(); h != nil {
+		h.Report(s)
+	}
 }

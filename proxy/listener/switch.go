@@ -41,6 +41,7 @@ type Switch struct {
 // served.
 type SwitchStats struct {
 	PreCxTimeout, NoFilterChainMatch stats.Counter
+	HandshakeTimeout                 stats.Counter
 	PreCxActive                      stats.Gauge
 }
 

@@ -5,12 +5,15 @@
 //
 //   - A read takes its buffer from the pool only when the socket has become
 //     readable, so that waiting costs no buffer.
+//
 //   - A write that is followed by waiting for the answer is made between the
 //     arming of the poller and the wait, which saves the read that would only
 //     find the socket empty.
 //
-// Connections that are not sockets (in-memory pairs of tests, TLS) take the
-// same calls by plain reads and writes.
+//   - On a TLS connection both hold for the socket below it.
+//
+// Connections that are neither (in-memory pairs of tests) take the same calls
+// by plain reads and writes.
 package netio
 
 import (
@@ -29,6 +32,10 @@ import (
 type Conn struct {
 	nc  net.Conn
 	raw syscall.RawConn // nil when nc is no socket
+	// sealed is nc when it is a TLS connection, and below the socket that it lies
+	// over; nil otherwise.
+	sealed Sealed
+	below  syscall.RawConn
 	// readFn, writeFn and tryFn are c.ready, c.writable and c.sendOnce, bound
 	// once: a closure made per call would allocate.
 	readFn, writeFn, tryFn func(fd uintptr) bool
@@ -48,9 +55,32 @@ type Conn struct {
 	writeErr error
 }
 
+// Sealed is what a TLS connection offers beside net.Conn. All but TryWrite are
+// for the reader.
+type Sealed interface {
+	// NetConn returns the connection below.
+	NetConn() net.Conn
+	// Await waits, holding no buffer, until there is something for Read to look
+	// at.
+	Await() error
+	// TryRead is Read without the wait: 0 and no error when nothing is there.
+	TryRead(p []byte) (int, error)
+	// Probe looks, without waiting, for data or the end.
+	Probe() (data bool, err error)
+	// TryWrite is as Conn's.
+	TryWrite(p []byte) (n int, done bool, err error)
+}
+
 // Init prepares c for nc. Until then c must not be used.
 func (c *Conn) Init(nc net.Conn) {
 	c.nc = nc
+	if s, ok := nc.(Sealed); ok {
+		c.sealed = s
+		if sc, ok := s.NetConn().(*net.TCPConn); ok {
+			c.below, _ = sc.SyscallConn() // nil with an error, which looks quiet
+		}
+		return
+	}
 	if sc, ok := nc.(*net.TCPConn); ok {
 		if raw, err := sc.SyscallConn(); err == nil {
 			c.raw = raw
@@ -155,6 +185,11 @@ func (c *Conn) filled(in *buf.Buffer, err error) error {
 }
 
 func (c *Conn) fillPlain(in *buf.Buffer) error {
+	if c.sealed != nil && in.Len() == 0 {
+		if err := c.sealed.Await(); err != nil {
+			return err
+		}
+	}
 	n, err := c.nc.Read(in.Free())
 	in.Commit(n)
 	if n > 0 {
@@ -168,8 +203,14 @@ func (c *Conn) fillPlain(in *buf.Buffer) error {
 }
 
 // TryFill is Fill without the wait: it reports false when no bytes are there.
-// On connections that are no sockets it always does.
+// On connections that are neither sockets nor TLS it always does.
 func (c *Conn) TryFill(in *buf.Buffer) (bool, error) {
+	if c.sealed != nil {
+		n, err := c.sealed.TryRead(in.Free())
+		in.Commit(n)
+		in.ReleaseIfEmpty()
+		return n > 0, err
+	}
 	if c.raw == nil {
 		return false, nil
 	}
@@ -227,7 +268,55 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 // WriteBuffers writes all of bufs with one system call where it can. It
 // consumes bufs.
 func (c *Conn) WriteBuffers(bufs *net.Buffers) error {
+	if c.sealed != nil {
+		return c.writeSealed(*bufs)
+	}
 	_, err := bufs.WriteTo(c.nc)
+	return err
+}
+
+// sealedPiece is how much of a TLS connection's output is gathered: what one
+// record holds.
+const sealedPiece = 16 << 10
+
+// writeSealed gathers pieces into records: each Write makes one of its own.
+func (c *Conn) writeSealed(bufs net.Buffers) error {
+	var room *[]byte
+	defer func() {
+		if room != nil {
+			buf.PutBytes(room)
+		}
+	}()
+	for _, p := range bufs {
+		for len(p) > 0 {
+			if room == nil || len(*room) == 0 {
+				if len(p) >= sealedPiece {
+					n := len(p) / sealedPiece * sealedPiece
+					if _, err := c.nc.Write(p[:n]); err != nil {
+						return err
+					}
+					p = p[n:]
+					continue
+				}
+				if room == nil {
+					room = buf.GetBytes()
+				}
+			}
+			n := min(len(p), sealedPiece-len(*room))
+			*room = append(*room, p[:n]...)
+			p = p[n:]
+			if len(*room) == sealedPiece {
+				if _, err := c.nc.Write(*room); err != nil {
+					return err
+				}
+				*room = (*room)[:0]
+			}
+		}
+	}
+	if room == nil || len(*room) == 0 {
+		return nil
+	}
+	_, err := c.nc.Write(*room)
 	return err
 }
 
@@ -243,9 +332,13 @@ const (
 )
 
 // Look asks the kernel, without waiting and without taking bytes, what the
-// peer did. It is for the goroutine that reads; see Watch for others. On
-// connections that are no sockets it always finds PeerQuiet.
+// peer did. It is for the goroutine that reads; see Watch for others. On TLS
+// connections it takes the records that have come, and data stay there to be
+// read. On other connections that are no sockets it always finds PeerQuiet.
 func (c *Conn) Look() Peer {
+	if c.sealed != nil {
+		return c.lookSealed()
+	}
 	if c.raw == nil {
 		return PeerQuiet
 	}
@@ -258,17 +351,39 @@ func (c *Conn) Look() Peer {
 	return c.seen
 }
 
+func (c *Conn) lookSealed() Peer {
+	data, err := c.sealed.Probe()
+	switch {
+	case data:
+		return PeerData
+	case err == io.EOF:
+		return PeerClosed
+	case err != nil:
+		return PeerReset
+	}
+	return PeerQuiet
+}
+
 // Watch is Look for a goroutine that is not the reader, also while a read is
 // in progress.
 func (c *Conn) Watch() Peer {
-	if c.raw == nil {
+	raw := c.socket()
+	if raw == nil {
 		return PeerQuiet
 	}
 	got := PeerReset
-	if err := c.raw.Control(func(fd uintptr) { got = peek(fd) }); err != nil {
+	if err := raw.Control(func(fd uintptr) { got = peek(fd) }); err != nil {
 		return PeerReset
 	}
 	return got
+}
+
+// socket is that of nc, or below it; nil without one.
+func (c *Conn) socket() syscall.RawConn {
+	if c.sealed != nil {
+		return c.below
+	}
+	return c.raw
 }
 
 func peek(fd uintptr) Peer {
@@ -299,7 +414,11 @@ func (c *Conn) Close() error { return c.nc.Close() }
 
 // ResetOnClose makes Close break the connection off with RST, where it can.
 func (c *Conn) ResetOnClose() {
-	if l, ok := c.nc.(interface{ SetLinger(sec int) error }); ok {
+	nc := c.nc
+	if c.sealed != nil {
+		nc = c.sealed.NetConn()
+	}
+	if l, ok := nc.(interface{ SetLinger(sec int) error }); ok {
 		_ = l.SetLinger(0)
 	}
 }

@@ -57,11 +57,12 @@ func halfClosed(fd uintptr) bool {
 // when the peer has reset it. After its FIN a look by Watch doesn't find that.
 // It may be called from any goroutine.
 func (c *Conn) Gone() bool {
-	if c.raw == nil {
+	raw := c.socket()
+	if raw == nil {
 		return false
 	}
 	gone := true
-	_ = c.raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		p := []unix.PollFd{{Fd: int32(fd)}} // errors and hang-ups are always told
 		_, err := unix.Poll(p, 0)
 		gone = err == nil && p[0].Revents&(unix.POLLHUP|unix.POLLERR) != 0

@@ -4,12 +4,16 @@ package netio
 
 import "syscall"
 
-// TryWrite writes as much of p as the socket takes without waiting; n < len(p)
-// without an error says that it is full. On connections that are no sockets it
+// TryWrite writes as much of p as the socket takes without waiting. Unless done
+// is true, or there is an error, it is full: a Write of the rest, which may be
+// empty, has to follow. On connections that are neither sockets nor TLS it
 // writes nothing.
-func (c *Conn) TryWrite(p []byte) (n int, err error) {
-	if c.raw == nil || len(p) == 0 {
-		return 0, nil
+func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
+	switch {
+	case c.sealed != nil:
+		return c.sealed.TryWrite(p)
+	case c.raw == nil || len(p) == 0:
+		return 0, len(p) == 0, nil
 	}
 	c.rest, c.writeErr = p, nil
 	err = c.raw.Write(c.tryFn)
@@ -18,7 +22,7 @@ func (c *Conn) TryWrite(p []byte) (n int, err error) {
 	if err == nil {
 		err = c.writeErr
 	}
-	return n, err
+	return n, n == len(p), err
 }
 
 // sendOnce is writable without the wait.

@@ -9,11 +9,13 @@ import (
 	"time"
 
 	"pillion/proxy/http"
+	"pillion/proxy/tls"
 )
 
-// dial makes a connection to the target within the connect timeout, the
-// request's deadline and its cancellation.
-func (p *Pool) dial(s *Settings, now, deadline int64, cancel <-chan struct{}) (net.Conn, *http.Error) {
+// dial makes a connection to the target, its TLS included, within the connect
+// timeout, the request's deadline and its cancellation. alpn is what TLS offers,
+// nil for what its context says.
+func (p *Pool) dial(s *Settings, alpn []string, now, deadline int64, cancel <-chan struct{}) (net.Conn, *http.Error) {
 	limit, late := now+int64(s.ConnectTimeout), false
 	if deadline != 0 && deadline < limit {
 		limit, late = deadline, true
@@ -21,6 +23,9 @@ func (p *Pool) dial(s *Settings, now, deadline int64, cancel <-chan struct{}) (n
 	ctx, stop := context.WithTimeout(cancelContext{context.Background(), cancel}, time.Duration(limit-now))
 	defer stop()
 	nc, err := p.dialTarget(ctx, s)
+	if secure := p.tls.Load(); err == nil && secure != nil {
+		nc, err = handshake(ctx, secure, nc, s.offer(alpn))
+	}
 	if err == nil {
 		return nc, nil
 	}
@@ -38,6 +43,25 @@ func (p *Pool) dial(s *Settings, now, deadline int64, cancel <-chan struct{}) (n
 		e = errLate
 	}
 	return nil, e
+}
+
+// offer is what a handshake says otherwise than its context.
+func (s *Settings) offer(alpn []string) (o tls.ClientOptions) {
+	o.ALPN, o.ServerName = alpn, s.ServerName
+	if s.VerifyServerName {
+		o.VerifySAN = s.ServerName
+	}
+	return o
+}
+
+// handshake secures a connection, and closes it if that fails.
+func handshake(ctx context.Context, c *tls.Client, nc net.Conn, o tls.ClientOptions) (net.Conn, error) {
+	sealed, err := c.Handshake(ctx, nc, o)
+	if err != nil {
+		_ = nc.Close()
+		return nil, err
+	}
+	return sealed, nil
 }
 
 func (p *Pool) dialTarget(ctx context.Context, s *Settings) (net.Conn, error) {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"pillion/proxy/http"
+	"pillion/proxy/tls"
 )
 
 // Failures to get a connection. Words and flags are Envoy's
@@ -61,6 +62,10 @@ func connectError(err error) *http.Error {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return errConnectTimeout
 	}
+	var sealed *tls.Error
+	if errors.As(err, &sealed) {
+		return connectFailure("remote connection failure", sealed.Error())
+	}
 	side, reason := "remote connection failure", "delayed connect error: "+systemReason(err)
 	var op *net.OpError
 	var sys *os.SyscallError
@@ -72,6 +77,10 @@ func connectError(err error) *http.Error {
 			reason = "immediate connect error: " + systemReason(err)
 		}
 	}
+	return connectFailure(side, reason)
+}
+
+func connectFailure(side, reason string) *http.Error {
 	return &http.Error{Side: http.SideUpstream, Kind: http.KindConnectFailure, Retry: http.RetryByPolicy, Status: 503,
 		Flag:   http.FlagUpstreamConnFailure,
 		Detail: detailPrefix + underscored(side) + "|" + underscored(reason) + "}",

@@ -60,7 +60,8 @@ func (g *Group) Settings() *Settings { return g.settings.Load() }
 // closed: idle ones now, those in use when their request is done.
 func (g *Group) Update(s *Settings) {
 	old := g.settings.Swap(s)
-	if old.Socket != s.Socket || old.HTTP2 != s.HTTP2 || old.Speaks != s.Speaks {
+	if old.Socket != s.Socket || old.HTTP2 != s.HTTP2 || old.ALPN != s.ALPN ||
+		old.ServerName != s.ServerName || old.VerifyServerName != s.VerifyServerName || old.Speaks != s.Speaks {
 		g.epoch.Add(1)
 		g.drainIdle()
 	}

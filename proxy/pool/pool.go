@@ -11,6 +11,7 @@ import (
 
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
+	"pillion/proxy/tls"
 )
 
 // Target is where a pool's connections go.
@@ -31,8 +32,10 @@ type Pool struct {
 	group   *Group // immutable after Init
 	target  Target // immutable after Init
 	learned keepalive
-	open    atomic.Int32 // connections that exist or are being made
-	gone    atomic.Bool  // the host has left the cluster
+	open    atomic.Int32               // connections that exist or are being made
+	gone    atomic.Bool                // the host has left the cluster
+	tls     atomic.Pointer[tls.Client] // nil for plain connections
+	epoch   atomic.Uint32              // counts changes of tls
 	// wary is set when the host has closed a connection right after an answer:
 	// for a while, none is reused without a look.
 	wary   atomic.Bool
@@ -48,6 +51,18 @@ type Pool struct {
 
 // Init prepares p for the connections to t.
 func (p *Pool) Init(g *Group, t Target) { p.group, p.target = g, t }
+
+// Secure has connections from now on made with c; nil leaves them plain.
+// Others are closed: idle ones now, those in use when their request is done.
+func (p *Pool) Secure(c *tls.Client) {
+	if p.tls.Swap(c) != c {
+		p.epoch.Add(1)
+		p.drainIdle()
+	}
+}
+
+// age stands for the settings that a connection is made with.
+func (p *Pool) age() uint32 { return p.group.epoch.Load() + p.epoch.Load() }
 
 // Open returns the number of connections that exist or are being made.
 func (p *Pool) Open() int { return int(p.open.Load()) }
@@ -216,7 +231,7 @@ func (p *Pool) alive(c *Conn, idle int64) bool {
 // options than a new one would get.
 func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
 	switch {
-	case c.epoch != p.group.epoch.Load():
+	case c.epoch != p.age():
 	case s.IdleTimeout > 0 && now-c.idleSince >= int64(s.IdleTimeout):
 		p.group.stats.CxIdleTimeout.Inc()
 	case s.MaxConnectionAge > 0 && now-c.created >= int64(s.MaxConnectionAge):
@@ -268,9 +283,9 @@ func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Co
 	g := p.group
 	p.countConnect(g)
 	g.stats.CxHTTP1Total.Inc()
-	epoch := g.epoch.Load()
+	epoch := p.age()
 	start := http.Now()
-	nc, err := p.dial(s, start, deadline, cancel)
+	nc, err := p.dial(s, s.ALPN.http1(), start, deadline, cancel)
 	if err != nil {
 		p.countFailure(err)
 		g.release()
@@ -351,7 +366,7 @@ func (p *Pool) giveBack(c *Conn) {
 	g := p.group
 	p.mu.Lock()
 	// Under mu, because whoever sets one of these then closes what is idle.
-	if p.gone.Load() || g.closed.Load() || c.epoch != g.epoch.Load() {
+	if p.gone.Load() || g.closed.Load() || c.epoch != p.age() {
 		p.mu.Unlock()
 		p.drop(c, closedByUs)
 		return

@@ -30,7 +30,7 @@ func (p *Pool) ConnectRaw(cancel <-chan struct{}) (*RawConn, *http.Error) {
 	p.countConnect(g)
 	p.Stats.RqActive.Inc()
 	start := http.Now()
-	nc, err := p.dial(s, start, 0, cancel)
+	nc, err := p.dial(s, nil, start, 0, cancel)
 	if err != nil {
 		p.Stats.RqActive.Dec()
 		p.countFailure(err)

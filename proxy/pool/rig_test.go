@@ -113,7 +113,8 @@ func serve(t testing.TB, handle func(net.Conn)) *server {
 		t.Fatal(err)
 	}
 	s := &server{Listener: l, handle: handle}
-	s.wg.Go(func() {
+	var accepting sync.WaitGroup
+	accepting.Go(func() {
 		for {
 			nc, err := l.Accept()
 			if err != nil {
@@ -134,6 +135,7 @@ func serve(t testing.TB, handle func(net.Conn)) *server {
 	})
 	t.Cleanup(func() {
 		_ = l.Close()
+		accepting.Wait() // so that closeAll misses no connection
 		s.closeAll()
 		s.wg.Wait()
 	})

@@ -40,9 +40,34 @@ type Settings struct {
 	// requests on one of them at a time; 0 leaves that to the host.
 	HTTP2      h2.Config
 	MaxStreams uint32
+	// ALPN is what connections to hosts with TLS offer instead of what the context
+	// of their TLS says; nil, as a nil list, leaves it that.
+	ALPN *ALPN
+	// ServerName, if not empty, is the SNI of connections with TLS, in the place of
+	// what its context says. VerifyServerName has the host's certificate be one for it, too.
+	ServerName       string
+	VerifyServerName bool
 	// Socket options. A change of these drains the connections that have the
 	// old ones.
 	Socket Socket
+}
+
+// ALPN are protocol names by the version of HTTP that a connection is for.
+// Immutable.
+type ALPN struct{ HTTP1, HTTP2 []string }
+
+func (a *ALPN) http1() []string {
+	if a == nil {
+		return nil
+	}
+	return a.HTTP1
+}
+
+func (a *ALPN) http2() []string {
+	if a == nil {
+		return nil
+	}
+	return a.HTTP2
 }
 
 // Socket is what is set on each new connection. It is comparable.

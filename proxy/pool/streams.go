@@ -213,9 +213,9 @@ func (p *Pool) dialStreams(s *Settings) {
 	g := p.group
 	p.countConnect(g)
 	g.stats.CxHTTP2Total.Inc()
-	epoch := g.epoch.Load()
+	epoch := p.age()
 	start := http.Now()
-	nc, err := p.dial(s, start, 0, nil)
+	nc, err := p.dial(s, s.ALPN.http2(), start, 0, nil)
 	if err != nil {
 		p.countFailure(err)
 		p.failStreams(err)
@@ -231,7 +231,7 @@ func (p *Pool) dialStreams(s *Settings) {
 	p.multi.conns = append(p.multi.conns, c)
 	p.serveLocked(g.settings.Load())
 	p.mu.Unlock()
-	if p.gone.Load() || g.closed.Load() || epoch != g.epoch.Load() {
+	if p.gone.Load() || g.closed.Load() || epoch != p.age() {
 		p.drainStreams() // what was made while others were closed
 	}
 	c.H2.Run()

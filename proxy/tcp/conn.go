@@ -26,6 +26,7 @@ const (
 	clientReset         // the client broke it off
 	upstreamReset       // the host did
 	idleTooLong
+	openTooLong
 	drainOver
 )
 

@@ -31,6 +31,8 @@ type Config struct {
 	// IdleTimeout ends a connection on which nothing moved; 0 doesn't. It is
 	// looked at once a second.
 	IdleTimeout time.Duration
+	// MaxDuration ends a connection that has been open for so long; 0 doesn't.
+	MaxDuration time.Duration
 	// MaxConnectAttempts bounds the hosts that are tried for a connection.
 	MaxConnectAttempts int
 	// HashSourceIP makes the client's address choose the host in clusters that
@@ -51,9 +53,10 @@ type Target struct {
 
 // Stats are the counters of one stat_prefix, under Envoy's names.
 type Stats struct {
-	CxTotal, NoRoute, IdleTimeout stats.Counter
-	RxBytes, TxBytes              stats.Counter // from and to downstream
-	CxActive                      stats.Gauge
+	CxTotal, NoRoute         stats.Counter
+	IdleTimeout, MaxDuration stats.Counter
+	RxBytes, TxBytes         stats.Counter // from and to downstream
+	CxActive                 stats.Gauge
 }
 
 // Collect reports tcp.<prefix>.*.
@@ -64,6 +67,7 @@ func (s *Stats) Collect(e *stats.Emitter, prefix string) {
 	t.Counter("downstream_cx_rx_bytes_total", s.RxBytes.Value())
 	t.Counter("downstream_cx_tx_bytes_total", s.TxBytes.Value())
 	t.Counter("idle_timeout", s.IdleTimeout.Value())
+	t.Counter("max_downstream_connection_duration", s.MaxDuration.Value())
 	t.Gauge("downstream_cx_active", s.CxActive.Value())
 }
 

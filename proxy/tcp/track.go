@@ -13,8 +13,8 @@ import (
 // sweepEvery is how often connections are looked at.
 const sweepEvery = time.Second
 
-// Tracker knows every open connection: it ends those that are idle for too
-// long, notices peers that broke off where nothing is read any more, adds to
+// Tracker knows every open connection: it ends those that are idle or open for
+// too long, notices peers that broke off where nothing is read any more, adds to
 // counters what has moved, and ends the rest when a drain is over. One
 // goroutine looks after all of them.
 type Tracker struct {
@@ -96,8 +96,12 @@ func (t *Tracker) sweep(now int64) {
 	}
 	t.mu.Unlock()
 	for _, d := range end {
-		if d.why == idleTooLong {
+		switch d.why {
+		case idleTooLong:
 			d.c.p.cfg.Stats.IdleTimeout.Inc()
+		case openTooLong:
+			d.c.p.cfg.Stats.MaxDuration.Inc()
+			d.c.fail(http.FlagDurationTimeout)
 		}
 		d.c.kill(d.why)
 	}
@@ -113,6 +117,9 @@ func (c *conn) look(now int64) cause {
 	}
 	if c.countLocked() {
 		c.moved = now
+	}
+	if limit := c.p.cfg.MaxDuration; limit > 0 && now-c.start >= int64(limit) {
+		return openTooLong
 	}
 	if !c.connected {
 		if c.down.Gone() {

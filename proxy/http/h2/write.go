@@ -206,8 +206,8 @@ func (c *Conn) flush(b *Batch) {
 		out := c.out
 		c.out, c.control = nil, 0
 		c.mu.Unlock()
-		n, err := c.io.TryWrite(*out)
-		if err == nil && n < len(*out) {
+		n, done, err := c.io.TryWrite(*out)
+		if err == nil && !done {
 			go c.writeOn(out, n)
 			return
 		}

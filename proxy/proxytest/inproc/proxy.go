@@ -25,7 +25,6 @@ type Proxy struct {
 	Server *proxy.Server
 	log    *lockedBuffer
 	addr   map[string]string
-	over   sync.Once
 }
 
 // Start serves the YAML files, given by name, until the test ends.
@@ -67,7 +66,7 @@ func Start(t testing.TB, files map[string]string) *Proxy {
 
 // Shutdown drains the proxy until ctx is done. The end of the test does so
 // unless this was called before.
-func (p *Proxy) Shutdown(ctx context.Context) { p.over.Do(func() { p.Server.Shutdown(ctx) }) }
+func (p *Proxy) Shutdown(ctx context.Context) { p.Server.Shutdown(ctx) }
 
 // Addr returns the address of an endpoint: "http", "admin", "metrics", or a
 // listener's name.

@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tls
+
+import (
+	"context"
+	stdtls "crypto/tls"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pillion/proxy/buf"
+	"pillion/proxy/http"
+	"pillion/proxy/netio"
+)
+
+// Conn is an encrypted connection. Its reads must come from one goroutine at
+// a time, and so must its writes.
+type Conn struct {
+	net.Conn // the connection below; of its methods only addresses and deadlines show through
+
+	std  *stdtls.Conn
+	tap  tap
+	info http.TLSInfo // immutable after the handshake
+	// Of the handshake, for the counters and for logs. Immutable after it.
+	curve      stdtls.CurveID
+	serverName string
+
+	// more says that the last read may have left decrypted bytes; ahead is
+	// one that Buffered had to take out to find out. Owned by the reader.
+	more, hasAhead bool
+	ahead          [1]byte
+}
+
+func newConn(nc net.Conn) *Conn {
+	c := &Conn{Conn: nc}
+	c.tap.Conn = nc
+	c.tap.io.Init(nc)
+	return c
+}
+
+// handshake runs until it succeeds, fails, or ctx ends.
+func (c *Conn) handshake(ctx context.Context) *Error {
+	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Unix(1, 0)) })
+	// A context that can't end costs no goroutine in there.
+	err := c.std.HandshakeContext(context.Background())
+	if !stop() && err == nil {
+		err = ctx.Err() // the deadline is set already, or will be
+	}
+	if err != nil {
+		c.tap.in.Release()
+		return handshakeError(ctx, err)
+	}
+	return nil
+}
+
+// settle writes down what the handshake came to. f may be nil. What f says of
+// the peer it has said during the handshake, and remembers.
+func (c *Conn) settle(f *verifier, san string, own *keyPair) *Error {
+	cs := c.std.ConnectionState()
+	c.info = http.TLSInfo{Version: versionName(cs.Version), CipherSuite: suiteName(cs.CipherSuite), ALPN: cs.NegotiatedProtocol, Resumed: cs.DidResume}
+	if own != nil {
+		c.info.Own = own.own
+	}
+	c.curve, c.serverName = cs.CurveID, cs.ServerName
+	if f == nil || len(cs.PeerCertificates) == 0 {
+		return nil
+	}
+	v, err := f.verify(cs.PeerCertificates, san, time.Now())
+	if err != nil {
+		return err
+	}
+	c.info.Peer, c.info.PeerVerified = v.cert, v.verified
+	return nil
+}
+
+// Info tells what the handshake settled.
+func (c *Conn) Info() *http.TLSInfo { return &c.info }
+
+// ServerName returns the SNI that the client sent, as it sent it.
+func (c *Conn) ServerName() string { return c.serverName }
+
+// NetConn returns the connection below.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Read reads decrypted bytes. While it waits it holds no buffer.
+func (c *Conn) Read(p []byte) (int, error) {
+	if !c.hasAhead || len(p) == 0 {
+		n, err := c.std.Read(p)
+		c.more = n == len(p)
+		return n, err
+	}
+	p[0], c.hasAhead = c.ahead[0], false
+	n, err := c.readWaiting(p[1:])
+	if err == errWouldBlock {
+		err = nil
+	}
+	c.more = n == len(p)-1
+	return n + 1, err
+}
+
+// readWaiting reads what is in memory. It returns errWouldBlock if nothing is.
+func (c *Conn) readWaiting(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	c.tap.mode = tapMemory
+	n, err := c.std.Read(p)
+	c.tap.mode = tapWaits
+	return n, err
+}
+
+// TryRead is Read without the wait: it returns 0 and no error when the peer
+// has sent nothing that a reader could have yet.
+func (c *Conn) TryRead(p []byte) (int, error) {
+	if c.hasAhead || len(p) == 0 {
+		return c.Read(p)
+	}
+	c.tap.mode = tapTries
+	n, err := c.std.Read(p)
+	c.tap.mode = tapWaits
+	c.more = n == len(p)
+	if err == errWouldBlock {
+		err = nil
+	}
+	return n, err
+}
+
+// Buffered reports whether decrypted bytes, or bytes to decrypt, wait in
+// memory, so that a Read need not wait for the socket. Owned by the reader.
+func (c *Conn) Buffered() bool {
+	if c.hasAhead {
+		return true
+	}
+	if !c.more && c.tap.in.Len() == 0 {
+		return false
+	}
+	// What waits may be half a record, or one that holds no data: only a read
+	// can tell.
+	n, err := c.readWaiting(c.ahead[:])
+	c.hasAhead = n == 1
+	if err == errWouldBlock {
+		c.more = false
+		return false
+	}
+	return true // an error stays, and is what the Read will return
+}
+
+// Await waits, without a buffer, until there is something for a Read to look
+// at. The end of the stream and its errors are left to that Read.
+func (c *Conn) Await() error {
+	if c.Buffered() {
+		return nil
+	}
+	if err := c.tap.fill(); err != nil && err != io.EOF {
+		return err
+	}
+	return nil
+}
+
+// Probe looks, without waiting, whether the peer has sent application data or
+// ended the connection; what else came, such as session tickets, is taken in.
+// It is for the reader.
+func (c *Conn) Probe() (data bool, err error) {
+	if c.hasAhead {
+		return true, nil
+	}
+	n, err := c.TryRead(c.ahead[:])
+	c.hasAhead = n == 1
+	return c.hasAhead, err
+}
+
+// Write encrypts and writes p, behind what TryWrite has left.
+func (c *Conn) Write(p []byte) (int, error) {
+	if err := c.tap.finish(); err != nil || len(p) == 0 {
+		return 0, err
+	}
+	return c.std.Write(p)
+}
+
+// maxRecord is the most that one record holds (RFC 8446 section 5.1).
+const maxRecord = 16 << 10
+
+// TryWrite encrypts and writes as much of p as the socket takes without
+// waiting. Unless done is true, a Write of the rest, which may be empty, has
+// to follow: some of what is encrypted may still wait for the socket.
+func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
+	c.tap.tries.Store(true)
+	defer c.tap.tries.Store(false)
+	for n < len(p) {
+		if c.tap.full() {
+			return n, false, nil
+		}
+		m, err := c.std.Write(p[n:min(n+maxRecord, len(p))])
+		n += m
+		if err != nil {
+			return n, false, err
+		}
+	}
+	return n, !c.tap.full(), nil
+}
+
+// Close sends close_notify, if that can be done at once, and closes the
+// connection. It may be called from any goroutine.
+func (c *Conn) Close() error { return c.std.Close() }
+
+// CloseWrite sends close_notify and leaves reading open.
+func (c *Conn) CloseWrite() error { return c.std.CloseWrite() }
+
+// tapMode is what a read of ciphertext may do.
+type tapMode uint8
+
+const (
+	tapWaits  tapMode = iota // wait for the socket
+	tapTries                 // ask the socket, but don't wait
+	tapMemory                // leave the socket alone
+)
+
+// tap lies between crypto/tls and the socket. It reads ahead into a pooled
+// buffer, which it owns only while bytes are in it, and hands out one record
+// at a time: so crypto/tls, whose buffers can't be looked into, never holds
+// more than the record that it is at.
+type tap struct {
+	net.Conn
+	io   netio.Conn
+	pair *keyPair // the certificate that the handshake chose
+
+	// Owned by the reader.
+	in   buf.Buffer
+	rest int // bytes of the current record that were not handed out yet
+	mode tapMode
+
+	// tries: writes don't wait. Set by the writer.
+	tries atomic.Bool
+	// mu is held during a write, of which crypto/tls makes one at a time.
+	mu sync.Mutex
+	// unsent are records that the socket didn't take without waiting. Guarded by
+	// mu.
+	unsent []byte
+}
+
+// Read hands out bytes of the current record.
+func (t *tap) Read(p []byte) (int, error) {
+	if t.in.Len() == 0 {
+		if err := t.fill(); err != nil {
+			return 0, err
+		}
+	}
+	b := t.in.Bytes()
+	switch {
+	case t.rest > 0:
+		b = b[:min(len(b), t.rest)]
+		n := copy(p, b)
+		t.take(n)
+		t.rest -= n
+		return n, nil
+	case len(b) >= recordHeader:
+		t.rest = recordHeader + int(b[3])<<8 + int(b[4])
+		return t.Read(p)
+	}
+	// Less than a header: it is the last of what is here. The header's length
+	// can't be known, so it has to be made whole first.
+	if err := t.fill(); err != nil {
+		return 0, err
+	}
+	return t.Read(p)
+}
+
+const recordHeader = 5
+
+func (t *tap) take(n int) {
+	t.in.Advance(n)
+	t.in.ReleaseIfEmpty()
+}
+
+// fill reads more, as far as the mode lets it.
+func (t *tap) fill() error {
+	if len(t.in.Free()) == 0 {
+		t.in.Grow()
+	}
+	switch t.mode {
+	case tapMemory:
+		t.in.ReleaseIfEmpty()
+		return errWouldBlock
+	case tapTries:
+		got, err := t.io.TryFill(&t.in)
+		if err == nil && !got {
+			t.in.ReleaseIfEmpty()
+			err = errWouldBlock
+		}
+		return err
+	}
+	return t.io.Fill(&t.in)
+}
+
+// Write writes one or more records. Where it may not wait, it keeps what the
+// socket doesn't take: crypto/tls can't go on after a short write.
+func (t *tap) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.tries.Load() {
+		if err := t.finishLocked(); err != nil {
+			return 0, err
+		}
+		return t.io.Write(p)
+	}
+	n := 0
+	if len(t.unsent) == 0 {
+		var err error
+		if n, _, err = t.io.TryWrite(p); err != nil {
+			return n, err
+		}
+	}
+	t.unsent = append(t.unsent, p[n:]...)
+	return len(p), nil
+}
+
+// finish writes what the socket didn't take, and waits for it.
+func (t *tap) finish() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.finishLocked()
+}
+
+func (t *tap) finishLocked() error {
+	if len(t.unsent) == 0 {
+		return nil
+	}
+	_, err := t.io.Write(t.unsent)
+	t.unsent = nil
+	return err
+}
+
+// full reports whether something waits for the socket.
+func (t *tap) full() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.unsent) > 0
+}
+
+// wouldBlock says that nothing can be read without waiting. crypto/tls lets a
+// read be tried again after an error that calls itself temporary.
+type wouldBlock struct{}
+
+var errWouldBlock net.Error = wouldBlock{}
+
+func (wouldBlock) Error() string   { return "tls: nothing to read yet" }
+func (wouldBlock) Timeout() bool   { return false }
+func (wouldBlock) Temporary() bool { return true }
+func (wouldBlock) Unwrap() error   { return io.ErrNoProgress }

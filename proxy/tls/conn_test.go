@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package tls
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// pair returns both ends of a mutual connection.
+func pair(t testing.TB) (client, server *Conn) {
+	t.Helper()
+	c, s, _, _ := mesh(t, newTestCA(t, "root"))
+	nc, ns := socketPair(t)
+	return join(t, c, s, nc, ns)
+}
+
+func join(t testing.TB, c *Client, s *Server, nc, ns net.Conn) (client, server *Conn) {
+	t.Helper()
+	errs := make(chan error, 1)
+	go func() {
+		var err error
+		server, err = s.Handshake(context.Background(), ns)
+		errs <- err
+	}()
+	client, err := c.Handshake(t.Context(), nc, ClientOptions{})
+	if serr := <-errs; err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	return client, server
+}
+
+// TestBuffered: it says yes if and only if a Read returns at once.
+func TestBuffered(t *testing.T) {
+	client, server := pair(t)
+	p := make([]byte, 64)
+	// The session tickets are records that no reader gets to see.
+	if n, err := client.TryRead(p); n != 0 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	if client.Buffered() {
+		t.Error("buffered, but nothing was sent")
+	}
+	// Three records in one segment, of which the first is read in parts.
+	for _, text := range []string{"hello world", "second", "third"} {
+		if _, err := server.Write([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(n int, want string) {
+		t.Helper()
+		m, err := client.Read(p[:n])
+		for m < len(want) && err == nil { // records may still be on the way
+			var k int
+			k, err = client.Read(p[m:n])
+			m += k
+		}
+		if err != nil || string(p[:m]) != want {
+			t.Fatalf("read %q, %v; want %q", p[:m], err, want)
+		}
+	}
+	read(5, "hello")
+	if !client.Buffered() || !client.Buffered() {
+		t.Error("not buffered within a record")
+	}
+	read(6, " world") // exactly what is left
+	got := ""
+	for got != "secondthird" {
+		n, err := client.Read(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += string(p[:n])
+	}
+	if client.Buffered() {
+		t.Error("buffered, but all was read")
+	}
+	if n, err := client.TryRead(p); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if client.tap.in.Len() != 0 {
+		t.Error("an idle connection holds ciphertext")
+	}
+	// close_notify, and then FIN.
+	if err := server.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Read(p); err != io.EOF {
+		t.Errorf("after close_notify: %v", err)
+	}
+	if _, err := client.Write([]byte("still")); err != nil {
+		t.Error(err)
+	}
+	if n, err := server.Read(p); err != nil || string(p[:n]) != "still" {
+		t.Errorf("%q, %v", p[:n], err)
+	}
+}
+
+// TestSplitRecords delivers the ciphertext an octet at a time.
+func TestSplitRecords(t *testing.T) {
+	c, s, _, _ := mesh(t, newTestCA(t, "root"))
+	nc, ns := socketPair(t)
+	client, server := join(t, c, s, octets{nc}, ns)
+	want := bytes.Repeat([]byte("0123456789"), 500)
+	go func() { _, _ = client.Write(want) }()
+	got := make([]byte, len(want))
+	for n := 0; n < len(got); {
+		m, err := server.TryRead(got[n:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m == 0 {
+			if server.Buffered() {
+				t.Fatal("buffered, but TryRead gave nothing")
+			}
+			if m, err = server.Read(got[n:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n += m
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("it came out otherwise")
+	}
+}
+
+// octets writes one octet at a time.
+type octets struct{ net.Conn }
+
+func (o octets) Write(p []byte) (int, error) {
+	for i := range p {
+		if _, err := o.Conn.Write(p[i : i+1]); err != nil {
+			return i, err
+		}
+	}
+	return len(p), nil
+}
+
+// TestStream carries many sizes in both directions at once, read by all three
+// ways of reading.
+func TestStream(t *testing.T) {
+	client, server := pair(t)
+	var wg sync.WaitGroup
+	for _, ends := range [][2]*Conn{{client, server}, {server, client}} {
+		want := make([]byte, 1<<20)
+		for i := range want {
+			want[i] = byte(rand.Uint32())
+		}
+		wg.Go(func() {
+			for rest := want; len(rest) > 0; {
+				n := min(len(rest), 1+rand.IntN(40000))
+				if _, err := ends[0].Write(rest[:n]); err != nil {
+					t.Error(err)
+					return
+				}
+				rest = rest[n:]
+			}
+		})
+		wg.Go(func() {
+			got, p := make([]byte, 0, len(want)), make([]byte, 20000)
+			for len(got) < len(want) {
+				read := ends[1].Read
+				if rand.IntN(2) == 0 && !ends[1].Buffered() {
+					read = ends[1].TryRead
+				}
+				n, err := read(p[:1+rand.IntN(len(p))])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got = append(got, p[:n]...)
+			}
+			if !bytes.Equal(got, want) {
+				t.Error("it came out otherwise")
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestIdleMemory: both ends of an idle mutual connection, without the
+// goroutines that their owners may have.
+func TestIdleMemory(t *testing.T) {
+	if testing.Short() {
+		return
+	}
+	const n, most = 200, 20 << 10 // for each end
+	c, s, _, _ := mesh(t, newTestCA(t, "root"))
+	var before, after runtime.MemStats
+	collect := func(m *runtime.MemStats) {
+		for range 3 { // what is in pools goes with the second
+			runtime.GC()
+		}
+		runtime.ReadMemStats(m)
+	}
+	join1 := func() (a, b *Conn) {
+		nc, ns := socketPair(t)
+		a, b = join(t, c, s, nc, ns)
+		p := make([]byte, 1024)
+		for _, ends := range [][2]*Conn{{a, b}, {b, a}} {
+			if _, err := ends[0].Write(p); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(ends[1], p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return a, b
+	}
+	join1()
+	collect(&before)
+	var held []*Conn
+	for range n {
+		a, b := join1()
+		held = append(held, a, b)
+	}
+	collect(&after)
+	each := (int64(after.HeapAlloc) - int64(before.HeapAlloc)) / (2 * n)
+	t.Logf("%d bytes of heap for one end of an idle mutual connection", each)
+	if each > most {
+		t.Errorf("%d bytes, more than %d", each, most)
+	}
+	runtime.KeepAlive(held)
+}
+
+func TestParseID(t *testing.T) {
+	good := map[string]ID{
+		"spiffe://cluster.local/ns/a/sa/b": {"cluster.local", "/ns/a/sa/b"},
+		"spiffe://td":                      {"td", ""},
+		"spiffe://a_b-c.9/X.y-_/..a":       {"a_b-c.9", "/X.y-_/..a"},
+	}
+	for text, want := range good {
+		if got, err := ParseID(text); err != nil || got != want || got.String() != text {
+			t.Errorf("%s: %+v, %v", text, got, err)
+		}
+	}
+	if MeshID("td", "a", "b").String() != "spiffe://td/ns/a/sa/b" {
+		t.Error(MeshID("td", "a", "b"))
+	}
+	for _, text := range []string{"", "spiffe:", "spiffe://", "spiffe:///x", "SPIFFE://td", "https://td/x", "spiffe://td/", "spiffe://td//x", "spiffe://td/x/", "spiffe://td/./x",
+		"spiffe://td/../x", "spiffe://Td/x", "spiffe://td:80/x", "spiffe://u@td/x", "spiffe://td/x?q", "spiffe://td/x#f", "spiffe://td/%41", "spiffe://td/a b",
+		"spiffe://td/a\x00", "spiffe://t\x00d/a", "spiffe://" + strings.Repeat("a", 256), "spiffe://td/" + strings.Repeat("a", 2048)} {
+		if got, err := ParseID(text); err == nil {
+			t.Errorf("%q is taken: %+v", text, got)
+		}
+	}
+}
+
+func FuzzParseID(f *testing.F) {
+	for _, text := range []string{"spiffe://cluster.local/ns/a/sa/b", "spiffe://td", "spiffe://td/..", "spiffe://td/%2e"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		id, err := ParseID(text)
+		if err != nil {
+			return
+		}
+		if id.String() != text {
+			t.Fatalf("%q became %q", text, id)
+		}
+		if strings.ContainsAny(text[len(spiffeScheme):], "%?#@:\\ \x00") || strings.Contains(text+"/", "/../") || strings.HasSuffix(text, "/") {
+			t.Fatalf("%q can be read in two ways", text)
+		}
+	})
+}
+
+func BenchmarkHandshake(b *testing.B) {
+	for name, edit := range map[string]func(*ClientConfig){"full": func(c *ClientConfig) { c.NoSessions = true }, "resumed": func(*ClientConfig) {}} {
+		b.Run(name, func(b *testing.B) {
+			c, s, cs, _ := mesh(b, newTestCA(b, "root"))
+			cfg := c.cfg
+			edit(&cfg)
+			c = mustClient(b, cfg, cs.Secrets)
+			a := serve(b, s)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := a.echo(b, c); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
