@@ -117,7 +117,7 @@ func (b *rbacBuilder) check(field string, m *rbacconfigv3.RBAC, prefix string, s
 		return out, nil
 	}
 	b.routes = routeCompiler{texts: map[string]string{}, regexes: map[string]*match.Regex{}}
-	at := &place{name: field}
+	at := (&place{name: "rbac"}).in(field)
 	if err := onlyFields(m, rbacRulesFields); err != nil {
 		return out, at.errorf("%w", err)
 	}

@@ -33,8 +33,11 @@ func (s setMetadata) OnRequest(ex *http.Exchange) filter.Status {
 	return filter.Continue
 }
 
-func init() {
-	httpFilters["envoy.extensions.filters.http.set_metadata.v3.Config"] = httpFilter{build: func(_ *chains, base, _ *anypb.Any) (any, error) {
+// withSetMetadata makes the filter known while a test runs.
+func withSetMetadata(t *testing.T) {
+	const name = "envoy.extensions.filters.http.set_metadata.v3.Config"
+	t.Cleanup(func() { delete(httpFilters, name) })
+	httpFilters[name] = httpFilter{build: func(_ *chains, base, _ *anypb.Any) (any, error) {
 		cfg := &setmetadatav3.Config{}
 		if err := base.UnmarshalTo(cfg); err != nil {
 			return nil, err
@@ -128,20 +131,21 @@ filter_chains:
 
 const rbacFilter = `{name: rbac, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}},`
 
-const claims = `{name: claims, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config, metadata: [
+const tokenClaims = `{name: claims, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config, metadata: [
   {metadata_namespace: envoy.filters.http.jwt_authn, value: {payload: {iss: issuer, sub: "", groups: [a, b], mixed: [1, true, null, x],
     nested: {one: {two: deep}}, number: 5, half: 0.5, truth: true, lie: false, nothing: null, empty: []}}}]}},`
 
 // TestRBACLikeEnvoy sends every request to every rule set, through a real Envoy
 // and through us: status, flags and details have to be the same.
 func TestRBACLikeEnvoy(t *testing.T) {
+	withSetMetadata(t)
 	var routes strings.Builder
 	for i, rules := range rbacRules {
 		fmt.Fprintf(&routes, `{match: {prefix: /, headers: [{name: t, string_match: {exact: "%d"}}]}, direct_response: {status: 200},
   typed_per_filter_config: {rbac: {"@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {rules: %s}}}},
 `, i, rules)
 	}
-	both := bothJudges(t, httpListener("", claims+rbacFilter, routes.String()))
+	both := bothJudges(t, httpListener("", tokenClaims+rbacFilter, routes.String()))
 	n := len(rbacRules) * len(rbacRequests)
 	if n < 200 {
 		t.Errorf("there are %d decisions, want at least 200", n)
