@@ -70,6 +70,7 @@ func NewClient(cfg ClientConfig, secrets *Secrets) (*Client, error) {
 	if cfg.Stats == nil {
 		cfg.Stats = new(Stats)
 	}
+	cfg.Stats.client.Store(true)
 	return &Client{cfg: cfg, base: base, certs: &secrets.certs}, nil
 }
 
