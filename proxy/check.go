@@ -58,7 +58,16 @@ func load(o *Options) *Checked {
 	if c.Failed() {
 		return c
 	}
-	res, problems := istio.Translate(set.Objects, translateOptions(o))
+	to := translateOptions(o)
+	if o.MeshConfig != "" {
+		mesh, problems := source.LoadMeshConfig(o.MeshConfig)
+		c.Problems = append(c.Problems, problems...)
+		if mesh == nil {
+			return c
+		}
+		to.MeshConfig = mesh
+	}
+	res, problems := istio.Translate(set.Objects, to)
 	c.Problems = append(c.Problems, problems...)
 	c.Resources = res
 	return c
@@ -72,6 +81,7 @@ func translateOptions(o *Options) istio.Options {
 		WorkloadName:   o.Workload,
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
+		Inbound:        o.Inbound,
 
 		ProtocolDetectionTimeout: o.DetectionTimeout,
 	}

@@ -61,7 +61,7 @@ const lattice = `
 	root, demo < cmd;
 
 	# For tests.
-	NONE < proxytest;
+	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
 `
 

@@ -30,6 +30,12 @@ type Options struct {
 	Listen           []string
 	DetectionTimeout time.Duration
 
+	// Inbound puts the proxy before ports of its workload, each as
+	// ADDRESS:PORT=APPADDRESS:APPPORT.
+	Inbound []string
+	// MeshConfig names the file of the mesh's settings; empty is all defaults.
+	MeshConfig string
+
 	// Namespace, Labels, ServiceAccount and Workload say which workload the
 	// proxy stands beside: they select configuration and are the source in
 	// metrics.

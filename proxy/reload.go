@@ -97,6 +97,7 @@ func (s *Server) apply(c *Checked) error {
 		place.Store(table)
 	}
 	s.bound.commit(st)
+	snap.Committed()
 	_ = s.clusters.Update(nil, s.unnamed(snap)) // removing can't fail
 	next := &applied{snapshot: snap, dump: d, opens: c.Resources.Opens, version: 1, at: time.Now()}
 	if s.current != nil {

@@ -72,6 +72,7 @@ func New(o Options) (*Server, error) {
 	s.compiler = config.NewCompiler(config.Env{
 		Secrets:  s.secrets,
 		Own:      s.ownPeer(),
+		Labels:   o.Labels,
 		Families: s.families,
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
@@ -175,6 +176,9 @@ func (s *Server) watchable() []string {
 		if p != "-" {
 			out = append(out, p)
 		}
+	}
+	if s.o.MeshConfig != "" {
+		out = append(out, s.o.MeshConfig)
 	}
 	return out
 }

@@ -3,110 +3,15 @@
 package proxy_test
 
 import (
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-	"sigs.k8s.io/yaml"
-
-	"pillion/proxy/cluster"
-	"pillion/proxy/config"
-	"pillion/proxy/hcm"
-	"pillion/proxy/http"
 	"pillion/proxy/proxytest/inproc"
 )
-
-// serveRoute serves one route to one host as Envoy's API says it, and returns
-// the address. manager holds further fields of the connection manager.
-func serveRoute(t testing.TB, b *inproc.Backend, http2 bool, manager, route string) (addr string) {
-	t.Helper()
-	l, cl := &listenerv3.Listener{}, &clusterv3.Cluster{}
-	fromYAML(t, fmt.Sprintf(`
-name: l
-address: {socket_address: {address: 127.0.0.1, port_value: 1}}
-filter_chains:
-- filters:
-  - name: hcm
-    typed_config:
-      "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-      stat_prefix: test
-      http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
-      route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c, %s}}]}]}
-      %s
-`, route, manager), l)
-	protocol := "http_protocol_options"
-	if http2 {
-		protocol = "http2_protocol_options"
-	}
-	fromYAML(t, fmt.Sprintf(`
-name: c
-type: STATIC
-typed_extension_protocol_options:
-  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-    explicit_http_config: {%s: {}}
-load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}
-`, protocol, b.Port), cl)
-	clusters := cluster.NewManager(cluster.Options{})
-	c := config.NewCompiler(config.Env{Clusters: clusters})
-	snap, err := c.Compile(&config.Resources{Listeners: []*listenerv3.Listener{l}, Clusters: []*clusterv3.Cluster{cl}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := clusters.Update(snap.Clusters, nil); err != nil {
-		t.Fatal(err)
-	}
-	for place, table := range snap.Tables {
-		place.Store(table)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tracker := hcm.NewTracker()
-	m := hcm.New(snap.Listeners["l"].Chains[0].HCM, tracker)
-	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() { m.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = ln.Close()
-		over, cancel := context.WithCancel(context.Background())
-		cancel()
-		tracker.Drain(over)
-		conns.Wait()
-		clusters.Close()
-		c.Close()
-	})
-	return ln.Addr().String()
-}
-
-func fromYAML(t testing.TB, text string, m proto.Message) {
-	t.Helper()
-	json, err := yaml.YAMLToJSON([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := protojson.Unmarshal(json, m); err != nil {
-		t.Fatal(err)
-	}
-}
 
 const (
 	websocketOn = "upgrade_configs: [{upgrade_type: WebSocket}]"

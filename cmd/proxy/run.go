@@ -73,6 +73,9 @@ own. It has one if the service's own address is in 127.0.0.0/8 (spec.addresses),
 Sidecar binds the port there, or by --listen:
   proxy run --listen db:5432=127.0.0.1:5432 ./mesh
   proxy run --listen all ./mesh
+A workload is put behind the proxy by --inbound. Who may call it, and how, is for
+AuthorizationPolicy, RequestAuthentication and PeerAuthentication to say:
+  proxy run --labels app=reviews --inbound 127.0.0.1:19080=127.0.0.1:9080 ./mesh
 Gateway resources open their own ports. The first line of the output, and /listeners
 of the admin endpoint, say what is open where.`,
 		Example: `  proxy run ./mesh

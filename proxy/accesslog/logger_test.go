@@ -165,7 +165,10 @@ func TestOperators(t *testing.T) {
 	odd.Flags = http.FlagNoHealthyUpstream | http.FlagUpstreamRetryLimitExceeded
 	odd.Details, odd.UpstreamFailure = "a b", "delayed connect error: Connection refused"
 	odd.TerminationDetails = "rbac denied"
-	odd.Conn = &http.ConnInfo{Local: "[::1]:80", Remote: "pipe", SNI: "a.b-c_d\n\"x", PeerPrincipal: "spiffe://a", OwnPrincipal: "spiffe://b"}
+	secure := &http.Exchange{Conn: &http.ConnInfo{TLS: &http.TLSInfo{
+		Version: "TLSv1.3", Peer: &http.Certificate{Subject: `CN=a,OU="`, NotBefore: time.Unix(1, 0), NotAfter: time.Unix(1e9, 0)},
+	}}}
+	odd.Conn = &http.ConnInfo{Local: "[::1]:80", Remote: "pipe", SNI: "a.b-c_d\n\"x", TLS: &http.TLSInfo{Peer: &http.Certificate{URIs: []string{"spiffe://a"}}, Own: &http.Certificate{URIs: []string{"spiffe://b"}}}}
 	tests := []struct {
 		format string
 		ex     *http.Exchange
@@ -201,6 +204,8 @@ func TestOperators(t *testing.T) {
 		{"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%", odd, "::1 pipe -", false},
 		{"%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_PEER_URI_SAN% %REQUESTED_SERVER_NAME%", &http.Exchange{}, "- - - -", false},
 		{"%REQUESTED_SERVER_NAME% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_LOCAL_URI_SAN%", odd, "a.b-c_d__x spiffe://a spiffe://b", false},
+		{"%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_CERT_V_START% %DOWNSTREAM_PEER_CERT_V_END(%Y)% %DOWNSTREAM_PEER_SUBJECT%", secure, "TLSv1.3 1970-01-01T00:00:01.000Z 2001 CN=a,OU=\\x22", false},
+		{"%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_CERT_V_START% %DOWNSTREAM_PEER_SUBJECT%", answered(), "- - -", false},
 		{"%REQUEST_HEADERS_BYTES% %RESPONSE_HEADERS_BYTES%", answered(), "102 143", false},
 		{"%HOSTNAME% %ENVIRONMENT(HOME)% %ENVIRONMENT(NOPE)%", answered(), "vm /root -", true},
 		{"%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER% %TRAILER(X-T)%", grpc, "Unavailable UNAVAILABLE 14 14 tee", false},

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"pillion/proxy/http"
 )
 
 // op numbers the operators. The names are Envoy's.
@@ -41,8 +43,8 @@ const (
 	opDirectRemoteIP
 	opServerName
 	opRouteName
-	opPeerURI
-	opLocalURI
+	opTLS     // a fact of the handshake
+	opTLSTime // one that is a time
 	opGRPCStatus
 
 	// Those from here on are numbers.
@@ -135,8 +137,8 @@ var operators = [...]operator{
 	{"DOWNSTREAM_DIRECT_REMOTE_PORT", opDirectRemotePort, noParam},
 	{"REQUESTED_SERVER_NAME", opServerName, noParam},
 	{"ROUTE_NAME", opRouteName, noParam},
-	{"DOWNSTREAM_PEER_URI_SAN", opPeerURI, noParam},
-	{"DOWNSTREAM_LOCAL_URI_SAN", opLocalURI, noParam},
+	{"DOWNSTREAM_PEER_CERT_V_START", opTLSTime, timeParam},
+	{"DOWNSTREAM_PEER_CERT_V_END", opTLSTime, timeParam},
 	{"GRPC_STATUS", opGRPCStatus, grpcParam},
 	{"GRPC_STATUS_NUMBER", opGRPCStatusNumber, noParam},
 	{"HOSTNAME", opConstant, noParam},
@@ -161,12 +163,22 @@ func newCompileEnv() *compileEnv {
 	return &compileEnv{hostname: host, getenv: os.LookupEnv}
 }
 
+// findOperator finds an operator by its name; nil if there is none.
+func findOperator(name string) *operator {
+	if i := slices.IndexFunc(operators[:], func(o operator) bool { return o.name == name }); i >= 0 {
+		return &operators[i]
+	}
+	if http.LookupTLSFact(name) != http.TLSNoFact {
+		return &operator{name, opTLS, noParam}
+	}
+	return nil
+}
+
 func compileCall(c call, env *compileEnv) (segment, error) {
-	i := slices.IndexFunc(operators[:], func(o operator) bool { return o.name == c.name })
-	if i < 0 {
+	o := findOperator(c.name)
+	if o == nil {
 		return segment{}, fmt.Errorf("unknown operator %%%s%%", c.name)
 	}
-	o := &operators[i]
 	if o.op == opRequestFieldNoQuery && !env.withoutQuery {
 		return segment{}, fmt.Errorf("%%%s%% needs the extension envoy.formatter.req_without_query in formatters", c.name)
 	}
@@ -176,7 +188,7 @@ func compileCall(c call, env *compileEnv) (segment, error) {
 	if c.limit > 0 && o.param != fieldParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no length", c.name)
 	}
-	s := segment{op: o.op, limit: c.limit}
+	s := segment{op: o.op, limit: c.limit, fact: http.LookupTLSFact(c.name)}
 	if err := s.setParam(c, o.param, env); err != nil {
 		return segment{}, fmt.Errorf("%%%s(%s)%%: %w", c.name, c.param, err)
 	}

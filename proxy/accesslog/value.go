@@ -71,6 +71,12 @@ func (s *segment) append(dst []byte, ex *http.Exchange, enc encoding) ([]byte, b
 		return s.appendField(dst, ex, enc)
 	case opStartTime:
 		return s.time.append(dst, http.WallTime(ex.Start)), ex.Start != 0
+	case opTLSTime:
+		at, ok := ex.Conn.TimeFact(s.fact)
+		if !ok {
+			return dst, false
+		}
+		return s.time.append(dst, at), true
 	case opEmitTime:
 		return s.time.append(dst, http.WallTime(http.Now())), true
 	case opResponseFlags:
@@ -125,14 +131,8 @@ func (s *segment) text(ex *http.Exchange) string {
 		return hostOf(remote(ex))
 	case opRouteName:
 		return ex.RouteName
-	case opPeerURI:
-		if ex.Conn != nil {
-			return ex.Conn.PeerPrincipal
-		}
-	case opLocalURI:
-		if ex.Conn != nil {
-			return ex.Conn.OwnPrincipal
-		}
+	case opTLS:
+		return ex.Conn.Fact(s.fact)
 	}
 	return ""
 }
@@ -236,19 +236,12 @@ func appendDetails(dst []byte, text string, enc encoding, spaces bool) ([]byte, 
 	return dst, true
 }
 
-// appendServerName appends the SNI, with '_' for what can't stand in a host
-// name. It is the one value that a peer sends past every parser of ours.
+// appendServerName appends the SNI, made harmless.
 func appendServerName(dst []byte, ex *http.Exchange) ([]byte, bool) {
 	if ex.Conn == nil || ex.Conn.SNI == "" {
 		return dst, false
 	}
-	for _, c := range []byte(ex.Conn.SNI) {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-') {
-			c = '_'
-		}
-		dst = append(dst, c)
-	}
-	return dst, true
+	return http.AppendServerName(dst, ex.Conn.SNI), true
 }
 
 // appendClient appends the address that X-Forwarded-For gives, which has no

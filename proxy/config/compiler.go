@@ -24,7 +24,8 @@ import (
 // Env is what compiled structures are wired to. With the zero value Compile
 // checks, and its result must not be served.
 type Env struct {
-	Own      http.Peer // the workload beside the proxy
+	Own      http.Peer         // the workload beside the proxy
+	Labels   map[string]string // of that workload
 	Families *istiostats.Families
 	Sinks    *accesslog.Sinks
 	Clusters *cluster.Manager
@@ -62,7 +63,8 @@ func NewCompiler(env Env) *Compiler {
 		env.Sinks = accesslog.NewSinks()
 		c.close = append(c.close, func() { _ = env.Sinks.Close() })
 	}
-	if env.Clusters == nil {
+	checks := env.Clusters == nil
+	if checks {
 		env.Clusters = cluster.NewManager(cluster.Options{})
 		c.close = append(c.close, env.Clusters.Close)
 	}
@@ -70,6 +72,8 @@ func NewCompiler(env Env) *Compiler {
 		env.Secrets = tls.NewSecrets()
 	}
 	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
+	c.filters.jwt = newJWTState(env.Clusters, checks)
+	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c
 }
 

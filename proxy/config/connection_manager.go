@@ -58,19 +58,24 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	}
 	common := m.GetCommonHttpProtocolOptions()
 	cfg := &hcm.Config{
-		StatPrefix:        m.GetStatPrefix(),
-		ServerName:        []byte(orDefault(m.GetServerName(), "envoy")),
-		ServerHeader:      hcm.ServerHeader(m.GetServerHeaderTransformation()),
-		Path:              hcm.PathOptions{Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()},
-		UseRemoteAddress:  m.GetUseRemoteAddress().GetValue(),
-		GenerateRequestID: m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
-		PreserveRequestID: m.GetPreserveExternalRequestId(),
-		AcceptHTTP10:      m.GetHttpProtocolOptions().GetAcceptHttp_10(),
-		IdleTimeout:       hcm.DefaultIdleTimeout,
-		HeadersTimeout:    hcm.DefaultHeadersTimeout,
-		RequestTimeout:    m.GetRequestTimeout().AsDuration(),
-		Limits:            &h1.Limits{},
-		Forward:           &forward.Options{},
+		StatPrefix:          m.GetStatPrefix(),
+		ServerName:          []byte(orDefault(m.GetServerName(), "envoy")),
+		ServerHeader:        hcm.ServerHeader(m.GetServerHeaderTransformation()),
+		Path:                pathOptions(m),
+		UseRemoteAddress:    m.GetUseRemoteAddress().GetValue(),
+		TrustedHops:         int(min(m.GetXffNumTrustedHops(), maxTrustedHops)),
+		SkipXFFAppend:       m.GetSkipXffAppend(),
+		AppendForwardedPort: m.GetAppendXForwardedPort(),
+		ForwardClientCert:   hcm.ForwardClientCert(m.GetForwardClientCertDetails()),
+		ClientCert:          clientCertDetails(m.GetSetCurrentClientCertDetails()),
+		GenerateRequestID:   m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
+		PreserveRequestID:   m.GetPreserveExternalRequestId(),
+		AcceptHTTP10:        m.GetHttpProtocolOptions().GetAcceptHttp_10(),
+		IdleTimeout:         hcm.DefaultIdleTimeout,
+		HeadersTimeout:      hcm.DefaultHeadersTimeout,
+		RequestTimeout:      m.GetRequestTimeout().AsDuration(),
+		Limits:              &h1.Limits{},
+		Forward:             &forward.Options{},
 	}
 	if d := common.GetIdleTimeout(); d != nil {
 		cfg.IdleTimeout = d.AsDuration()
@@ -83,6 +88,10 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	}
 	if n := common.GetMaxHeadersCount(); n != nil {
 		cfg.Limits.MaxFields = int(n.GetValue())
+	}
+	var err error
+	if cfg.Internal, err = internalAddresses(m.GetInternalAddressConfig()); err != nil {
+		return nil, fmt.Errorf("internal_address_config: %w", err)
 	}
 	http2, err := compileHTTP2(m.GetHttp2ProtocolOptions())
 	if err != nil {
@@ -102,6 +111,20 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	return cfg, c.attachRoutes(s, cfg, m, d, routes)
 }
 
+// escapedSlashes are the actions on encoded slashes by their names in xDS.
+var escapedSlashes = map[hcmv3.HttpConnectionManager_PathWithEscapedSlashesAction]hcm.EscapedSlashes{
+	hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT: hcm.KeepEscapedSlashes,
+	hcmv3.HttpConnectionManager_KEEP_UNCHANGED:                  hcm.KeepEscapedSlashes,
+	hcmv3.HttpConnectionManager_REJECT_REQUEST:                  hcm.RejectEscapedSlashes,
+	hcmv3.HttpConnectionManager_UNESCAPE_AND_REDIRECT:           hcm.RedirectEscapedSlashes,
+	hcmv3.HttpConnectionManager_UNESCAPE_AND_FORWARD:            hcm.DecodeEscapedSlashes,
+}
+
+func pathOptions(m *hcmv3.HttpConnectionManager) hcm.PathOptions {
+	return hcm.PathOptions{EscapedSlashes: escapedSlashes[m.GetPathWithEscapedSlashesAction()],
+		Normalize: m.GetNormalizePath().GetValue(), MergeSlashes: m.GetMergeSlashes()}
+}
+
 func orDefault(s, def string) string {
 	if s == "" {
 		return def
@@ -116,13 +139,11 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	default:
 		return fmt.Errorf("codec_type: %s is not supported by this build", m.GetCodecType())
 	}
-	switch a := m.GetPathWithEscapedSlashesAction(); a {
-	case hcmv3.HttpConnectionManager_IMPLEMENTATION_SPECIFIC_DEFAULT, hcmv3.HttpConnectionManager_KEEP_UNCHANGED:
-	default:
-		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", a)
+	if _, known := escapedSlashes[m.GetPathWithEscapedSlashesAction()]; !known {
+		return fmt.Errorf("path_with_escaped_slashes_action: %s is not supported", m.GetPathWithEscapedSlashesAction())
 	}
-	if m.GetXffNumTrustedHops() != 0 {
-		return fmt.Errorf("xff_num_trusted_hops: is not supported")
+	if f := m.GetForwardClientCertDetails(); f < hcmv3.HttpConnectionManager_SANITIZE || f > hcmv3.HttpConnectionManager_ALWAYS_FORWARD_ONLY {
+		return fmt.Errorf("forward_client_cert_details: %d is not known", f)
 	}
 	if kb := m.GetMaxRequestHeadersKb(); kb != nil && kb.GetValue() > 60 {
 		return fmt.Errorf("max_request_headers_kb: %d is above the bound of 60", kb.GetValue())

@@ -87,11 +87,24 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 		return nil, fmt.Errorf(".filters: there is none")
 	}
 	var connection []filter.ConnectionFilter
+	var admit []filter.Admitter
 	for i, f := range fc.GetFilters()[:n-1] {
 		switch typ := messageType(f.GetTypedConfig()); typ {
 		case "stats.PluginConfig":
 			connection = append(connection, istiostats.New(c.env.Own, d, c.env.Families))
 		case metadataExchangeType:
+		case networkRBACType, networkExtAuthzType:
+			build := c.buildNetworkRBAC
+			if typ == networkExtAuthzType {
+				build = c.buildNetworkExtAuthz
+			}
+			a, err := build(f.GetTypedConfig())
+			if err != nil {
+				return nil, fmt.Errorf(".filters[%d].typed_config.%w", i, err)
+			}
+			if a != nil {
+				admit = append(admit, a)
+			}
 		default:
 			return nil, fmt.Errorf(".filters[%d].typed_config: type %q is not supported", i, typ)
 		}
@@ -108,10 +121,16 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 		if err = last.UnmarshalTo(m); err == nil {
 			chain.HCM, err = c.compileHCM(s, m, d, routes)
 		}
+		if err == nil {
+			chain.HCM.Admit = admit
+		}
 	case tcpProxyType:
 		m := &tcpv3.TcpProxy{}
 		if err = last.UnmarshalTo(m); err == nil {
 			chain.TCP, err = c.compileTCP(m, connection)
+		}
+		if err == nil {
+			chain.TCP.Admit = admit
 		}
 	default:
 		err = fmt.Errorf("typed_config: the last filter must be an HTTP connection manager or a TCP proxy, got %q", typ)

@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
@@ -21,10 +22,12 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/filter/cors"
+	"pillion/proxy/filter/extauthz"
 	"pillion/proxy/filter/fault"
 	"pillion/proxy/filter/grpcstats"
 	"pillion/proxy/filter/grpcweb"
 	"pillion/proxy/filter/istiostats"
+	"pillion/proxy/filter/rbac"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/stats"
@@ -40,6 +43,9 @@ type httpFilter struct {
 	// specific one of the route, each nil if there is none. A nil result does
 	// nothing on such routes, and is left out of their chains.
 	build func(c *chains, base, route *anypb.Any) (any, error)
+	// merge makes one override of two, of which the second one is the more
+	// specific. nil: that one holds alone.
+	merge func(less, more *anypb.Any) (*anypb.Any, error)
 }
 
 // httpFilters are the known filters by the last part of their type URL's
@@ -54,6 +60,9 @@ var httpFilters = map[string]httpFilter{
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
 	"io.istio.http.peer_metadata.Config":                        {},
+	httpRBACType:                                                {build: buildRBAC},
+	extAuthzType:                                                {build: buildExtAuthz, merge: mergeExtAuthz},
+	jwtType:                                                     {build: buildJWT},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -129,11 +138,9 @@ func messageType(a *anypb.Any) string {
 // build returns the chain for routes with the given overrides, from the least
 // specific to the most. Equal overrides share one chain.
 func (ch *chains) build(overrides ...map[string]*anypb.Any) (*filter.Chain, error) {
-	merged := map[string]*anypb.Any{}
-	for _, o := range overrides {
-		for name, cfg := range o {
-			merged[name] = cfg
-		}
+	merged, err := ch.merge(overrides)
+	if err != nil {
+		return nil, err
 	}
 	var key strings.Builder
 	parts := make([]*anypb.Any, len(ch.filters))
@@ -153,13 +160,32 @@ func (ch *chains) build(overrides ...map[string]*anypb.Any) (*filter.Chain, erro
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", f.name, err)
 		}
-		if built != nil {
-			list = append(list, built)
-		}
+		list = append(list, built) // also nil: each filter keeps its place
 	}
 	chain := filter.NewChain(list...)
 	ch.built[key.String()] = chain
 	return chain, nil
+}
+
+// merge returns what holds of the overrides of each filter, by its name.
+func (ch *chains) merge(overrides []map[string]*anypb.Any) (map[string]*anypb.Any, error) {
+	merged := map[string]*anypb.Any{}
+	for _, o := range overrides {
+		for name, cfg := range o {
+			less := merged[name]
+			merged[name] = cfg
+			i := slices.IndexFunc(ch.filters, func(f chainFilter) bool { return f.name == name && f.kind.merge != nil })
+			if less == nil || i < 0 {
+				continue
+			}
+			both, err := ch.filters[i].kind.merge(less, cfg)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+			merged[name] = both
+		}
+	}
+	return merged, nil
 }
 
 // filterState is what filters keep between compilations.
@@ -168,10 +194,17 @@ type filterState struct {
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
+	rbac     map[rbacScope]*rbac.Stats
+	extAuthz map[extAuthzKey]*extauthz.Stats
+	// networkExtAuthz are by stat_prefix.
+	networkExtAuthz map[string]*extauthz.NetworkStats
+	jwt             *jwtState
 }
 
 func newFilterState(r *stats.Registry) *filterState {
-	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{}}
+	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
+		rbac: map[rbacScope]*rbac.Stats{}, extAuthz: map[extAuthzKey]*extauthz.Stats{},
+		networkExtAuthz: map[string]*extauthz.NetworkStats{}}
 	r.Add(f.grpc)
 	return f
 }

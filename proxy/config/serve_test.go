@@ -15,6 +15,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"sigs.k8s.io/yaml"
@@ -31,8 +32,9 @@ type served struct {
 }
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
-// serves them until the test ends. filters are put before the router.
-func serve(t *testing.T, origin, filters, routes string) served {
+// serves them until the test ends. filters are put before the router. more are
+// further clusters in YAML, and fields of the connection manager, "{a: 1, b: 2}".
+func serve(t *testing.T, origin, filters, routes string, more ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
 	l, cl := &listenerv3.Listener{}, &clusterv3.Cluster{}
@@ -57,9 +59,19 @@ typed_extension_protocol_options:
     explicit_http_config: {http2_protocol_options: {}}
 load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}
 `, port), cl)
+	all := []*clusterv3.Cluster{cl}
+	for _, text := range more {
+		if strings.HasPrefix(text, "{") {
+			mergeHCM(t, l, text)
+			continue
+		}
+		other := &clusterv3.Cluster{}
+		fromYAML(t, text, other)
+		all = append(all, other)
+	}
 	clusters := cluster.NewManager(cluster.Options{})
 	c := NewCompiler(Env{Clusters: clusters})
-	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: []*clusterv3.Cluster{cl}})
+	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: all})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +107,21 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		c.Close()
 	})
 	return served{ln.Addr().String(), snap.Warnings}
+}
+
+// mergeHCM sets fields of a listener's only connection manager.
+func mergeHCM(t *testing.T, l *listenerv3.Listener, fields string) {
+	t.Helper()
+	f := l.FilterChains[0].Filters[0]
+	m, more := &hcmv3.HttpConnectionManager{}, &hcmv3.HttpConnectionManager{}
+	if err := f.GetTypedConfig().UnmarshalTo(m); err != nil {
+		t.Fatal(err)
+	}
+	fromYAML(t, fields, more)
+	proto.Merge(m, more)
+	if err := f.GetTypedConfig().MarshalFrom(m); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func fromYAML(t *testing.T, text string, m proto.Message) {

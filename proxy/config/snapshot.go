@@ -36,12 +36,17 @@ type Snapshot struct {
 	Tables map[*hcm.Routes]*router.Table
 	// Warnings name what was left out because it changes nothing here.
 	Warnings []string
+	// Committed is called once what was compiled is served, and its clusters are
+	// there: what is fetched ahead begins to be. Not safe for concurrent use with
+	// the compiler.
+	Committed func()
 }
 
 // Compile compiles r. The error joins one error for each bad resource.
 func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
 	var errs []error
+	c.filters.jwt.begin()
 	errs = append(errs, c.compileClusters(s, r)...)
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
@@ -55,6 +60,7 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	s.Committed = c.filters.jwt.remotes.Commit
 	return s, nil
 }
 

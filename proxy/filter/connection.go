@@ -23,3 +23,36 @@ type Connection struct {
 type ConnectionFilter interface {
 	OnConnection(c *Connection)
 }
+
+// Admission is the question whether a connection may be served, and what the
+// chain's filters have found out about it. It is asked once, when all that is
+// known of a connection beforehand is there (the handshake of TLS included)
+// and before a byte of it is read.
+type Admission struct {
+	Conn *http.ConnInfo
+	// Metadata is what the filters of the chain tell each other.
+	Metadata http.Metadata
+	// Cancelled is closed when nobody wants to know any more; nil if that
+	// can't be. An Admitter that waits must watch it.
+	Cancelled <-chan struct{}
+	// Details is %CONNECTION_TERMINATION_DETAILS% of a refusal.
+	Details string
+	// Flags are response flags that a refusal sets.
+	Flags http.Flags
+}
+
+// Admitter is a network filter that may refuse a connection, which is closed
+// then. Admit may block: the connection has a goroutine of its own.
+type Admitter interface {
+	Admit(a *Admission) bool
+}
+
+// Admit asks the filters one after the other, until one refuses.
+func Admit(filters []Admitter, a *Admission) bool {
+	for _, f := range filters {
+		if !f.Admit(a) {
+			return false
+		}
+	}
+	return true
+}

@@ -9,7 +9,11 @@
 // to do for a route are left out of that route's chain, so they cost nothing.
 package filter
 
-import "pillion/proxy/http"
+import (
+	"slices"
+
+	"pillion/proxy/http"
+)
 
 // Status is what a filter wants done next.
 type Status uint8
@@ -34,6 +38,16 @@ type RequestFilter interface {
 type Waiter interface {
 	RequestFilter
 	Waits(ex *http.Exchange) bool
+}
+
+// BodyReader is a Waiter that has to see the beginning of the request's body.
+// For an exchange that has a body and on which it waits, ex.EarlyBody is filled
+// before OnRequest: to the body's end if that comes before limit octets, else
+// with limit octets or more. Several of a chain see the same body.
+type BodyReader interface {
+	Waiter
+	// BodyLimit is limit; 0 asks for nothing.
+	BodyLimit(ex *http.Exchange) (limit int)
 }
 
 // ResponseFilter sees each response's head before it is sent, also that of a
@@ -65,20 +79,32 @@ type Chain struct {
 	Response []ResponseFilter
 	Wrap     []StreamWrapper
 	Finish   []FinishFilter
+
+	// places are the positions of Request's filters in the configuration, by
+	// which the chains of different routes compare.
+	places []int
+}
+
+// After returns the index in c.Request of the first filter that stands behind
+// the one at index i of other's, in a configuration of both.
+func (c *Chain) After(other *Chain, i int) int {
+	at, _ := slices.BinarySearch(c.places, other.places[i]+1)
+	return at
 }
 
 // NewChain sorts filters, given in the order of configuration, into the
 // phases that they implement. Response filters run in reverse order, as
 // Envoy's encoder filters do; of wrappers the first one is next to the client.
-// nil entries are left out.
+// nil entries are left out, and keep their place.
 func NewChain(filters ...any) *Chain {
 	c := &Chain{}
-	for _, f := range filters {
+	for place, f := range filters {
 		if f == nil {
 			continue
 		}
 		if r, ok := f.(RequestFilter); ok {
 			c.Request = append(c.Request, r)
+			c.places = append(c.places, place)
 		}
 		if r, ok := f.(ResponseFilter); ok {
 			c.Response = append(c.Response, nil)

@@ -52,6 +52,10 @@ func (c *Call) wholeBody() bool {
 type requestCopy struct {
 	head http.RequestHead
 	body []byte
+	// keep bounds the answer's body that is kept; 0 drops it. One that is
+	// longer breaks the exchange off.
+	keep   int
+	answer []byte
 }
 
 func newCopy(c *Call, m *router.Mirror) *requestCopy {
@@ -117,7 +121,7 @@ func (r *requestCopy) send(cl *cluster.Cluster) {
 // sendTo makes the request on a connection of the kind that the cluster's hosts
 // are spoken to with.
 func (r *requestCopy) sendTo(cl *cluster.Cluster, host *cluster.Host, deadline time.Time) (status int, ok bool, err *http.Error) {
-	late := http.Now() + int64(mirrorTime)
+	late := http.Now() + int64(time.Until(deadline))
 	if cl.SpeaksHTTP2(r.head.Protocol) {
 		sc, err := cl.AcquireStream(host, late, nil)
 		if err != nil {
@@ -162,8 +166,14 @@ func (r *requestCopy) exchange(up http.ClientStream) (status int, ok bool) {
 		}
 	}
 	for {
-		switch _, err := up.ReadBody(); err {
+		switch p, err := up.ReadBody(); err {
 		case nil:
+			if r.keep > 0 && len(r.answer)+len(p) > r.keep {
+				return 0, false
+			}
+			if r.keep > 0 {
+				r.answer = append(r.answer, p...)
+			}
 		case io.EOF:
 			return resp.Status, true
 		default:

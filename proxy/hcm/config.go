@@ -7,6 +7,7 @@
 package hcm
 
 import (
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -48,9 +49,11 @@ type Config struct {
 	// NoRouteChain holds the filters that see requests without a route.
 	NoRouteChain *filter.Chain
 	AccessLogs   []*accesslog.Logger
-	Limits       *h1.Limits
-	HTTP2        *h2.Config
-	Forward      *forward.Options
+	// Admit are asked for each connection before it is served.
+	Admit   []filter.Admitter
+	Limits  *h1.Limits
+	HTTP2   *h2.Config
+	Forward *forward.Options
 
 	// ServerName is the value of the Server field.
 	ServerName   []byte
@@ -58,7 +61,19 @@ type Config struct {
 	Path         PathOptions
 	// UseRemoteAddress makes this an edge: the client's address is appended
 	// to X-Forwarded-For, and what a client may not say is dropped.
-	UseRemoteAddress  bool
+	UseRemoteAddress bool
+	// TrustedHops is the number of proxies in front of this one whose entries
+	// in X-Forwarded-For are believed (xff_num_trusted_hops).
+	TrustedHops int
+	// SkipXFFAppend leaves X-Forwarded-For as it came, AppendForwardedPort
+	// tells the port that an edge's client called.
+	SkipXFFAppend, AppendForwardedPort bool
+	// Internal are the addresses of clients that are our own, and may steer us
+	// by x-envoy-… fields; none by default (internal_address_config).
+	Internal []netip.Prefix
+	// ForwardClientCert and ClientCert rule x-forwarded-client-cert.
+	ForwardClientCert ForwardClientCert
+	ClientCert        ClientCertDetails
 	GenerateRequestID bool
 	// PreserveRequestID keeps an edge client's X-Request-Id.
 	PreserveRequestID bool

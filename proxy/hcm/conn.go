@@ -5,6 +5,7 @@ package hcm
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pillion/proxy/filter"
@@ -30,6 +31,7 @@ type conn struct {
 	m    *Manager
 	sc   *h1.ServerConn // until it turns out to speak HTTP/2
 	info *http.ConnInfo
+	cert atomic.Pointer[certElement] // of x-forwarded-client-cert, made when first asked for
 
 	next, prev *conn // guarded by Tracker.mu
 
@@ -50,6 +52,7 @@ type stream struct {
 	bodyTimed bool           // the request's body has a deadline
 	upgrading bool           // it counts in Stats.UpgradesActive
 	chain     *filter.Chain  // nil before routing
+	at        int            // the next filter of the chain's request phase
 	route     *router.Route  // nil when none was found
 	target    *router.Target // nil unless the route forwards
 }
@@ -76,6 +79,10 @@ var streamPool = sync.Pool{New: func() any { return new(stream) }}
 
 // Serve serves one connection until it is closed. It takes ownership of nc.
 func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
+	if list := m.config().Admit; len(list) > 0 && !filter.Admit(list, &filter.Admission{Conn: info}) {
+		_ = nc.Close()
+		return
+	}
 	c := &conn{m: m, info: info, since: http.Now()}
 	c.sc = h1.NewServerConn(nc, m.config().Limits)
 	m.tracker.add(c)
@@ -246,6 +253,6 @@ func (st *stream) refuse(err *http.Error) {
 func (st *stream) release() {
 	st.call.Release()
 	st.ex.Reset()
-	st.chain, st.route, st.target, st.bodyTimed, st.upgrading = nil, nil, nil, false, false
+	st.chain, st.at, st.route, st.target, st.bodyTimed, st.upgrading = nil, 0, nil, nil, false, false
 	st.codec, st.c, st.cfg = nil, nil, nil
 }

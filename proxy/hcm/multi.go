@@ -101,17 +101,19 @@ var errHeadTooLarge = &http.Error{Side: http.SideDownstream, Kind: http.KindTooL
 
 // start routes the request and sees to it that it is answered.
 func (st *multiStream) start(e h2.Event, end bool) {
-	switch {
-	case !st.choose():
+	if !st.choose() {
 		st.over(e)
-	case st.mustWait():
+		return
+	}
+	switch passed := st.filterRequest(false); {
+	case passed == filterWaits:
 		st.spawn(func() *http.Error {
-			if st.filterRequest() {
+			if st.filterRequest(true) == filterPassed {
 				st.answer()
 			}
 			return nil
 		})
-	case !st.filterRequest():
+	case passed == filterReplied:
 		st.over(e)
 	case st.route.Kind != router.Forward:
 		st.answer()

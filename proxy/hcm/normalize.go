@@ -6,13 +6,82 @@ import "bytes"
 
 // PathOptions says how request paths are made canonical before they are
 // routed and judged (envoy.extensions…http_connection_manager.v3, fields
-// normalize_path and merge_slashes). What was judged is what is forwarded.
+// normalize_path, merge_slashes and path_with_escaped_slashes_action). What was
+// judged is what is forwarded.
 type PathOptions struct {
+	// EscapedSlashes is what is done about %2F and %5C, before all else.
+	EscapedSlashes EscapedSlashes
 	// Normalize removes dot segments and decodes unreserved characters
 	// (RFC 3986 section 6), and turns backslashes into slashes.
 	Normalize bool
 	// MergeSlashes makes one slash of several.
 	MergeSlashes bool
+}
+
+// EscapedSlashes is what becomes of slashes and backslashes that are encoded.
+type EscapedSlashes uint8
+
+// The actions.
+const (
+	KeepEscapedSlashes EscapedSlashes = iota
+	RejectEscapedSlashes
+	RedirectEscapedSlashes // the client is sent to the canonical path
+	DecodeEscapedSlashes
+)
+
+// pathResult is what came of a path.
+type pathResult uint8
+
+const (
+	pathGood         pathResult = iota
+	pathBad                     // it has no canonical form
+	pathEscapedSlash            // rejected for an encoded slash
+	pathRedirect                // encoded slashes were decoded, which the client is to be told
+)
+
+// canonical appends the canonical form of target, a path with its query, to
+// dst. The order is Envoy's (ConnectionManagerUtility::maybeNormalizePath):
+// encoded slashes, dot segments, repeated slashes.
+func (o PathOptions) canonical(dst, target []byte) ([]byte, pathResult) {
+	result := pathGood
+	if o.EscapedSlashes != KeepEscapedSlashes {
+		decoded, changed := decodeSlashes(dst, target)
+		switch {
+		case !changed:
+		case o.EscapedSlashes == RejectEscapedSlashes:
+			return dst, pathEscapedSlash
+		case o.EscapedSlashes == RedirectEscapedSlashes:
+			result = pathRedirect
+		}
+		if changed {
+			target = decoded[len(dst):]
+			dst = decoded[:len(decoded):cap(decoded)]
+		}
+	}
+	out, ok := o.normalizePath(dst, target)
+	if !ok {
+		return out, pathBad
+	}
+	return out, result
+}
+
+// decodeSlashes appends target with encoded slashes and backslashes of the path
+// decoded, and reports whether there were any.
+func decodeSlashes(dst, target []byte) (out []byte, changed bool) {
+	for i := 0; i < len(target); i++ {
+		c := target[i]
+		if c == '?' {
+			return append(dst, target[i:]...), changed
+		}
+		if c == '%' && i+2 < len(target) {
+			if v, ok := unhex(target[i+1], target[i+2]); ok && (v == '/' || v == '\\') {
+				c, changed = v, true
+				i += 2
+			}
+		}
+		dst = append(dst, c)
+	}
+	return dst, changed
 }
 
 // needsWork reports whether a path holds anything that the options change.
@@ -23,7 +92,9 @@ func (o PathOptions) needsWork(path []byte) bool {
 		switch c {
 		case '?':
 			return false
-		case '%', '\\':
+		case '%':
+			return o.Normalize || o.EscapedSlashes != KeepEscapedSlashes
+		case '\\':
 			return o.Normalize
 		case '.':
 			if o.Normalize && prev == '/' {

@@ -3,6 +3,8 @@
 package hcm
 
 import (
+	"slices"
+
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
 )
@@ -93,7 +95,9 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	}
 	fields := &ex.Resp.Fields
 	for _, f := range ex.LocalReply.Headers {
-		fields.Append(f)
+		if f.ID != http.HeaderContentType || !fields.Has(http.HeaderContentType) { // gRPC's own stays
+			fields.Append(f)
+		}
 	}
 	if err.Kind == http.KindOverflow {
 		fields.SetID(http.HeaderXEnvoyOverloaded, headerTrue)
@@ -122,10 +126,15 @@ func (st *stream) replyHead(status int) (body string) {
 	ex.Resp.Framing = http.Framing{Kind: http.BodyLength, Length: int64(len(body))}
 	fields := &ex.Resp.Fields
 	fields.SetID(http.HeaderContentLength, appendInt(ex.Scratch(20)[:0], len(body)))
-	if body != "" && !fields.Has(http.HeaderContentType) {
+	if body != "" && !fields.Has(http.HeaderContentType) && !namesType(ex.LocalReply.Headers) {
 		fields.AddID(http.HeaderContentType, textPlain)
 	}
 	return body
+}
+
+// namesType reports whether a Content-Type is among the fields.
+func namesType(fields []http.Field) bool {
+	return slices.ContainsFunc(fields, func(f http.Field) bool { return f.ID == http.HeaderContentType })
 }
 
 // grpcReplyHead begins the head of a local reply to a gRPC client, which is

@@ -14,9 +14,9 @@ type Stats struct {
 	CxDrainClose, CxOverloadReject                                                      stats.Counter
 	CxActive                                                                            stats.Gauge
 
-	RqTotal, RqCompleted, RqTimeout, RqHeaderTimeout, RqTooLarge, RqRxReset stats.Counter
-	RqResponseBeforeComplete, RqNonRelativePath, RqFailedNormalization      stats.Counter
-	RqActive                                                                stats.Gauge
+	RqTotal, RqCompleted, RqTimeout, RqHeaderTimeout, RqTooLarge, RqRxReset                       stats.Counter
+	RqResponseBeforeComplete, RqNonRelativePath, RqFailedNormalization, RqRedirectedNormalization stats.Counter
+	RqActive                                                                                      stats.Gauge
 	// Class counts responses by the hundreds of their status.
 	Class [6]stats.Counter
 	// RqUpgradeRefused counts requests for a protocol that isn't allowed there.
@@ -78,6 +78,7 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	sc.Counter("downstream_rq_rx_reset", s.RqRxReset.Value())
 	sc.Counter("downstream_rq_response_before_rq_complete", s.RqResponseBeforeComplete.Value())
 	sc.Counter("downstream_rq_failed_path_normalization", s.RqFailedNormalization.Value())
+	sc.Counter("downstream_rq_redirected_with_normalized_path", s.RqRedirectedNormalization.Value())
 	sc.Counter("no_route", s.NoRoute.Value())
 	sc.Counter("rq_redirect", s.Redirects.Value())
 	sc.Counter("rq_direct_response", s.Direct.Value())

@@ -19,7 +19,10 @@ var (
 		Detail: "route_configuration_not_found", GRPC: 12}
 	errBadPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
 		Detail: "path_normalization_failed", Close: true}
-	errNoPath = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
+	errEscapedSlash = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
+		Detail: "path_normalization_failed", Close: true}
+	errNormalizedPath = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Status: 307, Detail: "path_with_escaped_slashes_redirected"}
+	errNoPath         = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
 	// What the client sends after it asked for another protocol may be that
 	// protocol and no request, so the connection ends with the refusal.
 	errUpgrade = &http.Error{Side: http.SideDownstream, Kind: http.KindUnsupported, Status: 403,
@@ -32,7 +35,7 @@ var (
 
 // handle takes a request from its head to the end of its response.
 func (st *stream) handle() {
-	if st.choose() && st.filterRequest() {
+	if st.choose() && st.filterRequest(true) == filterPassed {
 		st.answer()
 	}
 }
@@ -47,72 +50,109 @@ func (st *stream) choose() bool {
 		st.localError(err)
 		return false
 	}
+	if err := st.chooseRoute(); err != nil {
+		st.localError(err)
+		return false
+	}
+	return true
+}
+
+// chooseRoute finds the route, its target and the chain that they ask for.
+func (st *stream) chooseRoute() *http.Error {
+	ex := &st.ex
 	table := st.cfg.Routes.Load()
 	if table == nil {
-		st.localError(errNoTable)
-		return false
+		return errNoTable
 	}
 	vh, route := table.Match(&ex.Req, ex.Random)
 	if vh != nil {
 		ex.VirtualHost = vh.Name
 	}
-	if ex.Req.Upgrade != nil && !st.admitUpgrade(route) {
+	if ex.Req.Upgrade != nil && !st.mayUpgrade(route) {
 		st.c.m.Stats.RqUpgradeRefused.Inc()
-		st.localError(errUpgrade)
-		return false
+		return errUpgrade
 	}
 	if route == nil {
 		st.c.m.Stats.NoRoute.Inc()
-		st.localError(errNoRoute)
-		return false
+		return errNoRoute
 	}
 	ex.RouteName = route.Name
-	st.route, st.chain = route, route.Chain
+	st.route, st.target, st.chain = route, nil, route.Chain
+	ex.ClusterName = ""
 	if route.Kind == router.Forward {
 		st.target = route.Target(ex.Random)
 		st.chain = st.target.Chain
+		ex.ClusterName = st.target.Cluster.Name()
 	}
-	return true
+	return nil
 }
 
-// mustWait reports whether a filter has to wait for something.
-func (st *stream) mustWait() bool {
-	for _, f := range st.chain.Request {
-		if w, ok := f.(filter.Waiter); ok && w.Waits(&st.ex) {
-			return true
-		}
-	}
-	return false
-}
+// filtered is how far the request phase has come.
+type filtered uint8
 
-// filterRequest runs the request phase of the chain. false: a filter has
-// answered. On HTTP/1 a filter that waits is simply waited for; on HTTP/2 such
-// an exchange has a goroutine of its own.
-func (st *stream) filterRequest() bool {
-	if err := st.runRequestFilters(); err != nil {
-		st.wrap()
-		st.fail(err)
-		return false
+const (
+	filterPassed  filtered = iota
+	filterReplied          // a filter has answered
+	filterWaits            // the next filter has to wait, which can't be done here
+)
+
+// filterRequest runs the request phase of the chain, or goes on with it. On
+// HTTP/1 a filter that waits is simply waited for. On HTTP/2, where wait is
+// false at first, the exchange gets a goroutine of its own for that.
+func (st *stream) filterRequest(wait bool) filtered {
+	waits, err := st.runRequestFilters(wait)
+	if waits {
+		return filterWaits
 	}
 	st.wrap()
-	return true
+	if err != nil {
+		st.fail(err)
+		return filterReplied
+	}
+	return filterPassed
 }
 
-// runRequestFilters returns why a filter answers, nil if none does.
-func (st *stream) runRequestFilters() *http.Error {
+// runRequestFilters runs the filters from st.at on. It returns why one of them
+// answers, nil if none does.
+func (st *stream) runRequestFilters(wait bool) (waits bool, err *http.Error) {
 	ex := &st.ex
-	for _, f := range st.chain.Request {
+	for ; st.at < len(st.chain.Request); st.at++ {
+		f := st.chain.Request[st.at]
 		if w, ok := f.(filter.Waiter); ok && w.Waits(ex) {
+			if !wait {
+				return true, nil
+			}
 			st.c.setActive(&st.call)
 			ex.Cancelled = st.call.Cancelled()
+			if err := st.readEarly(f); err != nil {
+				return false, err
+			}
 		}
 		if f.OnRequest(ex) == filter.Reply {
 			if err := ex.LocalReply.Err; err != nil {
-				return err
+				return false, err
 			}
-			return errFiltered
+			return false, errFiltered
+		}
+		if ex.Reroute {
+			if err := st.reroute(); err != nil {
+				return false, err
+			}
 		}
 	}
+	return false, nil
+}
+
+// reroute chooses the route again, because a filter has changed the request.
+// Filters that stand behind that one are those of the new route.
+func (st *stream) reroute() *http.Error {
+	st.ex.Reroute = false
+	ran := st.chain
+	if err := st.chooseRoute(); err != nil {
+		st.ex.Details, st.ex.LocalReply.Body = err.Detail, err.Body
+		return err
+	}
+	st.at = st.chain.After(ran, st.at) - 1
 	return nil
 }
 

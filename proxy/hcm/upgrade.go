@@ -27,6 +27,15 @@ func prepareUpgrade(h *http.RequestHead) {
 	}
 }
 
+// mayUpgrade is admitUpgrade for a request that may have been admitted before,
+// to another route.
+func (st *stream) mayUpgrade(route *router.Route) bool {
+	if st.upgrading {
+		return st.cfg.allowsUpgrade(route, st.ex.Req.Upgrade)
+	}
+	return st.admitUpgrade(route)
+}
+
 // admitUpgrade reports whether the request may switch the protocol, and counts
 // it until finish.
 func (st *stream) admitUpgrade(route *router.Route) bool {

@@ -38,6 +38,13 @@ type Exchange struct {
 	// known. Immutable, shared between requests of one peer.
 	DownstreamPeer *Peer
 
+	// Metadata is what filters tell each other and the access log.
+	Metadata Metadata
+
+	// EarlyBody is what a filter.BodyReader had read of the request's body; nil
+	// when there was none.
+	EarlyBody *EarlyBody
+
 	// Random is one random number for everything in the exchange that is left
 	// to chance; who uses it mixes it first.
 	Random uint64
@@ -71,7 +78,12 @@ type Exchange struct {
 	// Route facts, set when the router has chosen.
 	VirtualHost string
 	RouteName   string
-	ClusterName string // the chosen cluster, empty for a direct reply
+	// ClusterName is the cluster that the route leads to, whether the request
+	// gets there or a filter answers it; empty for a route that answers itself.
+	ClusterName string
+	// Reroute is set by a request filter that has changed what routes are chosen
+	// by: the route is chosen again before the next filter runs.
+	Reroute bool
 
 	// Upstream is the chosen host of the last attempt; nil when none was.
 	Upstream *HostFacts
@@ -102,6 +114,9 @@ type Exchange struct {
 	// up on the exchange; nil when nothing can cancel it. A filter that
 	// waits must watch it.
 	Cancelled <-chan struct{}
+
+	// states belong to filters; see SetState.
+	states []exchangeState
 
 	// scratch holds values that the proxy makes for this exchange.
 	scratch []byte
@@ -154,8 +169,10 @@ func (x *Exchange) HostStatus(ended bool) (status int, known bool) {
 func (x *Exchange) Reset() {
 	x.Req.Reset()
 	x.Resp.Reset()
-	req, resp, scratch := x.Req, x.Resp, x.scratch[:0]
-	*x = Exchange{Req: req, Resp: resp, scratch: scratch}
+	x.Metadata.reset()
+	clear(x.states)
+	req, resp, scratch, metadata, states := x.Req, x.Resp, x.scratch[:0], x.Metadata, x.states[:0]
+	*x = Exchange{Req: req, Resp: resp, scratch: scratch, Metadata: metadata, states: states}
 }
 
 // Scratch returns n bytes that live as long as the exchange. Earlier slices

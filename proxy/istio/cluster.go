@@ -23,11 +23,15 @@ const httpOptionsKey = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 // clusterBuilder makes the clusters and load assignments of services.
 type clusterBuilder struct {
-	o     *Options
-	rep   *report
-	rules *destinationRules
-	own   *corev3.Locality
-	out   *Resources
+	o       *Options
+	rep     *report
+	rules   *destinationRules
+	own     *corev3.Locality
+	out     *Resources
+	modes   *peerModes
+	secrets *secretStore
+	// accounts are the identities of the service that is being made.
+	accounts []string
 
 	// Messages that many clusters have alike. They are shared, not copied.
 	ads            *corev3.ConfigSource
@@ -38,9 +42,9 @@ type clusterBuilder struct {
 	noLimits       *clusterv3.CircuitBreakers
 }
 
-func newClusterBuilder(o *Options, rules *destinationRules, rep *report, out *Resources) *clusterBuilder {
+func newClusterBuilder(o *Options, rules *destinationRules, modes *peerModes, secrets *secretStore, rep *report, out *Resources) *clusterBuilder {
 	return &clusterBuilder{
-		o: o, rep: rep, rules: rules, out: out,
+		o: o, rep: rep, rules: rules, out: out, modes: modes, secrets: secrets,
 		own:            localityOf(o.Locality),
 		ads:            adsSource(),
 		connectTimeout: durationpb.New(o.ConnectTimeout),
@@ -66,6 +70,7 @@ func adsSource() *corev3.ConfigSource {
 // service adds the clusters of every port: the service's own, then one per subset.
 func (b *clusterBuilder) service(s *service) {
 	rule := b.rules.of(s)
+	b.accounts = s.identities(b.o.TrustDomain)
 	if s.resolution == resolveStatic && !slices.ContainsFunc(s.ports, func(p servicePort) bool { return len(p.endpoints) > 0 }) {
 		b.rep.warnf(s.obj, "", "%s has no endpoints: requests to it get 503. They come from WorkloadEntries, EndpointSlices or spec.endpoints", s.host)
 	}
@@ -125,10 +130,10 @@ func (b *clusterBuilder) add(s *service, p *servicePort, rule *destinationRule, 
 		UpstreamConnectionOptions:     base.UpstreamConnectionOptions,
 		TypedExtensionProtocolOptions: base.TypedExtensionProtocolOptions,
 		Filters:                       b.filters,
-		Metadata:                      b.metadata(s, rule, sub),
+		Metadata:                      b.metadata(s, rule, sub, pol),
 	}
 	c.AltStatName = statPrefix(c.Name)
-	endpoints := selectEndpoints(p.endpoints, labels, pol)
+	endpoints := b.forCluster(selectEndpoints(p.endpoints, labels, pol), pol)
 	if sub != nil && len(labels) > 0 && len(endpoints) == 0 && len(p.endpoints) > 0 {
 		b.rep.warnf(sub.obj, sub.field()+".labels", "no endpoint of %s has these labels: requests to subset %s get 503", s.host, sub.Name)
 	}
@@ -136,7 +141,8 @@ func (b *clusterBuilder) add(s *service, p *servicePort, rule *destinationRule, 
 		b.rep.warnf(s.obj, "spec", "port %d of %s has no endpoint: requests to it get 503", p.number, s.host)
 		return
 	}
-	b.checkTLS(pol, endpoints)
+	b.secure(c, s, p, subsetName, pol)
+	b.warnPlain(s, endpoints, pol)
 	b.out.Clusters = append(b.out.Clusters, c)
 }
 
@@ -194,8 +200,8 @@ func (b *clusterBuilder) applyDNS(c *clusterv3.Cluster) {
 }
 
 // metadata says which service, subset and rule a cluster is made of.
-func (b *clusterBuilder) metadata(s *service, rule *destinationRule, sub *subset) *corev3.Metadata {
-	fields := make(map[string]*structpb.Value, 4)
+func (b *clusterBuilder) metadata(s *service, rule *destinationRule, sub *subset, pol *policy) *corev3.Metadata {
+	fields := make(map[string]*structpb.Value, 5)
 	fields["services"] = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{s.metadata}})
 	if rule != nil {
 		fields["config"] = structpb.NewStringValue(configPath(groupNetworking, kindDestinationRule, rule.obj))
@@ -204,6 +210,13 @@ func (b *clusterBuilder) metadata(s *service, rule *destinationRule, sub *subset
 		fields["subset"] = structpb.NewStringValue(sub.Name)
 	} else if s.external {
 		fields["external"] = structpb.NewBoolValue(true)
+	}
+	switch pol.tls.value.GetMode() {
+	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
+		if pol.tls.value != nil {
+			// Servers outside of the mesh know none of its protocol names.
+			fields["alpn_override"] = structpb.NewStringValue("false")
+		}
 	}
 	return istioMetadata(fields)
 }

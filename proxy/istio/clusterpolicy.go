@@ -56,7 +56,8 @@ func (b *clusterBuilder) applyPool(c *clusterv3.Cluster, p *servicePort, pol *po
 	}
 	options := &httpv3.HttpProtocolOptions{CommonHttpProtocolOptions: connectionOptions(tcp, http)}
 	upstreamProtocol(options, p.protocol, http)
-	if options.CommonHttpProtocolOptions == nil && options.UpstreamProtocolOptions == nil {
+	applyAutoSNI(options, pol.tls.value)
+	if options.CommonHttpProtocolOptions == nil && options.UpstreamProtocolOptions == nil && options.UpstreamHttpProtocolOptions == nil {
 		return
 	}
 	if options.UpstreamProtocolOptions == nil { // Envoy requires one
@@ -288,13 +289,8 @@ func applyHash(c *clusterv3.Cluster, in *networking.LoadBalancerSettings_Consist
 	}
 }
 
-// checkPolicy reports what a policy asks for and doesn't get. Plaintext where TLS was
-// asked for would be unsafe, so that is refused.
+// checkPolicy reports what a policy asks for and doesn't get.
 func (b *clusterBuilder) checkPolicy(pol *policy) {
-	if tls := pol.tls; tls.value.GetMode() != networking.ClientTLSSettings_DISABLE {
-		b.rep.errorf(tls.obj, tls.field(".mode"),
-			"%s is not supported yet by this build; it would have to send plaintext. Set DISABLE to allow that", tls.value.Mode)
-	}
 	if s := pol.proxyProtocol; s.value != nil {
 		b.rep.errorf(s.obj, s.field(""), "is not supported yet by this build: a server that expects a PROXY header refuses connections without one")
 	}
@@ -317,26 +313,5 @@ func (b *clusterBuilder) checkPolicy(pol *policy) {
 		if len(s.value.GetLocalityLbSetting().GetFailoverPriority()) > 0 {
 			b.rep.unsupportedf(s.obj, s.field(".localityLbSetting.failoverPriority"), "failover goes by region, zone and sub-zone")
 		}
-	}
-}
-
-// checkTLS refuses endpoints that ask for mutual TLS, unless a DestinationRule has
-// said that plaintext will do.
-func (b *clusterBuilder) checkTLS(pol *policy, endpoints []*endpoint) {
-	if pol.tls.value != nil {
-		return
-	}
-	for _, e := range endpoints {
-		if e.workload.labels[labelTLSMode] != "istio" {
-			continue
-		}
-		field := "spec.labels"
-		if _, ok := e.workload.obj.Labels[labelTLSMode]; ok && e.workload.field == "" {
-			field = "metadata.labels"
-		} else if e.workload.field != "" {
-			field = e.workload.field + ".labels"
-		}
-		b.rep.errorf(e.workload.obj, joinField(field, labelTLSMode),
-			"mutual TLS is not supported yet by this build; remove the label, or set tls.mode DISABLE in a DestinationRule, to send plaintext")
 	}
 }

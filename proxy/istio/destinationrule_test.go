@@ -5,7 +5,6 @@ package istio
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -121,41 +120,6 @@ spec: {host: a, subsets: [{name: v1, labels: {version: v1}}, {name: both, labels
 	}
 	// The only endpoint is of version v1.
 	wantProblem(t, problems, true, "DestinationRule/default/second", "spec.subsets[0].labels", "no endpoint")
-}
-
-// TestTLSRefused: plaintext is sent only where nothing asks for TLS.
-func TestTLSRefused(t *testing.T) {
-	const host = "a.default.svc.cluster.local"
-	service := serviceYAML("default", host, port80)
-	labelled := strings.Replace(service, "version: v1", "version: v1, security.istio.io/tlsMode: istio", 1)
-	rule := func(policy string) string {
-		return "\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: default}\nspec:\n  host: a\n  " + policy + "\n"
-	}
-	for _, c := range []struct{ name, yaml, field string }{
-		{"none", service, ""},
-		{"disable", labelled + rule("trafficPolicy: {tls: {mode: DISABLE}}"), ""},
-		{"simple", service + rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "spec.trafficPolicy.tls.mode"},
-		{"port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}"), "spec.trafficPolicy.portLevelSettings[0].tls.mode"},
-		{"other port", service + rule("trafficPolicy: {portLevelSettings: [{port: {number: 81}, tls: {mode: SIMPLE}}]}"), ""},
-		{"subset", service + rule("subsets: [{name: v1, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}]"), "spec.subsets[0].trafficPolicy.tls.mode"},
-		{"PROXY header", service + rule("trafficPolicy: {proxyProtocol: {version: V1}}"), "spec.trafficPolicy.proxyProtocol"},
-		{"label", labelled, `spec.endpoints[0].labels["security.istio.io/tlsMode"]`},
-		{"another host", service + strings.Replace(rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "host: a", "host: b", 1), ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r, problems := Translate(load(t, c.yaml), Options{})
-			if c.field == "" {
-				if r == nil {
-					t.Errorf("refused:\n%s", describe(problems))
-				}
-				return
-			}
-			if r != nil {
-				t.Error("not refused")
-			}
-			wantProblem(t, problems, false, c.field+":", "not supported yet by this build")
-		})
-	}
 }
 
 // TestUnsupportedPolicy: settings that have no effect are named.

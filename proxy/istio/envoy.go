@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -17,7 +18,10 @@ import (
 	dfpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/common/dynamic_forward_proxy/v3"
 	dfpfilterv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/dynamic_forward_proxy/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
@@ -29,7 +33,8 @@ const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
 // A cluster that sends to the address that the client connected to can't do so here,
 // where clients connect to the proxy itself. It becomes one that resolves the request's
 // authority, so that requests reach the host that they name. The admin interface
-// listens on admin, "127.0.0.1:15000"; empty is none. The resources stay as they are.
+// listens on admin, "127.0.0.1:15000"; empty is none. Secrets are put in place too, with
+// their private keys; those in files are named by path. The resources stay as they are.
 func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) {
 	out := &bootstrapv3.Bootstrap{
 		Node:            &corev3.Node{Id: "pillion-translate", Cluster: "pillion"},
@@ -42,12 +47,20 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		}
 		out.Admin = &bootstrapv3.Admin{Address: newAddress(address.Addr().String(), uint32(address.Port()))}
 	}
+	secrets := &staticSecrets{resources: r, names: make(map[string]bool)}
 	endpoints := make(map[string]*endpointv3.ClusterLoadAssignment, len(r.Endpoints))
 	for _, e := range r.Endpoints {
 		endpoints[e.ClusterName] = e
 	}
 	for _, c := range r.Clusters {
-		out.StaticResources.Clusters = append(out.StaticResources.Clusters, standaloneCluster(c, endpoints))
+		standalone := standaloneCluster(c, endpoints)
+		if err := secrets.ofCluster(standalone); err != nil {
+			return nil, fmt.Errorf("cluster %s: %w", c.Name, err)
+		}
+		out.StaticResources.Clusters = append(out.StaticResources.Clusters, standalone)
+	}
+	if asksAgent(r) {
+		out.StaticResources.Clusters = append(out.StaticResources.Clusters, agentCluster())
 	}
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
@@ -58,9 +71,49 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		if err != nil {
 			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
 		}
+		if err := secrets.ofListener(standalone); err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
 		out.StaticResources.Listeners = append(out.StaticResources.Listeners, standalone)
 	}
+	out.StaticResources.Secrets = secrets.all
 	return out, nil
+}
+
+// asksAgent: a listener or a cluster has secrets of Istio's agent.
+func asksAgent(r *Resources) bool {
+	for _, l := range r.Listeners {
+		for _, c := range l.FilterChains {
+			if c.TransportSocket != nil {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(r.Clusters, func(c *clusterv3.Cluster) bool {
+		return c.TransportSocket != nil || len(c.TransportSocketMatches) > 0
+	})
+}
+
+// agentCluster is the cluster from which secrets come, as Istio's bootstrap has it: the
+// agent listens on a Unix socket below the directory in which Envoy runs.
+func agentCluster() *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 sdsGRPC,
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
+		ConnectTimeout:       durationpb.New(time.Second),
+		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptionsKey: pack(&httpv3.HttpProtocolOptions{
+			UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
+				ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
+					ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: &corev3.Http2ProtocolOptions{}},
+				},
+			},
+		})},
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: sdsGRPC, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+				Endpoint: &endpointv3.Endpoint{Address: newAddress("unix://./var/run/secrets/workload-spiffe-uds/socket", 0)},
+			}}},
+		}}},
+	}
 }
 
 // istioOnly: no filter of that name is in Envoy as it is published.

@@ -9,6 +9,10 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protopath"
+	"google.golang.org/protobuf/reflect/protorange"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/istio/source"
 )
@@ -30,12 +34,14 @@ func FuzzTranslate(f *testing.F) {
 			f.Add(doc)
 		}
 	}
+	mesh := meshConfig("inbound.meshconfig")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		set, problems := source.Load([]string{"-"}, source.Options{DefaultNamespace: "default", Stdin: bytes.NewReader(text)})
 		if len(problems) > 0 {
 			return
 		}
-		r, problems := Translate(set.Objects, Options{HTTPAddr: "127.0.0.1:15080", Locality: "eu/a/1", Listen: []string{listenAll}})
+		r, problems := Translate(set.Objects, Options{HTTPAddr: "127.0.0.1:15080", Locality: "eu/a/1", Listen: []string{listenAll},
+			Inbound: []string{"127.0.0.1:1=127.0.0.1:8080", "127.0.0.1:2=127.0.0.1:8082"}, Labels: map[string]string{"app": "cart"}, MeshConfig: mesh, CertsDir: "certs"})
 		if r == nil {
 			for _, p := range problems {
 				if !p.Warning {
@@ -54,6 +60,33 @@ func FuzzTranslate(f *testing.F) {
 	})
 }
 
+// checkMessage holds a message and those that it has packed against their rules. Of a
+// type that isn't known here only Istio's filters know.
+func checkMessage(t *testing.T, m proto.Message) {
+	t.Helper()
+	if v, ok := m.(interface{ ValidateAll() error }); ok {
+		if err := v.ValidateAll(); err != nil {
+			t.Errorf("Envoy would refuse: %v", err)
+		}
+	}
+	if err := protorange.Range(m.ProtoReflect(), func(p protopath.Values) error {
+		inner, ok := p.Index(-1).Value.Interface().(protoreflect.Message)
+		if !ok {
+			return nil
+		}
+		packed, ok := inner.Interface().(*anypb.Any)
+		if !ok {
+			return nil
+		}
+		if un, err := packed.UnmarshalNew(); err == nil {
+			checkMessage(t, un)
+		}
+		return protorange.Break
+	}); err != nil {
+		t.Error(err)
+	}
+}
+
 // checkMessages holds every resource against the rules in its definition.
 func checkMessages(t *testing.T, r *Resources) {
 	t.Helper()
@@ -61,9 +94,7 @@ func checkMessages(t *testing.T, r *Resources) {
 		messages(r.Listeners), messages(r.Routes), messages(r.Clusters), messages(r.Endpoints),
 	} {
 		for _, m := range list {
-			if err := m.(interface{ ValidateAll() error }).ValidateAll(); err != nil {
-				t.Errorf("Envoy would refuse: %v", err)
-			}
+			checkMessage(t, m)
 		}
 	}
 	domains := make(map[string]bool)

@@ -64,22 +64,29 @@ func (t *translator) gateways(objs []*source.Object) {
 			}
 			continue
 		}
-		m := newManager(p.routeName(), t.logs.loggers())
-		m.UseRemoteAddress = wrapperspb.Bool(true)
-		m.ServerName = "istio-envoy"
-		m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}
-		m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
-		m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
-			Subject: wrapperspb.Bool(true), Cert: true, Dns: true, Uri: true,
-		}
+		m := t.gatewayManager(p.routeName())
 		if slices.ContainsFunc(p.servers, func(s *gatewayServer) bool { return parseProtocol(s.spec.Port.GetProtocol()) == protoGRPCWeb }) {
 			addGRPCWeb(m)
 		}
 		l := newListener(p.bind, p.number, m)
 		l.AccessLog = t.logs.listenerLoggers()
 		t.out.Listeners = append(t.out.Listeners, l)
-		t.out.Routes = append(t.out.Routes, t.gatewayRoutes(p))
+		t.out.Routes = append(t.out.Routes, t.gatewayRoutes(p.routeName(), p.number, p.servers))
 	}
+}
+
+// gatewayManager makes the connection manager of a gateway: an edge, which tells who
+// its clients are and takes nobody's word for it.
+func (t *translator) gatewayManager(routeName string) *hcmv3.HttpConnectionManager {
+	m := t.newManager(routeName, t.logs.loggers())
+	m.UseRemoteAddress = wrapperspb.Bool(true)
+	m.ServerName = "istio-envoy"
+	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}
+	m.ForwardClientCertDetails = hcmv3.HttpConnectionManager_SANITIZE_SET
+	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{
+		Subject: wrapperspb.Bool(true), Cert: true, Dns: true, Uri: true,
+	}
+	return m
 }
 
 // gatewayPorts groups the servers of all Gateways that the proxy serves. A proxy
@@ -174,17 +181,17 @@ func (s *gatewayServer) hostsFor(namespace string) []string {
 	return out
 }
 
-// gatewayRoutes makes the virtual hosts of a port: the hosts that a server and a
+// gatewayRoutes makes the virtual hosts of a plain port, or of an HTTPS server: the hosts that a server and a
 // VirtualService bound to it have in common. Unlike in the mesh the routes of several
 // VirtualServices for one host are put together.
-func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
+func (t *translator) gatewayRoutes(name string, port uint32, servers []*gatewayServer) *routev3.RouteConfiguration {
 	hosts := make(map[string]*routev3.VirtualHost)
 	type bound struct {
 		v  *virtualService
 		at target
 	}
 	made := make(map[bound][]*routev3.Route)
-	for _, s := range p.servers {
+	for _, s := range servers {
 		redirect := s.spec.GetTls().GetHttpsRedirect()
 		for _, v := range visibleRoutes(t.virtualServices, s.gateway(), t.o.Namespace) {
 			common := intersect(s.hostsFor(v.obj.Namespace), v.hosts)
@@ -200,21 +207,21 @@ func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
 				made[key] = routes
 			}
 			for _, host := range common {
-				addRoutes(hosts, host, p.number, routes, redirect)
+				addRoutes(hosts, host, port, routes, redirect)
 			}
 		}
 		if redirect {
 			for _, h := range s.hosts {
-				_, name, ok := strings.Cut(h, "/")
+				_, host, ok := strings.Cut(h, "/")
 				if !ok {
-					name = h
+					host = h
 				}
-				addRoutes(hosts, name, p.number, nil, true)
+				addRoutes(hosts, host, port, nil, true)
 			}
 		}
 	}
 	config := &routev3.RouteConfiguration{
-		Name:                           p.routeName(),
+		Name:                           name,
 		ValidateClusters:               wrapperspb.Bool(false),
 		IgnorePortInHostMatching:       true,
 		MaxDirectResponseBodySizeBytes: wrapperspb.UInt32(maxDirectResponse),
@@ -222,9 +229,9 @@ func (t *translator) gatewayRoutes(p *gatewayPort) *routev3.RouteConfiguration {
 	config.VirtualHosts = collapse(hosts)
 	if len(hosts) == 0 {
 		// Without routes Envoy answers 404 with flag NR.
-		config.VirtualHosts = []*routev3.VirtualHost{{Name: hostPort("blackhole", p.number), Domains: []string{"*"}}}
-		first := p.servers[0]
-		t.rep.warnf(first.obj, first.field(".hosts"), "no VirtualService bound to %s has one of these hosts: port %d answers 404", first.gateway(), p.number)
+		config.VirtualHosts = []*routev3.VirtualHost{{Name: hostPort("blackhole", port), Domains: []string{"*"}}}
+		first := servers[0]
+		t.rep.warnf(first.obj, first.field(".hosts"), "no VirtualService bound to %s has one of these hosts: port %d answers 404", first.gateway(), port)
 	}
 	return config
 }

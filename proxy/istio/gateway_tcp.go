@@ -15,7 +15,7 @@ type serverKind uint8
 const (
 	serverHTTP serverKind = iota
 	serverTCP
-	serverTLS // passed through, told apart by server name
+	serverTLS // told apart by server name
 )
 
 func (s *gatewayServer) kind() serverKind {
@@ -30,50 +30,63 @@ func (s *gatewayServer) kind() serverKind {
 
 // passesThrough: the server leaves TLS to the service behind it.
 func (s *gatewayServer) passesThrough() bool {
-	return s.kind() == serverTLS && s.spec.GetTls().GetMode() == networking.ServerTLSSettings_PASSTHROUGH
+	mode := s.spec.GetTls().GetMode()
+	return s.kind() == serverTLS && (mode == networking.ServerTLSSettings_PASSTHROUGH || mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH)
 }
 
 // gatewayListener makes the listener of a port that carries TCP or TLS; nil when no
 // VirtualService is bound to it.
 func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
-	var c rawChains
 	tls := p.servers[0].kind() == serverTLS
+	var chains []*listenerv3.FilterChain
+	if tls {
+		chains = t.secureChains(p)
+	} else {
+		chains = t.tcpServers(p)
+	}
+	if len(chains) == 0 {
+		first := p.servers[0]
+		kind := "tcp"
+		if first.passesThrough() {
+			kind = "tls"
+		}
+		if !t.rep.failed {
+			t.rep.warnf(first.obj, first.field(".hosts"), "no VirtualService bound to %s has a %s route for port %d: the port is not opened", first.gateway(), kind, p.number)
+		}
+		return nil
+	}
+	l := t.rawListener(p.bind, p.number, chains, tls, false)
+	finishGateway(l, tls)
+	l.AccessLog = t.logs.listenerLoggers()
+	return l
+}
+
+// tcpServers makes the chains of servers of plain TCP.
+func (t *translator) tcpServers(p *gatewayPort) []*listenerv3.FilterChain {
+	var c rawChains
 	for _, s := range p.servers {
-		at := target{port: p.number, gateway: s.gateway()}
-		vs := visibleRoutes(t.virtualServices, s.gateway(), t.o.Namespace)
-		if tls {
-			t.tlsChains(&c, vs, at, nil, func(v *virtualService) []string { return s.hostsFor(v.obj.Namespace) })
-			continue
-		}
-		var bound []*virtualService
-		for _, v := range vs {
-			if len(intersect(s.hostsFor(v.obj.Namespace), v.hosts)) > 0 {
-				bound = append(bound, v)
-			}
-		}
-		if t.tcpChains(&c, bound, at, nil); c.last {
+		if t.tcpChains(&c, t.boundTo(s), target{port: p.number, gateway: s.gateway()}, nil); c.last {
 			break
 		}
 	}
-	if len(c.list) == 0 {
-		first := p.servers[0]
-		t.rep.warnf(first.obj, first.field(".hosts"), "no VirtualService bound to %s has a %s route for port %d: the port is not opened",
-			first.gateway(), map[bool]string{true: "tls", false: "tcp"}[tls], p.number)
-		return nil
+	return c.list
+}
+
+// boundTo lists the VirtualServices that a server has a host in common with.
+func (t *translator) boundTo(s *gatewayServer) (bound []*virtualService) {
+	for _, v := range visibleRoutes(t.virtualServices, s.gateway(), t.o.Namespace) {
+		if len(intersect(s.hostsFor(v.obj.Namespace), v.hosts)) > 0 {
+			bound = append(bound, v)
+		}
 	}
-	l := t.rawListener(p.bind, p.number, c.list, tls, false)
-	l.AccessLog = t.logs.listenerLoggers()
-	return l
+	return bound
 }
 
 // servableProtocol reports what of a server's protocol can't be served.
 func (t *translator) servableProtocol(s *gatewayServer) bool {
 	switch p := parseProtocol(s.spec.Port.GetProtocol()); {
-	case s.passesThrough():
-		return true
-	case p.isTLS(), s.spec.Tls != nil && !p.isHTTP():
-		t.rep.errorf(s.obj, s.field(".port.protocol"), "%s is not supported yet by this build but for tls mode PASSTHROUGH: the port can't be served with TLS",
-			s.spec.Port.GetProtocol())
+	case s.spec.Tls == nil && p.isTLS(), s.spec.Tls != nil && !p.isTLS() && !p.isHTTP():
+		t.rep.errorf(s.obj, s.field(".tls"), "TLS settings and protocol %s don't go together: use HTTPS or TLS", s.spec.Port.GetProtocol())
 		return false
 	case p == protoUDP:
 		t.rep.unsupportedf(s.obj, s.field(".port.protocol"), "port %d of protocol %s is not opened", s.spec.Port.GetNumber(), s.spec.Port.GetProtocol())

@@ -72,7 +72,7 @@ func TestGatewayRefused(t *testing.T) {
 	for _, c := range []struct {
 		servers, address, field string
 	}{
-		{`[{port: {number: 443, name: https, protocol: HTTPS}, hosts: ["*"], tls: {mode: SIMPLE, credentialName: c}}]`, "", "spec.servers[0].port.protocol"},
+		{`[{port: {number: 443, name: https, protocol: HTTPS}, hosts: ["*"], tls: {mode: SIMPLE, credentialName: c}}]`, "", "spec.servers[0].tls.credentialName"},
 		{`[{port: {number: 15080, name: http, protocol: HTTP}, hosts: ["*"]}]`, "", "spec.servers[0].port.number"},
 		{`[{port: {number: 15080, name: http, protocol: HTTP}, hosts: ["*"], bind: 127.0.0.1}]`, "0.0.0.0:15080", "spec.servers[0].port.number"},
 	} {

@@ -34,7 +34,18 @@ func goldenCases() []goldenCase {
 		{"gateway", Options{HTTPAddr: http}},
 		{"tcp", Options{Listen: []string{"far.example.com:443=127.0.0.1:8443"}}},
 		{"sidecar", Options{HTTPAddr: http}},
+		{"inbound", Options{CertsDir: "certs", Labels: map[string]string{"app": "cart"}, MeshConfig: meshConfig("inbound.meshconfig"), Inbound: []string{
+			"127.0.0.1:18080=127.0.0.1:8080", "127.0.0.1:18081=:8081", "127.0.0.2:8082=127.0.0.1:8082", "127.0.0.1:8083=unix:///run/cart.sock", "127.0.0.1:18084=127.0.0.1:8084",
+		}}},
+		{"gatewaypolicy", Options{MeshConfig: meshConfig("inbound.meshconfig")}},
 	}
+}
+
+// meshConfig reads a MeshConfig of testdata; nil when it is wrong, which a golden file
+// then shows.
+func meshConfig(name string) *source.Object {
+	obj, _ := source.LoadMeshConfig(filepath.Join("testdata", name))
+	return obj
 }
 
 // load reads resources from YAML as a user's are read. Warnings of the reader are not
@@ -139,6 +150,9 @@ func TestEnvoyTakesGolden(t *testing.T) {
 	for _, c := range goldenCases() {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			if c.options.CertsDir != "" {
+				c.options.CertsDir = newAuthority(t).certsDir("spiffe://cluster.local/ns/default/sa/cart")
+			}
 			r, problems := Translate(loadFile(t, c.name+".yaml"), c.options)
 			if r == nil {
 				t.Fatalf("refused:\n%s", describe(problems))

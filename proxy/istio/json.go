@@ -12,19 +12,29 @@ import (
 )
 
 // JSON renders the resources as one object with the lists "listeners", "routes",
-// "clusters" and "endpoints", in their order. Equal resources give equal bytes.
+// "clusters" and "endpoints", in their order, and "secrets" if there are any, without
+// their private keys. Equal resources give equal bytes.
 func (r *Resources) JSON() ([]byte, error) {
 	var out bytes.Buffer
 	out.WriteString("{")
-	for i, list := range [...]struct {
+	type named struct {
 		name string
 		msgs []proto.Message
-	}{
+	}
+	lists := []named{
 		{"listeners", messages(r.Listeners)},
 		{"routes", messages(r.Routes)},
 		{"clusters", messages(r.Clusters)},
 		{"endpoints", messages(r.Endpoints)},
-	} {
+	}
+	if len(r.Secrets) > 0 {
+		secrets := named{name: "secrets"}
+		for _, s := range r.Secrets {
+			secrets.msgs = append(secrets.msgs, Redacted(s))
+		}
+		lists = append(lists, secrets)
+	}
+	for i, list := range lists {
 		if i > 0 {
 			out.WriteString(",")
 		}

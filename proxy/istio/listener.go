@@ -63,22 +63,22 @@ func newListener(ip string, port uint32, manager *hcmv3.HttpConnectionManager) *
 }
 
 // newManager makes a connection manager as istiod does for any listener.
-func newManager(routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
-	return &hcmv3.HttpConnectionManager{
+func (t *translator) newManager(routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
+	m := &hcmv3.HttpConnectionManager{
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
 			Rds: &hcmv3.Rds{ConfigSource: adsSource(), RouteConfigName: routeName},
 		},
-		HttpFilters:                  httpFilters(),
-		AccessLog:                    logs,
-		NormalizePath:                wrapperspb.Bool(true),
-		PathWithEscapedSlashesAction: hcmv3.HttpConnectionManager_KEEP_UNCHANGED,
-		UpgradeConfigs:               []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		StreamIdleTimeout:            durationpb.New(0),
-		Proxy_100Continue:            true,
+		HttpFilters:       httpFilters(),
+		AccessLog:         logs,
+		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		StreamIdleTimeout: durationpb.New(0),
+		Proxy_100Continue: true,
 		RequestIdExtension: &hcmv3.RequestIDExtension{TypedConfig: pack(&uuidv3.UuidRequestIdConfig{
 			UseRequestIdForTraceSampling: wrapperspb.Bool(true),
 		})},
 	}
+	t.o.normalize(m)
+	return m
 }
 
 // httpFilters is istiod's chain for outbound and gateway listeners, with metrics as
@@ -88,7 +88,7 @@ func httpFilters() []*hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}}
 	}
 	return []*hcmv3.HttpFilter{
-		filter(filterMetadataExchange, httpMetadataExchange()),
+		filter(filterMetadataExchange, peerMetadata("upstream")),
 		filter(filterGRPCStats, pack(&grpcstatsv3.FilterConfig{
 			EmitFilterState: true,
 			PerMethodStatSpecifier: &grpcstatsv3.FilterConfig_StatsForAllMethods{
@@ -125,9 +125,9 @@ func typedStruct(typeName string, value map[string]*structpb.Value) *anypb.Any {
 	})
 }
 
-// httpMetadataExchange tells servers who the client is, and learns from their answers
-// or from what is known of their address who they are.
-func httpMetadataExchange() *anypb.Any {
+// peerMetadata tells the peer, "upstream" or "downstream", who the proxy stands for, and
+// learns from its headers or from what is known of its address who it is.
+func peerMetadata(peer string) *anypb.Any {
 	empty := func(name string) *structpb.Value {
 		return structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
 			name: structpb.NewStructValue(&structpb.Struct{}),
@@ -137,8 +137,8 @@ func httpMetadataExchange() *anypb.Any {
 		return structpb.NewListValue(&structpb.ListValue{Values: v})
 	}
 	return typedStruct("io.istio.http.peer_metadata.Config", map[string]*structpb.Value{
-		"upstream_discovery":   list(empty("istio_headers"), empty("workload_discovery")),
-		"upstream_propagation": list(empty("istio_headers")),
+		peer + "_discovery":   list(empty("istio_headers"), empty("workload_discovery")),
+		peer + "_propagation": list(empty("istio_headers")),
 	})
 }
 
@@ -153,7 +153,7 @@ func tcpMetadataExchange() *anypb.Any {
 // outboundManager makes the connection manager of a listener for clients on this
 // machine. HTTP/1.0 is taken, since what tests a mesh on one machine may be old.
 func (t *translator) outboundManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := newManager(routeName, t.logs.loggers())
+	m := t.newManager(routeName, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
 	return m

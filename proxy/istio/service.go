@@ -8,6 +8,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
@@ -38,6 +39,7 @@ type service struct {
 	ports      []servicePort
 	exportTo   []string
 	aliases    []string // hosts of ExternalName services that stand for this one
+	sans       []string // spec.subjectAltNames
 	metadata   *structpb.Value
 }
 
@@ -134,6 +136,7 @@ func (s *service) absorb(other *service) {
 			s.addresses = append(s.addresses, a)
 		}
 	}
+	s.sans = append(slices.Clip(s.sans), other.sans...)
 	for _, p := range other.ports {
 		if have := s.port(p.number); have != nil {
 			have.endpoints = append(have.endpoints, p.endpoints...)
@@ -149,6 +152,7 @@ type workload struct {
 	labels          map[string]string
 	weight          uint32 // 0 is 1
 	locality        string // region/zone/subzone
+	account         string // service account; "" is not known
 	obj             *source.Object
 	field           string // where obj has it; "" for the whole object
 }
@@ -162,8 +166,12 @@ type endpoint struct {
 	unhealthy bool
 }
 
-// labelTLSMode is the label by which a workload says that it takes mutual TLS.
-const labelTLSMode = "security.istio.io/tlsMode"
+// labelTLSMode is the label by which a workload says that it takes mutual TLS, if its
+// value is tlsModeIstio.
+const (
+	labelTLSMode = "security.istio.io/tlsMode"
+	tlsModeIstio = "istio"
+)
 
 // unixPrefix marks an endpoint's address as the path of a Unix domain socket.
 const unixPrefix = "unix://"
@@ -179,7 +187,7 @@ func newEndpoint(w *workload, address string, port uint32, clusterID string) *en
 		"workload": structpb.NewStringValue(w.describe(clusterID)),
 	}}
 	if mode := w.labels[labelTLSMode]; mode != "" && mode != "disabled" {
-		metadata.FilterMetadata["envoy.transport_socket_match"] = &structpb.Struct{
+		metadata.FilterMetadata[metadataSocketMatch] = &structpb.Struct{
 			Fields: map[string]*structpb.Value{"tlsMode": structpb.NewStringValue(mode)},
 		}
 	}
@@ -193,6 +201,44 @@ func newEndpoint(w *workload, address string, port uint32, clusterID string) *en
 			Metadata:            metadata,
 		},
 	}
+}
+
+// port is the one that connections go to; 0 for a Unix socket.
+func (e *endpoint) port() uint32 {
+	return e.lb.GetEndpoint().GetAddress().GetSocketAddress().GetPortValue()
+}
+
+// plain is the endpoint without the wish for mutual TLS.
+func (e *endpoint) plain() *endpoint {
+	lb := proto.Clone(e.lb).(*endpointv3.LbEndpoint)
+	delete(lb.Metadata.FilterMetadata, metadataSocketMatch)
+	return &endpoint{workload: e.workload, lb: lb, unhealthy: e.unhealthy}
+}
+
+// identities are the names that the workloads of a service prove: the service accounts
+// of its endpoints, and what a ServiceEntry's subjectAltNames add. Sorted, each once.
+func (s *service) identities(trustDomain string) []string {
+	out := slices.Clone(s.sans)
+	for i := range s.ports {
+		for _, e := range s.ports[i].endpoints {
+			if w := e.workload; w.account != "" {
+				out = append(out, "spiffe://"+trustDomain+"/ns/"+w.namespace+"/sa/"+w.account)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// labelField is where a label of the workload was written, for messages.
+func (w *workload) labelField(label string) string {
+	field := "spec.labels"
+	if _, ok := w.obj.Labels[label]; ok && w.field == "" {
+		field = "metadata.labels"
+	} else if w.field != "" {
+		field = w.field + ".labels"
+	}
+	return joinField(field, label)
 }
 
 // describe packs what metrics say of a server, as istiod does: workload, namespace,

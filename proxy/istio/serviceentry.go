@@ -81,6 +81,7 @@ func newWorkload(obj *source.Object, field string, spec *networking.WorkloadEntr
 		labels:    spec.Labels,
 		weight:    spec.Weight,
 		locality:  spec.Locality,
+		account:   spec.ServiceAccount,
 		obj:       obj,
 		field:     field,
 	}
@@ -121,6 +122,7 @@ func (b *registryBuilder) serviceEntry(obj *source.Object, se *networking.Servic
 			resolution: entryResolution(se.Resolution),
 			addresses:  addresses,
 			exportTo:   se.ExportTo,
+			sans:       se.SubjectAltNames,
 			metadata:   newServiceMetadata(host, host, obj.Namespace),
 			ports:      make([]servicePort, 0, len(se.Ports)),
 		}

@@ -17,8 +17,10 @@
 //   - A proxy without labels serves every Gateway (translator.gatewayPorts).
 //   - Headless Services are balanced over their endpoints (kubernetesService), and an
 //     ExternalName that no service has is resolved by DNS (registryBuilder.addAliases).
-//   - There is no mutual TLS yet. Only a label asks for it, not a service account, and
-//     what asks for it is refused rather than served in plaintext.
+//   - Mutual TLS takes a certificate of the mesh (Options.CertsDir). Without one,
+//     workloads that take it get plaintext with a warning, and what demands it is refused.
+//   - Secrets come with the configuration. One that is named and missing, or broken,
+//     refuses it, where a cluster leaves the listener without a certificate.
 package istio
 
 import (
@@ -29,6 +31,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"pillion/proxy/istio/source"
@@ -56,6 +59,11 @@ type Options struct {
 	// metrics name the proxy. Translation doesn't use them; they are here because they
 	// belong to who the proxy is.
 	ServiceAccount, WorkloadName, TrustDomain string
+	// CertsDir holds the proxy's own certificate of the mesh, as cert-chain.pem, key.pem
+	// and root-cert.pem; empty is none, and no mutual TLS between workloads. Translation
+	// doesn't read it. Identity says that there is one although it comes from elsewhere.
+	CertsDir string
+	Identity bool
 	// ClusterID is how endpoints name the cluster they are in: "Kubernetes" by default.
 	ClusterID string
 	// DomainSuffix is that of services' names: "cluster.local" by default.
@@ -75,6 +83,12 @@ type Options struct {
 	// theirs opened there without, and a Sidecar may bind ports. "all" opens what else
 	// the http listener can't serve at 127.0.0.1.
 	Listen []string
+	// Inbound puts the proxy before ports of its workload, each as
+	// ADDRESS:PORT=APPADDRESS:APPPORT or ADDRESS:PORT=unix://PATH.
+	Inbound []string
+	// MeshConfig is an object of source.LoadMeshConfig; nil is a mesh with all defaults.
+	// Other options that are set go before it. It alone can restrict the OutboundPolicy.
+	MeshConfig *source.Object
 	// ProtocolDetectionTimeout bounds the wait for the first bytes of a connection where
 	// they decide what becomes of it: 5 s by default.
 	ProtocolDetectionTimeout time.Duration
@@ -91,6 +105,9 @@ type Options struct {
 	// no log.
 	AccessLogFile string
 }
+
+// identified: the proxy has a certificate of the mesh.
+func (o *Options) identified() bool { return o.Identity || o.CertsDir != "" }
 
 // withDefaults fills in a mesh's defaults (pkg/config/mesh of Istio).
 func (o Options) withDefaults() Options {
@@ -123,6 +140,11 @@ type Resources struct {
 	Routes    []*routev3.RouteConfiguration
 	Clusters  []*clusterv3.Cluster
 	Endpoints []*endpointv3.ClusterLoadAssignment // of the clusters of type EDS
+	// Secrets are those of Kubernetes that the others name. They hold private keys:
+	// JSON leaves these out.
+	Secrets []*tlsv3.Secret
+	// CertsDir is Options.CertsDir.
+	CertsDir string
 
 	// Opens names the service ports, as host:port, that listeners were made for, by the
 	// listener's name.
@@ -138,8 +160,15 @@ type translator struct {
 	virtualServices []*virtualService
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
-	bound           *boundPorts  // addresses of service ports
-	ownRoutes       []*boundPort // those that have a route configuration of their own
+	policies        *policies
+	extAuthz        *extAuthz
+	inboundPorts    []*inboundPort
+	jwks            map[string]*clusterv3.Cluster // where keys are fetched that no service has
+	secrets         *secretStore
+	// sniClusters are the clusters that clients of AUTO_PASSTHROUGH servers may name.
+	sniClusters map[string]bool
+	bound       *boundPorts  // addresses of service ports
+	ownRoutes   []*boundPort // those that have a route configuration of their own
 }
 
 // Translate makes the resources for one proxy. The objects are those of a source.Set:
@@ -147,8 +176,9 @@ type translator struct {
 // the configuration: the result is nil then. Objects count in their order: of several
 // that claim one thing the first has it, as in a cluster the oldest.
 func Translate(objs []*source.Object, o Options) (*Resources, []source.Problem) {
-	o = o.withDefaults()
-	t := &translator{o: &o, rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
+	o = o.withMesh().withDefaults()
+	t := &translator{o: &o, jwks: make(map[string]*clusterv3.Cluster), rep: &report{}, out: &Resources{Opens: make(map[string]string)}}
+	checkMesh(&o, t.rep)
 	for _, obj := range objs {
 		checkSupport(obj, t.rep)
 	}
@@ -174,6 +204,9 @@ func (t *translator) translate(objs []*source.Object) {
 		noTimeout: durationpb.New(0),
 	}
 	t.logs = newAccessLogs(objs, t.o, t.rep)
+	t.secrets = newSecretStore(objs, t.o, t.rep)
+	t.sniClusters = make(map[string]bool)
+	t.out.CertsDir = t.o.CertsDir
 
 	httpListener := false
 	if t.o.HTTPAddr != "" {
@@ -189,11 +222,23 @@ func (t *translator) translate(objs []*source.Object) {
 	t.loopback()
 	slices.SortFunc(t.out.Listeners[own:], byPort)
 	t.httpRoutes(httpListener)
+	t.policies = newPolicies(objs, t.o, t.rep)
+	t.extAuthz = &extAuthz{config: t.o.MeshConfig, rep: t.rep, scope: t.scope, made: make(map[string]*extAuthzProvider)}
+	own = len(t.out.Listeners)
 	t.gateways(objs)
+	t.protectGateways(objs, t.out.Listeners[own:])
+	t.inbound(objs)
+	t.policies.warnUnused()
 
-	clusters := newClusterBuilder(t.o, rules, t.rep, t.out)
+	clusters := newClusterBuilder(t.o, rules, newPeerModes(objs, t.o.RootNamespace), t.secrets, t.rep, t.out)
 	for _, s := range t.scope.services {
 		clusters.service(s)
 	}
+	for _, p := range t.inboundPorts {
+		clusters.inbound(p)
+	}
+	clusters.jwks(t.jwks)
+	clusters.passedThrough(t.sniClusters)
 	clusters.common()
+	t.out.Secrets = t.secrets.used()
 }

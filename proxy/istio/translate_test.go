@@ -227,7 +227,7 @@ spec:
 	if len(problems) != 1 {
 		t.Errorf("%d problems, want 1:\n%s", len(problems), describe(problems))
 	}
-	wantProblem(t, problems, false, "DestinationRule/default/a", "spec.trafficPolicy.tls.mode", "ISTIO_MUTUAL is not supported yet by this build")
+	wantProblem(t, problems, false, "DestinationRule/default/a", "spec.trafficPolicy.tls.mode", "the proxy has none")
 	if problems[0].Line != 19 {
 		t.Errorf("line %d", problems[0].Line)
 	}

@@ -15,6 +15,7 @@ package match
 import (
 	"bytes"
 	"strconv"
+	"unsafe"
 )
 
 // Kind is how a String compares.
@@ -74,6 +75,17 @@ func (m *String) Match(b []byte) bool {
 		return m.re.Match(b)
 	}
 	return false
+}
+
+// MatchString is Match of a string.
+func (m *String) MatchString(s string) bool {
+	return m.Match(unsafe.Slice(unsafe.StringData(s), len(s)))
+}
+
+// Literal returns the only text that the predicate holds for; false if there
+// may be others.
+func (m *String) Literal() (string, bool) {
+	return string(m.value), m.kind == Exact && !m.fold
 }
 
 // equal compares b, which has the length of the value.

@@ -13,7 +13,7 @@ type Conn struct {
 	H1 *h1.ClientConn
 
 	pool    *Pool  // immutable
-	epoch   uint32 // of the socket options that it was made with; immutable
+	epoch   uint32 // Pool.age when it was made; immutable
 	created int64  // http.Now; immutable
 
 	requests uint32 // carried, the current one included; owned by whoever owns the connection

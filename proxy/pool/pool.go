@@ -366,7 +366,7 @@ func (p *Pool) giveBack(c *Conn) {
 	g := p.group
 	p.mu.Lock()
 	// Under mu, because whoever sets one of these then closes what is idle.
-	if p.gone.Load() || g.closed.Load() || c.epoch != g.epoch.Load() {
+	if p.gone.Load() || g.closed.Load() || c.epoch != p.age() {
 		p.mu.Unlock()
 		p.drop(c, closedByUs)
 		return

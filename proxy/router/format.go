@@ -28,6 +28,7 @@ type formatPart struct {
 	ref, alt *filter.HeaderRef // for opRequest and opResponse; alt may be nil
 	arg      string            // for opQuery
 	most     int               // bound on the length; 0 is none
+	fact     http.TLSFact      // of opTLS
 }
 
 // operator numbers what can be substituted.
@@ -55,8 +56,7 @@ const (
 	opUpstreamProtocol
 	opRouteName
 	opServerName
-	opPeerURI
-	opOwnURI
+	opTLS
 	opResponseCode
 	opResponseFlags
 	opResponseDetails
@@ -103,10 +103,6 @@ func plainOperator(name string) operator {
 		return opRouteName
 	case "REQUESTED_SERVER_NAME":
 		return opServerName
-	case "DOWNSTREAM_PEER_URI_SAN":
-		return opPeerURI
-	case "DOWNSTREAM_LOCAL_URI_SAN":
-		return opOwnURI
 	case "RESPONSE_CODE":
 		return opResponseCode
 	case "RESPONSE_FLAGS":
@@ -233,6 +229,9 @@ func (p *formatPart) resolve(name, arg string, hasArg, hasMost bool) (err error)
 		return fmt.Errorf("%%%s(%s)%%: this argument is not supported in header values", name, arg)
 	default:
 		p.op = plainOperator(name)
+		if p.fact = http.LookupTLSFact(name); p.fact != http.TLSNoFact {
+			p.op = opTLS
+		}
 		if p.op == opNone {
 			return fmt.Errorf("the operator %%%s%% is not supported in header values", name)
 		}
@@ -342,6 +341,9 @@ func (p *formatPart) append(dst []byte, ex *http.Exchange, response bool) []byte
 	if p.op >= opUpstream && p.op <= opUpstreamProtocol {
 		return appendUpstream(dst, p.op, ex)
 	}
+	if p.op == opTLS {
+		return appendTLS(dst, p.fact, ex.Conn)
+	}
 	return appendDownstream(dst, p.op, ex.Conn)
 }
 
@@ -392,11 +394,23 @@ func appendDownstream(dst []byte, op operator, conn *http.ConnInfo) []byte {
 		_, port := splitAddress(conn.Local)
 		return append(dst, port...)
 	case opServerName:
-		return append(dst, conn.SNI...)
-	case opPeerURI:
-		return append(dst, conn.PeerPrincipal...)
-	case opOwnURI:
-		return append(dst, conn.OwnPrincipal...)
+		return http.AppendServerName(dst, conn.SNI)
+	}
+	return dst
+}
+
+// appendTLS appends a fact of the handshake, without what no field value may hold.
+func appendTLS(dst []byte, f http.TLSFact, conn *http.ConnInfo) []byte {
+	if at, ok := conn.TimeFact(f); ok {
+		return at.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
+	}
+	text := conn.Fact(f)
+	for i := range len(text) {
+		c := text[i]
+		if c < ' ' || c == 0x7f {
+			c = '?'
+		}
+		dst = append(dst, c)
 	}
 	return dst
 }

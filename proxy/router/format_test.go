@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"pillion/proxy/http"
@@ -18,7 +19,12 @@ func formatExchange() *http.Exchange {
 	ex.RouteName, ex.ClusterName = "rt", "outbound|80||a"
 	ex.Upstream = &http.HostFacts{Address: "[::1]:8080"}
 	ex.UpstreamLocal, ex.UpstreamProtocol = "127.0.0.6:4000", http.HTTP11
-	ex.Conn.SNI, ex.Conn.PeerPrincipal, ex.Conn.OwnPrincipal = "s.ni", "spiffe://a", "spiffe://b"
+	ex.Conn.SNI = "s.ni"
+	ex.Conn.TLS = &http.TLSInfo{
+		Version: "TLSv1.3",
+		Peer:    &http.Certificate{URIs: []string{"spiffe://a"}, Subject: "CN=a\nb", DNS: []string{"x", "y"}, NotAfter: time.Unix(0, 0)},
+		Own:     &http.Certificate{URIs: []string{"spiffe://b"}, Subject: "O=own"},
+	}
 	ex.Resp.Status = 503
 	ex.Resp.Fields.Add([]byte("X-R"), []byte("answer"))
 	ex.Flags, ex.Details = http.FlagFaultInjected, "via_upstream"
@@ -50,6 +56,8 @@ func TestFormat(t *testing.T) {
 		{"%UPSTREAM_LOCAL_ADDRESS%", "127.0.0.6:4000", "="}, {"%UPSTREAM_CLUSTER%", "outbound|80||a", "="}, {"%UPSTREAM_PROTOCOL%", "HTTP/1.1", "="},
 		{"%ROUTE_NAME%", "rt", "="}, {"%REQUESTED_SERVER_NAME%", "s.ni", "="}, {"%DOWNSTREAM_PEER_URI_SAN%", "spiffe://a", "="},
 		{"%DOWNSTREAM_LOCAL_URI_SAN%", "spiffe://b", "="}, {"<%HOSTNAME%>", "<" + host + ">", "="},
+		{"%DOWNSTREAM_TLS_VERSION%|%DOWNSTREAM_TLS_CIPHER%|%DOWNSTREAM_PEER_SUBJECT%|%DOWNSTREAM_PEER_DNS_SAN%", "TLSv1.3||CN=a?b|x,y", "="},
+		{"%DOWNSTREAM_LOCAL_SUBJECT%|%DOWNSTREAM_PEER_CERT_V_END%", "O=own|1970-01-01T00:00:00.000Z", "="},
 		{"%RESPONSE_CODE%", "503", "="}, {"%RESPONSE_FLAGS%", "FI", "="}, {"%RESPONSE_CODE_DETAILS%", "via_upstream", "="},
 	} {
 		f, err := ParseFormat(c.format)

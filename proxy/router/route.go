@@ -172,6 +172,13 @@ type input struct {
 	random      uint64
 }
 
+// Match reports whether a request meets the criteria outside of a table, as
+// filters with rules of their own ask. random is what Fraction goes by.
+func (c *Criteria) Match(h *http.RequestHead, random uint64) bool {
+	path, query := match.CutQuery(h.Path)
+	return c.matches(&input{head: h, path: path, query: query, random: random})
+}
+
 func (c *Criteria) matches(in *input) bool {
 	if !c.Path.Match(in.path) {
 		return false

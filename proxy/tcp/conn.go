@@ -11,6 +11,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"pillion/proxy/cluster"
+	"pillion/proxy/filter"
 	"pillion/proxy/http"
 	"pillion/proxy/netio"
 	"pillion/proxy/pool"
@@ -45,6 +46,7 @@ type conn struct {
 	host     *cluster.Host
 	attempts uint32
 	failure  *http.Error
+	refusal  string // details of a filter that didn't admit the connection
 
 	// received and sent count the bytes from and to downstream.
 	received, sent     atomic.Uint64
@@ -58,6 +60,20 @@ type conn struct {
 	cause     cause      // guarded by mu
 	flags     http.Flags // guarded by mu
 	connected bool       // raw is set; guarded by mu
+}
+
+// admit asks the chain's filters whether the connection may be served.
+func (c *conn) admit() bool {
+	if len(c.p.cfg.Admit) == 0 {
+		return true
+	}
+	a := filter.Admission{Conn: c.info, Cancelled: c.cancel}
+	if filter.Admit(c.p.cfg.Admit, &a) {
+		return true
+	}
+	c.refusal = a.Details
+	c.fail(a.Flags)
+	return false
 }
 
 // connect gets a connection to a host. false: there is none.

@@ -39,8 +39,10 @@ type Config struct {
 	// balance by hash.
 	HashSourceIP bool
 	AccessLogs   []*accesslog.Logger
-	Filters      []filter.ConnectionFilter
-	Stats        *Stats
+	// Admit are asked for each connection before it is served.
+	Admit   []filter.Admitter
+	Filters []filter.ConnectionFilter
+	Stats   *Stats
 }
 
 // Target is a cluster with its share of the connections.
@@ -124,7 +126,7 @@ func (p *Proxy) Serve(nc net.Conn, info *http.ConnInfo) {
 		st.CxActive.Dec()
 		p.tracker.remove(c)
 	}()
-	if c.connect() {
+	if c.admit() && c.connect() {
 		c.relay()
 	}
 }

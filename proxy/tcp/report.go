@@ -66,6 +66,7 @@ func (c *conn) log() {
 	ex.Conn, ex.ClusterName, ex.Flags, ex.Attempts = c.info, c.cluster, c.flags, c.attempts
 	ex.Start, ex.End = c.start, http.Now()
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = int64(c.received.Load()), int64(c.sent.Load())
+	ex.TerminationDetails = c.refusal
 	if c.host != nil {
 		ex.Upstream = c.host.Facts
 	}

@@ -127,8 +127,8 @@ func (f *Filter) OnFinish(ex *http.Exchange) {
 	if path == nil {
 		path = ex.Req.Path
 	}
-	if !ex.GRPC || !callsMethod(path) {
-		return
+	if !ex.GRPC || !callsMethod(path) || !ex.RequestMessages.Counting() {
+		return // the last: a filter before this one has answered
 	}
 	c := f.stats.of(ex)
 	if c == nil {

@@ -41,7 +41,7 @@ func TestAccepted(t *testing.T) {
 	for _, w := range set.Warnings {
 		t.Error(w)
 	}
-	if len(set.Objects) != 24 {
+	if len(set.Objects) != 27 {
 		t.Errorf("%d objects", len(set.Objects))
 	}
 }
@@ -78,7 +78,7 @@ func TestDecodesAsIstio(t *testing.T) {
 		}
 		compared++
 	}
-	if compared != 19 {
+	if compared != 22 {
 		t.Errorf("%d resources compared", compared)
 	}
 }

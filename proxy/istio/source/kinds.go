@@ -19,7 +19,6 @@ type class int
 const (
 	unknown     class = iota // nobody's kind that this package knows
 	supported                // read into an Object
-	refused                  // an error: serving without it wouldn't be safe
 	unsupported              // known, named and left out
 	useless                  // of no use to a proxy; named once per kind
 )
@@ -49,7 +48,7 @@ func versionsOf(group string) []string {
 	return nil
 }
 
-// groupOf returns the group of a kind that this package reads or refuses.
+// groupOf returns the group of a kind that this package reads.
 func groupOf(kind string) (group string, ok bool) {
 	switch kind {
 	case "VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Gateway", "Sidecar":
@@ -58,7 +57,7 @@ func groupOf(kind string) (group string, ok bool) {
 		return securityGroup, true
 	case "Telemetry":
 		return telemetryGroup, true
-	case "Service":
+	case "Service", "Secret", "ConfigMap":
 		return coreGroup, true
 	case "EndpointSlice":
 		return discoveryGroup, true
@@ -69,9 +68,6 @@ func groupOf(kind string) (group string, ok bool) {
 // classify says what to do with a kind of a group.
 func classify(group, kind string) class {
 	if home, ok := groupOf(kind); ok && home == group {
-		if kind == "AuthorizationPolicy" || kind == "RequestAuthentication" {
-			return refused
-		}
 		return supported
 	}
 	switch group {
@@ -89,8 +85,8 @@ func classify(group, kind string) class {
 		if kind == "Endpoints" {
 			return unsupported
 		}
-		if oneOf(kind, "Binding", "ConfigMap", "Event", "LimitRange", "Namespace", "Node", "PersistentVolume",
-			"PersistentVolumeClaim", "Pod", "PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "ServiceAccount") {
+		if oneOf(kind, "Binding", "Event", "LimitRange", "Namespace", "Node", "PersistentVolume",
+			"PersistentVolumeClaim", "Pod", "PodTemplate", "ReplicationController", "ResourceQuota", "ServiceAccount") {
 			return useless
 		}
 	case "apps", "autoscaling", "batch", "policy", "flagger.app":
@@ -118,15 +114,14 @@ func whyUnsupported(kind string) string {
 	return "not supported, ignored"
 }
 
-// whyRefused explains the error for a kind that can't be left out.
-func whyRefused(kind string) string {
-	return "this build doesn't enforce " + kind + " yet, and to serve without it could let in what it should keep out; remove it to go on without"
-}
-
 // readSpec reads the body of a supported kind and validates it when it could be read.
 func (s *subject) readSpec() {
 	if s.Kind == "EndpointSlice" { // has no spec
 		s.Spec = s.readEndpointSlice()
+		return
+	}
+	if s.Kind == "Secret" || s.Kind == "ConfigMap" {
+		s.Spec = s.readSecret()
 		return
 	}
 	s.eachEntry(s.root, s.top, []string{"apiVersion", "kind", "metadata", "spec", "status"}, func(string, *yaml.Node, *place) {})
@@ -161,6 +156,10 @@ func (s *subject) readSpec() {
 		s.telemetry(at, spec)
 	case *security.PeerAuthentication:
 		s.peerAuthentication(at, spec)
+	case *security.AuthorizationPolicy:
+		s.authorizationPolicy(at, spec)
+	case *security.RequestAuthentication:
+		s.requestAuthentication(at, spec)
 	}
 }
 
@@ -181,6 +180,10 @@ func newSpec(kind string) proto.Message {
 		return &networking.Sidecar{}
 	case "Telemetry":
 		return &telemetry.Telemetry{}
+	case "AuthorizationPolicy":
+		return &security.AuthorizationPolicy{}
+	case "RequestAuthentication":
+		return &security.RequestAuthentication{}
 	}
 	return &security.PeerAuthentication{}
 }

@@ -250,10 +250,11 @@ func (r *reader) object(n *yaml.Node, items []int, apiVersion, kind string) {
 		r.useless = append(r.useless, uselessKind{kind: s.Kind, file: s.File, line: s.Line})
 		return
 	}
+	if what == supported && group == securityGroup {
+		s.strict = true // a policy means all that it says, or isn't served
+	}
 	s.readMetadata(r.options.DefaultNamespace)
 	switch what {
-	case refused:
-		s.failAt(s.top, "kind", "%s", whyRefused(s.Kind))
 	case unsupported:
 		s.ignored(n, s.top, "%s", whyUnsupported(s.Kind))
 	case unknown:
@@ -318,7 +319,8 @@ func (s *subject) unknownKind(group string) {
 	hint := ""
 	if versionsOf(group) != nil && !s.out.full() {
 		hint = didYouMean(s.Kind, []string{"VirtualService", "DestinationRule", "ServiceEntry", "WorkloadEntry", "Gateway",
-			"Sidecar", "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "Telemetry", "Service", "EndpointSlice"})
+			"Sidecar", "AuthorizationPolicy", "PeerAuthentication", "RequestAuthentication", "Telemetry", "Service", "EndpointSlice",
+			"Secret", "ConfigMap"})
 	}
 	if n == nil {
 		n = s.root // the kind comes from a typed list

@@ -26,8 +26,9 @@ type Object struct {
 	//	*networking/v1alpha3.VirtualService, DestinationRule, ServiceEntry,
 	//	WorkloadEntry, Gateway, Sidecar
 	//	*telemetry/v1alpha1.Telemetry
-	//	*security/v1beta1.PeerAuthentication
-	//	*Service, *EndpointSlice
+	//	*security/v1beta1.PeerAuthentication, AuthorizationPolicy, RequestAuthentication
+	//	*mesh/v1alpha1.MeshConfig, of LoadMeshConfig alone
+	//	*Service, *EndpointSlice, *Secret (of ConfigMaps too)
 	//
 	// whatever version the document itself names: Istio's versions are aliases of one Go type.
 	Spec any

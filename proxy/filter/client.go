@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package filter
+
+import (
+	"time"
+
+	"pillion/proxy/http"
+)
+
+// Client sends requests of the proxy's own to a cluster, such as a filter's
+// question to an authorization server. It is safe for concurrent use. Filters
+// know no cluster, so whoever builds them hands one in (forward.NewClient).
+type Client interface {
+	// Do sends the request, waits for the whole answer, and returns within the
+	// call's time or soon after its cancellation. An error says that there is
+	// no whole answer; what the answer says is for the caller to judge.
+	Do(c *ClientCall) (*ClientAnswer, *http.Error)
+}
+
+// ClientCall is one request. The client doesn't change it, and keeps nothing
+// of it.
+type ClientCall struct {
+	Method, Path, Authority string
+	// Fields are the request's fields in order. Content-Length is the client's
+	// to say.
+	Fields http.Fields
+	// Body is sent if HasBody, also when it is empty.
+	Body    []byte
+	HasBody bool
+	// Multi asks for HTTP/2 where the cluster leaves the choice to its
+	// clients. gRPC needs it.
+	Multi bool
+	// MaxBody bounds the body of the answer in octets; a longer one is an error.
+	MaxBody int
+	// Timeout bounds the whole call; 0 doesn't.
+	Timeout time.Duration
+	// Cancel ends the call when it is closed; nil is never closed.
+	Cancel <-chan struct{}
+	// AnyOnce says that the request may be sent again, whatever its method, if a
+	// connection breaks off before the first octet of an answer: it only asks.
+	AnyOnce bool
+}
+
+// ClientAnswer is a final response. It shares no memory with connections.
+type ClientAnswer struct {
+	Status   int
+	Fields   http.Fields
+	Body     []byte
+	Trailers http.Fields
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy_test
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"pillion/proxy/proxytest"
+	"pillion/proxy/proxytest/inproc"
+	"pillion/proxy/tls"
+	"pillion/proxy/tls/localca"
+)
+
+// secretsOf are the certificates of a workload, and the roots of its mesh.
+func secretsOf(t testing.TB, ca *localca.CA, serviceAccount string) *tls.Secrets {
+	t.Helper()
+	leaf, err := ca.Issue("shop", serviceAccount)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := tls.NewSecrets()
+	if err := s.Secret("default").SetKeyPair(tls.KeyPair{Chain: leaf.Chain, Key: leaf.Key}, "", "test"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Secret("ROOTCA").SetAnchors(tls.Anchors{CA: ca.Root()}, "test"); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func newCA(t testing.TB) *localca.CA {
+	t.Helper()
+	ca, err := localca.New("cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca
+}
+
+// mutual is the part of a TLS context that both ends of a mesh have in common; san is
+// what the other end has to be.
+func mutual(alpn, san string) string {
+	return `common_tls_context: {alpn_protocols: [` + alpn + `], tls_certificate_sds_secret_configs: [{name: default, sds_config: {ads: {}}}],
+  combined_validation_context: {default_validation_context: {match_subject_alt_names: [` + san + `]},
+    validation_context_sds_secret_config: {name: ROOTCA, sds_config: {ads: {}}}}}`
+}
+
+func inboundSocket(san string) string {
+	return `transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext,
+  require_client_certificate: true, ` + mutual("h2, http/1.1", san) + `}}`
+}
+
+func outboundSocket(alpn, san string) string {
+	return `transport_socket: {name: tls, typed_config: {"@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext,
+  sni: outbound_.80_._.b, ` + mutual(alpn, san) + `}}`
+}
+
+func portOf(t testing.TB, addr string) int {
+	t.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// sealedPair is a proxy beside a client and one beside its server b, with mutual TLS
+// between them, and returns the first one's address.
+func sealedPair(t testing.TB, b *inproc.Backend, http2 bool, serverSAN, clientSAN string) string {
+	t.Helper()
+	ca := newCA(t)
+	addr := rawRoute{port: b.Port, chain: inboundSocket(clientSAN), secrets: secretsOf(t, ca, "server")}.serve(t)
+	alpn := "http/1.1"
+	if http2 {
+		alpn = "h2"
+	}
+	return rawRoute{port: portOf(t, addr), http2: http2, cluster: outboundSocket(alpn, serverSAN), secrets: secretsOf(t, ca, "client")}.serve(t)
+}
+
+const (
+	serverID = "{exact: spiffe://cluster.local/ns/shop/sa/server}"
+	meshID   = "{prefix: spiffe://cluster.local/}"
+)
+
+// TestSealedBodies: bodies of many sizes come through two proxies with mutual TLS
+// between them, both ways, over either version of HTTP.
+func TestSealedBodies(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(_ string, _ map[string]string, body string) string { return inproc.OK(body) })
+	})
+	for _, http2 := range []bool{false, true} {
+		addr := sealedPair(t, b, http2, serverID, meshID)
+		c := inproc.Dial(t, addr)
+		for _, size := range []int{0, 1, 100, 16 << 10, 16<<10 + 1, 100_000, 3 << 20} {
+			body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+			r := c.Do(fmt.Sprintf("POST /x HTTP/1.1\nHost: a\nContent-Length: %d\n\n%s", size, body))
+			wantLine(t, r, "HTTP/1.1 200 OK")
+			if r.Body != body {
+				t.Fatalf("HTTP/2 %v: %d octets came back of %d", http2, len(r.Body), size)
+			}
+		}
+	}
+}
+
+// TestSealedRefusals: who can't show who it is gets no request, and sends none.
+func TestSealedRefusals(t *testing.T) {
+	for _, c := range []struct{ name, server, client, want string }{
+		{"the server is another workload", "{exact: spiffe://cluster.local/ns/shop/sa/other}", meshID, "remote connection failure"},
+		{"the client is of another mesh", serverID, "{prefix: spiffe://other.mesh/}", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var reached bool
+			b := inproc.NewBackend(t, func(conn *inproc.Conn) {
+				reached = true
+				conn.Serve(func(string, map[string]string, string) string { return inproc.OK("") })
+			})
+			r := inproc.Dial(t, sealedPair(t, b, false, c.server, c.client)).Do("GET / HTTP/1.1\nHost: a\n\n")
+			if r.Line != "HTTP/1.1 503 Service Unavailable" || !strings.Contains(r.Body, c.want) {
+				t.Errorf("%s %q", r.Line, r.Body)
+			}
+			if reached {
+				t.Error("the application was reached")
+			}
+		})
+	}
+}
+
+// TestSealedIdleClose: that the server's proxy closes an idle connection costs no
+// client an error, also under TLS.
+func TestSealedIdleClose(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(string, map[string]string, string) string { return inproc.OK("x") })
+	})
+	ca := newCA(t)
+	inbound := rawRoute{port: b.Port, chain: inboundSocket(meshID), secrets: secretsOf(t, ca, "server"),
+		manager: "common_http_protocol_options: {max_requests_per_connection: 1}"}
+	addr := rawRoute{port: portOf(t, inbound.serve(t)), cluster: outboundSocket("http/1.1", serverID), secrets: secretsOf(t, ca, "client")}.serve(t)
+	c := inproc.Dial(t, addr)
+	for range 20 {
+		wantLine(t, c.Do("POST / HTTP/1.1\nHost: a\nContent-Length: 1\n\nx"), "HTTP/1.1 200 OK")
+	}
+}
+
+// TestSealedAllocations is the bound on the hot path with mutual TLS: of two proxies
+// and the encryption between them, only crypto/tls allocates, and that once for each
+// record that it reads.
+func TestSealedAllocations(t *testing.T) {
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello")
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		p := make([]byte, 4096)
+		_ = c.SetDeadline(time.Time{})
+		for {
+			if _, err := c.Conn.Read(p); err != nil {
+				return
+			}
+			if _, err := c.Conn.Write(answer); err != nil {
+				return
+			}
+		}
+	})
+	nc, err := net.Dial("tcp", sealedPair(t, b, false, serverID, meshID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	request := []byte("GET /x HTTP/1.1\r\nHost: a\r\nUser-Agent: test\r\n\r\n")
+	in := make([]byte, 4096)
+	proxytest.MaxAllocs(t, "a keep-alive GET over mutual TLS", 2, func() {
+		if _, err := nc.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := nc.Read(in); err != nil || string(in[:15]) != "HTTP/1.1 200 OK" {
+			t.Fatalf("%q %v", in[:n], err)
+		}
+	})
+}
