@@ -77,8 +77,8 @@ func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment,
 
 // CompileEndpoints compiles a load assignment of a cluster that is compiled
 // already, for cluster.Manager.SetEndpoints.
-func (comp *Compiler) CompileEndpoints(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
-	b := &clusterBuilder{in: c, out: &cluster.Config{Discovery: cluster.EDS}, contexts: comp.tls}
+func (c *Compiler) CompileEndpoints(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
+	b := &clusterBuilder{in: in, out: &cluster.Config{Discovery: cluster.EDS}, contexts: c.tls}
 	if err := b.socket(); err != nil {
 		return nil, nil, err
 	}

@@ -70,6 +70,7 @@ func NewClient(cfg ClientConfig, secrets *Secrets) (*Client, error) {
 	if cfg.Stats == nil {
 		cfg.Stats = new(Stats)
 	}
+	cfg.Stats.client.Store(true)
 	return &Client{cfg: cfg, base: base, certs: &secrets.certs}, nil
 }
 
@@ -187,9 +188,11 @@ func (b *clientBuild) config(k clientKey, alpn []string) *stdtls.Config {
 	}
 	cfg := b.base.Clone()
 	cfg.ServerName, cfg.NextProtos = k.sni, alpn
-	cfg.ClientSessionCache = new(session)
+	last := new(session)
+	cfg.ClientSessionCache = last
 	cfg.VerifyConnection = func(cs stdtls.ConnectionState) error {
 		if _, err := b.verify.verify(cs.PeerCertificates, k.san, time.Now()); err != nil {
+			last.Put("", nil) // a session with this server would fail again and again
 			return err
 		}
 		return nil

@@ -75,6 +75,9 @@ func parseKeyPair(kp KeyPair, want string, now time.Time) (*keyPair, error) {
 	if now.After(p.leaf.NotAfter) {
 		return nil, fmt.Errorf("the certificate has expired at %s", p.leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
+	if now.Before(p.leaf.NotBefore) {
+		return nil, fmt.Errorf("the certificate is not valid before %s; is the clock right?", p.leaf.NotBefore.UTC().Format(time.RFC3339))
+	}
 	if want != "" {
 		if uris := p.leaf.URIs; len(uris) != 1 || uris[0].String() != want {
 			return nil, &IdentityError{Got: fmt.Sprint(uris), Want: want}

@@ -3,6 +3,7 @@
 package tls
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/fips140"
@@ -15,12 +16,14 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"pillion/proxy/match"
+	"pillion/test/need"
 )
 
 // counts are the counters of failures, in the order of their names.
@@ -332,7 +335,7 @@ func TestProtocolMisuse(t *testing.T) {
 			t.Errorf("server %v", err)
 		}
 	})
-	for name, bytes := range map[string]string{
+	for name, text := range map[string]string{
 		"HTTP":             "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
 		"SSLv2":            "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10\x01\x00\x80" + strings.Repeat("\x00", 40),
 		"truncated record": "\x16\x03\x01\x02\x00\x01\x00\x01",
@@ -343,7 +346,7 @@ func TestProtocolMisuse(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newServer(nil)
 			nc, ns := socketPair(t)
-			if _, err := nc.Write([]byte(bytes)); err != nil {
+			if _, err := nc.Write([]byte(text)); err != nil {
 				t.Fatal(err)
 			}
 			_ = nc.(*net.TCPConn).CloseWrite()
@@ -382,24 +385,56 @@ func TestHalfOpen(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
-	if got := s.Stats().timeout.Value(); got != n {
+	if got := s.Stats().unfinished.Value(); got != n {
 		t.Errorf("%d of %d counted", got, n)
 	}
 }
 
-// TestRenegotiationRefused: a TLS 1.2 peer that asks for another handshake is
-// told no, on both sides.
+// TestRenegotiationRefused: a TLS 1.2 client that asks for another handshake
+// is told no and loses the connection.
 func TestRenegotiationRefused(t *testing.T) {
+	openssl := need.Program(t, "openssl")
 	ca := newTestCA(t, "root")
 	skp := ca.issue(serverID, nil)
 	ss := newSide(t, &skp, ca)
-	s := mustServer(t, ServerConfig{Certificates: []*Secret{ss.cert}, Params: Params{Max: Version12}})
-	if s.base.Renegotiation != stdtls.RenegotiateNever {
-		t.Error("a server renegotiates")
+	s := mustServer(t, ServerConfig{Certificates: []*Secret{ss.cert}})
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	c := mustClient(t, ClientConfig{}, ss.Secrets)
-	if c.base.Renegotiation != stdtls.RenegotiateNever {
-		t.Error("a client renegotiates")
+	defer ln.Close()
+	cmd := exec.CommandContext(t.Context(), openssl, "s_client", "-connect", ln.Addr().String(), "-tls1_2", "-msg")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	nc, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	conn, err := s.Handshake(t.Context(), nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stdin.Write([]byte("R\n")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := conn.Read(make([]byte, 10)); err == nil {
+		t.Errorf("%d bytes read", n)
+	}
+	conn.Close()
+	_ = cmd.Wait() // it fails, as it should
+	if !strings.Contains(out.String(), "RENEGOTIATING") || !strings.Contains(strings.ToLower(out.String()), "alert") {
+		t.Errorf("openssl printed\n%s", out.String())
+	}
+	if c := mustClient(t, ClientConfig{}, ss.Secrets); c.base.Renegotiation != stdtls.RenegotiateNever {
+		t.Error("a client would do it")
 	}
 }
 
@@ -416,6 +451,7 @@ func TestBadSecretsRefused(t *testing.T) {
 		"nothing":      {KeyPair{}, "", "there is no certificate"},
 		"no key":       {KeyPair{Chain: good.Chain}, "", "there is no private key"},
 		"expired":      {ca.issue(serverID, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), "", "has expired"},
+		"too early":    {ca.issue(serverID, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }), "", "not valid before"},
 		"another's":    {good, clientID, "not for"},
 		"one too many": {ca.issue(serverID, func(c *x509.Certificate) { c.URIs = append(c.URIs, mustURL(t, clientID)) }), serverID, "not for"},
 	} {

@@ -119,7 +119,7 @@ type Anchors struct {
 }
 
 // SetKeyPair validates a new key pair (it parses, key and leaf belong together,
-// it is not expired, its identity is want's unless that is empty) and only then puts it in
+// now is within its time, its identity is want's unless that is empty) and only then puts it in
 // the place of the old one. source names where it came from, for metrics and /certs.
 func (s *Secret) SetKeyPair(kp KeyPair, want, source string) error {
 	p, err := parseKeyPair(kp, want, time.Now())

@@ -199,25 +199,37 @@ func (b *serverBuild) verifyClient(cs stdtls.ConnectionState) error {
 	return nil
 }
 
-// wrap seals a ticket, with the time in it.
+// sealedTime is the length of the first of two things that we put into a session beside what crypto/tls does:
+// when it was sealed, and the digest of the client's chain, if it showed one.
+const sealedTime = 8
+
+// wrap seals a ticket.
 func (b *serverBuild) wrap(cs stdtls.ConnectionState, ss *stdtls.SessionState) ([]byte, error) {
-	ss.Extra = append(ss.Extra, binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix())))
+	extra := binary.BigEndian.AppendUint64(nil, uint64(time.Now().Unix()))
+	if len(cs.PeerCertificates) > 0 {
+		d := chainDigest(cs.PeerCertificates)
+		extra = append(extra, d[:]...)
+	}
+	ss.Extra = [][]byte{extra}
 	return b.tickets.EncryptTicket(cs, ss)
 }
 
-// unwrap opens tickets. One of other keys, or one that is too old, is no
-// error: the handshake goes on in full.
+// unwrap opens tickets. It is no error if the session can't be resumed: the
+// handshake then goes on in full. That is so for a ticket of other keys, for
+// one that is too old, and for one of a client whose chain would have to be
+// checked again, which only a full handshake can fail without taking the
+// client's session for good.
 func (b *serverBuild) unwrap(timeout time.Duration) func([]byte, stdtls.ConnectionState) (*stdtls.SessionState, error) {
 	return func(identity []byte, cs stdtls.ConnectionState) (*stdtls.SessionState, error) {
 		ss, err := b.tickets.DecryptTicket(identity, cs)
-		if err != nil || ss == nil || timeout == 0 {
-			return ss, err
+		if err != nil || ss == nil || len(ss.Extra) != 1 || len(ss.Extra[0]) < sealedTime {
+			return nil, err
 		}
-		if len(ss.Extra) != 1 || len(ss.Extra[0]) != 8 {
+		now, extra := time.Now(), ss.Extra[0]
+		if timeout > 0 && now.Sub(time.Unix(int64(binary.BigEndian.Uint64(extra)), 0)) > timeout {
 			return nil, nil
 		}
-		sealed := time.Unix(int64(binary.BigEndian.Uint64(ss.Extra[0])), 0)
-		if time.Since(sealed) > timeout {
+		if chain := extra[sealedTime:]; len(chain) == len(digest{}) && (b.verify == nil || !b.verify.holds(digest(chain), now)) {
 			return nil, nil
 		}
 		return ss, nil

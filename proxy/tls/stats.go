@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"pillion/proxy/stats"
 )
@@ -13,8 +14,14 @@ import (
 // Stats count the handshakes of one listener or cluster, under Envoy's names
 // (source/common/tls/stats.h).
 type Stats struct {
-	handshake, connectionError, noCertificate                        stats.Counter
-	failNoCert, failError, failSAN, failHash, reused, ready, timeout stats.Counter
+	handshake, connectionError, noCertificate        stats.Counter
+	failNoCert, failError, failSAN, failHash, reused stats.Counter
+	// notReady are handshakes before a secret had come; unfinished are those
+	// whose time was over or whose peer went away.
+	notReady, unfinished stats.Counter
+	// client tells whose counters these are, for a name that Envoy gives both
+	// sides otherwise.
+	client atomic.Bool
 
 	mu       sync.Mutex
 	settings map[string]uint64 // "versions.TLSv1.3" and the like; guarded by mu
@@ -24,7 +31,7 @@ type Stats struct {
 func (s *Stats) failed(err *Error) {
 	switch err.Kind {
 	case KindNotReady:
-		s.ready.Inc()
+		s.notReady.Inc()
 		return
 	case KindNoCert:
 		s.failNoCert.Inc()
@@ -35,7 +42,7 @@ func (s *Stats) failed(err *Error) {
 	case KindHash:
 		s.failHash.Inc()
 	case KindTimeout:
-		s.timeout.Inc()
+		s.unfinished.Inc()
 		return
 	case KindProtocol:
 	}
@@ -73,6 +80,12 @@ func (s *Stats) Report(sc stats.Scope) {
 	sc.Counter("ssl.fail_verify_san", s.failSAN.Value())
 	sc.Counter("ssl.fail_verify_cert_hash", s.failHash.Value())
 	sc.Counter("ssl.session_reused", s.reused.Value())
+	sc.Counter("ssl.handshake_unfinished", s.unfinished.Value())
+	if s.client.Load() {
+		sc.Counter("client_ssl_socket_factory.upstream_context_secrets_not_ready", s.notReady.Value())
+	} else {
+		sc.Counter("server_ssl_socket_factory.downstream_context_secrets_not_ready", s.notReady.Value())
+	}
 	s.mu.Lock()
 	settings := maps.Clone(s.settings)
 	s.mu.Unlock()

@@ -105,6 +105,14 @@ func (f *verifier) verify(chain []*x509.Certificate, san string, now time.Time) 
 	return got, nil // without a validation nothing is asked of the peer
 }
 
+// holds reports whether what was found of a chain is remembered and still true.
+func (f *verifier) holds(d digest, now time.Time) bool {
+	f.mu.Lock()
+	got := f.good[verdictKey{chain: d}]
+	f.mu.Unlock()
+	return got != nil && !now.Before(got.from) && !now.After(got.until)
+}
+
 func (f *verifier) remember(key verdictKey, v *verdict) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -130,7 +138,9 @@ func (f *verifier) judge(key verdictKey, chain []*x509.Certificate, now time.Tim
 		}
 		out.verified = verified && err == nil
 	}
-	if f.v == nil || f.v.AcceptUntrusted || f.v.AllowExpired || f.anchors == nil {
+	if !out.verified || f.v.AllowExpired || f.anchors == nil {
+		// The time of the certificate plays no part; it is looked at again all the
+		// same, so that what can expire beside it does.
 		out.from, out.until = time.Time{}, now.Add(time.Hour)
 	}
 	out.cert = f.certs.intern(key.chain, chain)
