@@ -77,7 +77,7 @@ type FinishFilter interface {
 // Chain is the acting filters of one route, phase by phase, in order.
 // Immutable once built.
 type Chain struct {
-	Request []RequestFilter
+	Request  []RequestFilter
 	Response []ResponseFilter
 	Wrap     []StreamWrapper
 	Finish   []FinishFilter
