@@ -79,6 +79,8 @@ func translateOptions(o *Options) istio.Options {
 		Labels:         o.Labels,
 		ServiceAccount: o.ServiceAccount,
 		WorkloadName:   o.Workload,
+		CertsDir:       o.CertsDir,
+		Identity:       o.Identity.live(),
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
 		Inbound:        o.Inbound,

@@ -33,6 +33,7 @@ const lattice = `
 	# Encryption and identity.
 	http, match, netio < tls;
 	NONE < tls/localca;
+	tls < tls/renew < tls/workloadapi, tls/sds, tls/istioca;
 
 	# The way up to an upstream.
 	stats < outlier;
@@ -57,12 +58,13 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin, tls/localca < root;
+	config, istio, admin, tls/localca, tls/renew, tls/workloadapi, tls/sds, tls/istioca < root;
 	root, demo < cmd;
 
 	# For tests.
 	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
+	tls, tls/localca < tls/renew/renewtest;
 `
 
 // outside tells who may import what from outside of the module, and why.
@@ -81,26 +83,29 @@ var outside = []struct {
 	{"net/http", "admin demo cmd proxytest/inproc http/h1 istio",
 		"the data path has its own codecs; net/http costs several times as much, and its HTTP/2 is served on no port. " +
 			"The codec and the translator take the texts of statuses from it"},
-	{"crypto/tls", "tls",
-		"identity checks can't be forgotten where one package alone makes TLS configurations"},
+	{"crypto/tls", "tls tls/istioca",
+		"identity checks can't be forgotten where one package alone makes TLS configurations. " +
+			"A CA is no workload: it is known by a name of DNS"},
 	{"github.com/spf13/cobra", "cmd",
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",
 		"everyone else counts through the handles of proxy/stats"},
 	{"github.com/fsnotify/fsnotify", "istio/source tls root",
 		"only the readers of files watch them"},
-	{"google.golang.org/grpc/...", "xds istio",
+	{"google.golang.org/grpc/...", "xds istio tls/renew tls/workloadapi tls/sds tls/istioca",
 		"the request path makes no gRPC call; the translator names status codes"},
-	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds filter/* accesslog",
+	{"github.com/spiffe/go-spiffe/...", "tls/workloadapi",
+		"one package speaks the Workload API; identities are checked by proxy/tls"},
+	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds filter/* accesslog tls/sds",
 		"configuration messages are compiled away before the first request; filters and loggers read their own when they are built"},
-	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds filter/* accesslog",
+	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds filter/* accesslog tls/sds tls/istioca",
 		"as go-control-plane"},
 	{"istio.io/api/envoy/...", "istio config",
 		"the configuration of Istio's own filters is a part of xDS"},
 	{"istio.io/api/networking/...", "istio istio/source",
 		"Istio's API ends where it has become xDS resources"},
-	{"istio.io/api/security/...", "istio istio/source",
-		"as networking"},
+	{"istio.io/api/security/...", "istio istio/source tls/istioca",
+		"as networking; the messages of Istio's CA are among them"},
 	{"istio.io/api/telemetry/...", "istio istio/source",
 		"as networking"},
 	{"istio.io/api/mesh/...", "istio istio/source",

@@ -45,6 +45,8 @@ type Options struct {
 	// CertsDir is a folder with the workload's cert-chain.pem, key.pem and
 	// root-cert.pem; empty: it has none.
 	CertsDir string
+	// Identity is where they come from if not from there.
+	Identity Identity
 
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration

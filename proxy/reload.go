@@ -5,6 +5,8 @@ package proxy
 import (
 	"time"
 
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+
 	"pillion/proxy/config"
 	"pillion/proxy/istio/source"
 	"pillion/proxy/stats"
@@ -87,6 +89,10 @@ func (s *Server) apply(c *Checked) error {
 	if err != nil {
 		return err
 	}
+	if err := s.applySecrets(c.Resources.Secrets); err != nil {
+		st.discard()
+		return err
+	}
 	// Make before break: clusters that routes will name come first, those
 	// that no route names any more go last.
 	if err := s.clusters.Update(snap.Clusters, nil); err != nil {
@@ -105,6 +111,18 @@ func (s *Server) apply(c *Checked) error {
 		next.warned = s.current.warned
 	}
 	s.current = next
+	return nil
+}
+
+// applySecrets puts certificates of the configuration into their places, where
+// contexts find them at the next handshake. One that can't be served refuses the
+// change; those before it were good, and stay.
+func (s *Server) applySecrets(secrets []*tlsv3.Secret) error {
+	for _, r := range secrets {
+		if err := config.ApplySecret(s.secrets, r, "", "configuration"); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

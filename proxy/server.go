@@ -38,6 +38,7 @@ type Server struct {
 	clusters *cluster.Manager
 	secrets  *tls.Secrets
 	files    *tls.Files // the secrets that are files
+	source   liveSource // of the workload's certificate, if it is no file; immutable after New
 	compiler *config.Compiler
 	tracker  *hcm.Tracker
 	raw      *tcp.Tracker // connections that aren't HTTP
@@ -79,6 +80,9 @@ func New(o Options) (*Server, error) {
 		Registry: s.registry,
 	})
 	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
+	if err := s.addSource(); err != nil {
+		return nil, err
+	}
 	if err := s.addOwnStats(); err != nil {
 		return nil, err
 	}
@@ -125,6 +129,7 @@ func (s *Server) Start() error {
 		return err
 	}
 	s.goRun(s.watchCerts)
+	s.startSource()
 	// Watching begins before the first reading, so that no change in between
 	// is missed.
 	watcher, err := s.newWatcher()

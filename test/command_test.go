@@ -56,7 +56,15 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"certs", "init", "--workload", "web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
 		{[]string{"certs", "init", "--workload", "../web", empty}, 2, `is not NAMESPACE/SERVICE-ACCOUNT`},
 		{[]string{"certs", "init", "--trust-domain", "a b", filepath.Join(empty, "new")}, 1, `no trust domain`},
+		{[]string{"run", "--sds", "/socket", good}, 2, `--sds: "/socket" is not unix:PATH`},
+		{[]string{"run", "--workload-api", "unix://", good}, 2, `is not unix:PATH`},
+		{[]string{"run", "--sds", "unix:/socket", "--ca", "istiod:15012", good}, 2, `one of them`},
+		{[]string{"run", "--token", "token", good}, 2, `they go with --ca`},
+		{[]string{"run", "--ca", "istiod", good}, 1, `is not HOST:PORT`},
+		{[]string{"run", "--workload-api", "unix:/socket", "--identity", "web", good}, 1, `workload's identity`},
 		{[]string{"run", "--admin", "", "--metrics", "", "--certs", empty, good}, 1, `cert-chain\.pem(?s:.*)'proxy certs init DIR`},
+		{[]string{"run", "--inbound", "127.0.0.1:1", good}, 1, `--inbound: .*ADDRESS:PORT=APPADDRESS:APPPORT`},
+		{[]string{"validate", "--mesh-config", filepath.Join(empty, "mesh"), good}, 1, `mesh: `},
 	} {
 		_, stderr, code := command(t, "", c.args...)
 		if code != c.code || !regexp.MustCompile(c.stderr).MatchString(stderr) || (code == 0) != (stderr == "") {

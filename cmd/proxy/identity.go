@@ -14,8 +14,8 @@ import (
 
 // identityFlags say which workload the proxy stands beside.
 type identityFlags struct {
-	namespace, serviceAccount, workload, labels string
-	strict                                      bool
+	namespace, serviceAccount, workload, labels, certs string
+	strict                                             bool
 }
 
 func (f *identityFlags) register(fs *pflag.FlagSet) {
@@ -23,6 +23,7 @@ func (f *identityFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.labels, "labels", "", "labels of that workload, k=v,k=v: workloadSelector and sourceLabels see them")
 	fs.StringVar(&f.serviceAccount, "service-account", "default", "service account of that workload")
 	fs.StringVar(&f.workload, "workload", "", "name of that workload, source_workload in metrics")
+	fs.StringVar(&f.certs, "certs", "", "folder with this workload's cert-chain.pem, key.pem and root-cert.pem for mutual\nTLS, reloaded when they change; 'proxy certs init' makes them")
 	fs.BoolVar(&f.strict, "strict", false, "refuse unknown fields and kinds instead of warning about them")
 }
 
@@ -49,6 +50,7 @@ func (f *listenFlags) options(o *proxy.Options) {
 // options fills the options that the flags stand for.
 func (f *identityFlags) options(o *proxy.Options) error {
 	o.Namespace, o.ServiceAccount, o.Workload, o.Strict = f.namespace, f.serviceAccount, f.workload, f.strict
+	o.CertsDir = f.certs
 	if f.labels == "" {
 		return nil
 	}

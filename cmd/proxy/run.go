@@ -22,8 +22,9 @@ import (
 type runFlags struct {
 	identityFlags
 	listenFlags
-	admin, metrics, logLevel, certs string
-	drain                           time.Duration
+	sourceFlags
+	admin, metrics, logLevel string
+	drain                    time.Duration
 }
 
 func (f *runFlags) register(cmd *cobra.Command) {
@@ -33,16 +34,20 @@ func (f *runFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.admin, "admin", "127.0.0.1:15000", "address of the admin endpoint; empty for none")
 	fs.StringVar(&f.metrics, "metrics", "127.0.0.1:15090", "address of the Prometheus endpoint /stats/prometheus; empty for none")
 	f.identityFlags.register(fs)
-	fs.StringVar(&f.certs, "certs", "", "folder with this workload's cert-chain.pem, key.pem and root-cert.pem for mutual\nTLS, reloaded when they change; 'proxy certs init' makes them")
+	f.sourceFlags.register(fs)
 	fs.DurationVar(&f.drain, "drain-time", 5*time.Second, "how long exchanges under way may go on after SIGTERM")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error; also changed by POST /logging?level=")
 }
 
 func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
 	o := proxy.Options{AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
-		CertsDir: f.certs, Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
+		Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
 	f.listenFlags.options(&o)
 	if err := f.identityFlags.options(&o); err != nil {
+		return o, err
+	}
+	var err error
+	if o.Identity, err = f.sourceFlags.options(f.certs); err != nil {
 		return o, err
 	}
 	if err := o.Level.UnmarshalText([]byte(f.logLevel)); err != nil {

@@ -196,12 +196,24 @@ func machineAddress() string {
 
 // runEnvoys runs one Envoy with a listener for each of edges and returns their
 // addresses.
-func runEnvoys(t *testing.T, origin string) (addrs []string) {
+func runEnvoys(t *testing.T, origin string) []string {
+	t.Helper()
+	var managers []string
+	for _, e := range edges {
+		managers = append(managers, e.hcm)
+	}
+	return runEnvoy(t, origin, managers, "")
+}
+
+// runEnvoy runs one Envoy with a listener for each of some connection managers, given by
+// their fields "a: 1, b: 2", and returns the listeners' addresses. socket is their
+// transport_socket, as a field, or empty.
+func runEnvoy(t *testing.T, origin string, managers []string, socket string) (addrs []string) {
 	t.Helper()
 	_, originPort, _ := net.SplitHostPort(origin)
 	var text strings.Builder
 	text.WriteString("static_resources:\n  listeners:\n")
-	for _, e := range edges {
+	for _, extra := range managers {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -209,19 +221,20 @@ func runEnvoys(t *testing.T, origin string) (addrs []string) {
 		addrs = append(addrs, ln.Addr().String())
 		port := ln.Addr().(*net.TCPAddr).Port
 		ln.Close()
-		extra := e.hcm
 		if extra != "" {
 			extra = ", " + extra
 		}
+		own := socket
+		if own != "" {
+			own += ", "
+		}
 		fmt.Fprintf(&text, `  - address: {socket_address: {address: 127.0.0.1, port_value: %d}}
     filter_chains:
-    - filters:
-      - name: hcm
-        typed_config:
+    - {%sfilters: [{name: hcm, typed_config:
           {"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: test,
           http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}],
-          route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}%s}
-`, port, extra)
+          route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}%s}}]}
+`, port, own, extra)
 	}
 	fmt.Fprintf(&text, `  clusters:
   - name: c
@@ -232,7 +245,7 @@ func runEnvoys(t *testing.T, origin string) (addrs []string) {
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(need.Envoy(t), "-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "info", "--log-format", "%v")
+	cmd := exec.Command(need.Envoy(t), "-c", path, "--disable-hot-restart", "--concurrency", "1", "--file-flush-interval-msec", "50", "-l", "info", "--log-format", "%v")
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func (ch *chains) jwtEngine(base *anypb.Any) (*jwt.Engine, error) {
 		return nil, err
 	}
 	e, err := jwt.NewEngine(cfg, &jwt.Env{
-		StatPrefix: ch.prefix,
+		StatPrefix: ch.prefix + "\x00" + cfg.GetStatPrefix(),
 		Stats:      ch.c.filters.jwtStats(ch.prefix, cfg.GetStatPrefix()),
 		Remotes:    st.remotes,
 		Match:      compileRuleMatch,

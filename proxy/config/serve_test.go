@@ -33,7 +33,8 @@ type served struct {
 
 // serve compiles one listener and one cluster c, whose host is at origin, and
 // serves them until the test ends. filters are put before the router. more are
-// further clusters in YAML, and fields of the connection manager, "{a: 1, b: 2}".
+// further clusters in YAML, fields of the connection manager, "{a: 1, b: 2}", and
+// the transport_socket of the chain.
 func serve(t *testing.T, origin, filters, routes string, more ...string) served {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(origin)
@@ -61,6 +62,12 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 `, port), cl)
 	all := []*clusterv3.Cluster{cl}
 	for _, text := range more {
+		if strings.HasPrefix(text, "transport_socket:") {
+			own := &listenerv3.FilterChain{}
+			fromYAML(t, text, own)
+			proto.Merge(l.FilterChains[0], own)
+			continue
+		}
 		if strings.HasPrefix(text, "{") {
 			mergeHCM(t, l, text)
 			continue
@@ -86,7 +93,8 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		t.Fatal(err)
 	}
 	tracker := hcm.NewTracker()
-	m := hcm.New(snap.Listeners["l"].Chains[0].HCM, tracker)
+	chain := snap.Listeners["l"].Chains[0]
+	m := hcm.New(chain.HCM, tracker)
 	var conns sync.WaitGroup
 	conns.Go(func() {
 		for {
@@ -94,7 +102,20 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 			if err != nil {
 				return
 			}
-			conns.Go(func() { m.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
+			conns.Go(func() {
+				info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
+				if chain.TLS == nil {
+					m.Serve(nc, info)
+					return
+				}
+				secure, err := chain.TLS.Handshake(context.Background(), nc)
+				if err != nil {
+					nc.Close()
+					return
+				}
+				info.TLS = secure.Info()
+				m.Serve(secure, info)
+			})
 		}
 	})
 	t.Cleanup(func() {

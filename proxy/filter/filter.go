@@ -26,9 +26,7 @@ const (
 )
 
 // RequestFilter sees each request once, after routing and before an upstream
-// is chosen. It may edit ex.Req, and ask for another look at the routes by
-// ex.Reroute if Waits has reported true: the filters behind it are then those of
-// the new route, which may wait.
+// is chosen. It may edit ex.Req.
 type RequestFilter interface {
 	OnRequest(ex *http.Exchange) Status
 }

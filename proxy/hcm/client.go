@@ -95,8 +95,8 @@ func (st *stream) clientFields(scheme []byte) (edge bool) {
 var valueTrue = []byte("true")
 
 // internal reports whether a client is one of our own.
-func (c *Config) internal(client netip.Addr) bool {
-	for _, p := range c.Internal {
+func (cfg *Config) internal(client netip.Addr) bool {
+	for _, p := range cfg.Internal {
 		if p.Contains(client) {
 			return true
 		}

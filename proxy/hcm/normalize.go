@@ -39,28 +39,26 @@ const (
 	pathRedirect                // encoded slashes were decoded, which the client is to be told
 )
 
-// canonical appends the canonical form of target, a path with its query, to
-// dst. The order is Envoy's (ConnectionManagerUtility::maybeNormalizePath):
+// canonical returns the canonical form of target, a path with its query, made in
+// room. The order is Envoy's (ConnectionManagerUtility::maybeNormalizePath):
 // encoded slashes, dot segments, repeated slashes.
-func (o PathOptions) canonical(dst, target []byte) ([]byte, pathResult) {
+func (o PathOptions) canonical(room, target []byte) ([]byte, pathResult) {
 	result := pathGood
 	if o.EscapedSlashes != KeepEscapedSlashes {
-		decoded, changed := decodeSlashes(dst, target)
-		switch {
-		case !changed:
-		case o.EscapedSlashes == RejectEscapedSlashes:
-			return dst, pathEscapedSlash
-		case o.EscapedSlashes == RedirectEscapedSlashes:
-			result = pathRedirect
-		}
+		decoded, changed := decodeSlashes(room, target)
 		if changed {
-			target = decoded[len(dst):]
-			dst = decoded[:len(decoded):cap(decoded)]
+			switch o.EscapedSlashes {
+			case RejectEscapedSlashes:
+				return nil, pathEscapedSlash
+			case RedirectEscapedSlashes:
+				result = pathRedirect
+			}
+			target, room = decoded, decoded[len(decoded):]
 		}
 	}
-	out, ok := o.normalizePath(dst, target)
+	out, ok := o.normalizePath(room, target)
 	if !ok {
-		return out, pathBad
+		return nil, pathBad
 	}
 	return out, result
 }
@@ -93,9 +91,13 @@ func (o PathOptions) needsWork(path []byte) bool {
 		case '?':
 			return false
 		case '%':
-			return o.Normalize || o.EscapedSlashes != KeepEscapedSlashes
-		case '\\':
-			return o.Normalize
+			if o.Normalize || o.EscapedSlashes != KeepEscapedSlashes {
+				return true
+			}
+		case '\\', '"', '<', '>', '^', '`', '{', '|', '}':
+			if o.Normalize {
+				return true
+			}
 		case '.':
 			if o.Normalize && prev == '/' {
 				return true
@@ -136,12 +138,18 @@ func (o PathOptions) normalizePath(dst, target []byte) ([]byte, bool) {
 
 // decodeUnreserved appends path with backslashes as slashes and with the
 // percent-encodings of unreserved characters decoded; others keep their form.
+// What no path may hold as it is (RFC 3986 section 3.3) is encoded, but for
+// brackets.
 func decodeUnreserved(dst, path []byte) ([]byte, bool) {
+	const hex = "0123456789ABCDEF"
 	for i := 0; i < len(path); i++ {
 		c := path[i]
 		switch {
 		case c == '\\':
 			c = '/'
+		case c == '"' || c == '<' || c == '>' || c == '^' || c == '`' || '{' <= c && c <= '}':
+			dst = append(dst, '%', hex[c>>4])
+			c = hex[c&15]
 		case c == '%' && i+2 < len(path):
 			v, ok := unhex(path[i+1], path[i+2])
 			if ok && v == 0 {
@@ -238,7 +246,12 @@ func dotKind(seg []byte) int {
 	return 0
 }
 
+// mergeSlashes makes one slash of several in place and returns the new length.
+// A path of nothing but slashes keeps two of them, as with Envoy.
 func mergeSlashes(p []byte) int {
+	if len(p) > 1 && len(bytes.Trim(p, "/")) == 0 {
+		return 2
+	}
 	w := 0
 	for i, c := range p {
 		if c == '/' && i > 0 && p[w-1] == '/' {

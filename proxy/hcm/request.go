@@ -32,7 +32,7 @@ func (st *stream) prepare() *http.Error {
 		scheme = schemeHTTPS
 	}
 	if ex.Req.Scheme == nil {
-		ex.Req.Scheme = scheme
+		ex.Req.Scheme = st.claimedScheme(scheme)
 	}
 	edge := st.clientFields(scheme)
 	st.forwardClientCert()
@@ -49,7 +49,8 @@ func (st *stream) canonicalPath() *http.Error {
 	if !opt.needsWork(ex.Req.Path) {
 		return nil
 	}
-	room := ex.Scratch(2 * len(ex.Req.Path)) // encoded slashes are decoded first
+	// Encoded slashes are decoded first, and an octet may need three.
+	room := ex.Scratch(4 * len(ex.Req.Path))
 	path, result := opt.canonical(room[:0], ex.Req.Path)
 	switch result {
 	case pathBad:
@@ -60,7 +61,8 @@ func (st *stream) canonicalPath() *http.Error {
 		return errEscapedSlash
 	case pathRedirect:
 		st.c.m.Stats.RqRedirectedNormalization.Inc()
-		ex.LocalReply.Headers = []http.Field{{ID: http.LookupHeader(locationName), Name: locationName, Value: path}}
+		ex.Req.Path = path
+		ex.LocalReply.Headers = []http.Field{{ID: http.HeaderLocation, Name: locationName, Value: path}}
 		return errNormalizedPath
 	}
 	ex.Req.Path = path
@@ -73,6 +75,22 @@ var (
 	schemeHTTP  = []byte("http")
 	schemeHTTPS = []byte("https")
 )
+
+// claimedScheme is that of a request which doesn't tell: what the proxy before us
+// says it was, unless this is an edge, else that of the connection.
+func (st *stream) claimedScheme(connection []byte) []byte {
+	if st.cfg.UseRemoteAddress {
+		return connection
+	}
+	v, _ := st.ex.Req.Fields.Get(http.HeaderXForwardedProto)
+	switch {
+	case http.EqualFold(v, schemeHTTP):
+		return schemeHTTP
+	case http.EqualFold(v, schemeHTTPS):
+		return schemeHTTPS
+	}
+	return connection
+}
 
 // appendUUID appends a random UUID (RFC 9562 version 4).
 func appendUUID(dst []byte) []byte {

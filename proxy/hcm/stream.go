@@ -21,7 +21,7 @@ var (
 		Detail: "path_normalization_failed", Close: true}
 	errEscapedSlash = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 400,
 		Detail: "path_normalization_failed", Close: true}
-	errNormalizedPath = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Status: 307, Detail: "path_with_escaped_slashes_redirected"}
+	errNormalizedPath = &http.Error{Side: http.SideLocal, Kind: http.KindDirect, Status: 307, Detail: "path_normalization_failed"}
 	errNoPath         = &http.Error{Side: http.SideDownstream, Kind: http.KindProtocol, Status: 404, Detail: "absolute_path_rejected"}
 	// What the client sends after it asked for another protocol may be that
 	// protocol and no request, so the connection ends with the refusal.

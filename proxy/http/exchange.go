@@ -237,7 +237,7 @@ type TLSInfo struct {
 // x-forwarded-client-cert. It is immutable.
 type Certificate struct {
 	Subject, Issuer string // RFC 2253, the last part first, as Envoy has them
-	Serial          string // hex without leading zeros
+	Serial          string // hex, whole octets
 	Digest          string // SHA-256 of the DER in lower-case hex
 	URIs, DNS, IPs  []string
 	Emails          []string

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
+	"math/big"
 	"strings"
 	"time"
 )
@@ -127,7 +128,7 @@ func (c *Certificate) fact(f TLSFact) string {
 			if err != nil {
 				return ""
 			}
-			return cert.SerialNumber.Text(16)
+			return SerialText(cert.SerialNumber)
 		})
 	}
 	return ""
@@ -139,6 +140,18 @@ func (c *Certificate) overChain(of func(der []byte) string) string {
 		all = append(all, of(der))
 	}
 	return strings.Join(all, ",")
+}
+
+// SerialText is a serial number as Envoy writes it: whole octets in hex.
+func SerialText(n *big.Int) string {
+	if n.Sign() == 0 {
+		return "0"
+	}
+	text := hex.EncodeToString(n.Bytes())
+	if n.Sign() < 0 {
+		text = "-" + text
+	}
+	return text
 }
 
 // TimeFact returns a fact that is a time, false for others and without a

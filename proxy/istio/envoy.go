@@ -34,7 +34,8 @@ const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
 // where clients connect to the proxy itself. It becomes one that resolves the request's
 // authority, so that requests reach the host that they name. The admin interface
 // listens on admin, "127.0.0.1:15000"; empty is none. Secrets are put in place too, with
-// their private keys; those in files are named by path. The resources stay as they are.
+// their private keys; those in files are named by path, and the proxy's own certificate,
+// unless that is in files, is asked of Istio's agent. The resources stay as they are.
 func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) {
 	out := &bootstrapv3.Bootstrap{
 		Node:            &corev3.Node{Id: "pillion-translate", Cluster: "pillion"},
@@ -59,9 +60,6 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		}
 		out.StaticResources.Clusters = append(out.StaticResources.Clusters, standalone)
 	}
-	if asksAgent(r) {
-		out.StaticResources.Clusters = append(out.StaticResources.Clusters, agentCluster())
-	}
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {
 		routes[rc.Name] = rc
@@ -77,28 +75,17 @@ func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) 
 		out.StaticResources.Listeners = append(out.StaticResources.Listeners, standalone)
 	}
 	out.StaticResources.Secrets = secrets.all
-	return out, nil
-}
-
-// asksAgent: a listener or a cluster has secrets of Istio's agent.
-func asksAgent(r *Resources) bool {
-	for _, l := range r.Listeners {
-		for _, c := range l.FilterChains {
-			if c.TransportSocket != nil {
-				return true
-			}
-		}
+	if secrets.agent {
+		out.StaticResources.Clusters = append(out.StaticResources.Clusters, agentCluster())
 	}
-	return slices.ContainsFunc(r.Clusters, func(c *clusterv3.Cluster) bool {
-		return c.TransportSocket != nil || len(c.TransportSocketMatches) > 0
-	})
+	return out, nil
 }
 
 // agentCluster is the cluster from which secrets come, as Istio's bootstrap has it: the
 // agent listens on a Unix socket below the directory in which Envoy runs.
 func agentCluster() *clusterv3.Cluster {
 	return &clusterv3.Cluster{
-		Name:                 sdsGRPC,
+		Name:                 sdsCluster,
 		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
 		ConnectTimeout:       durationpb.New(time.Second),
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptionsKey: pack(&httpv3.HttpProtocolOptions{
@@ -108,7 +95,7 @@ func agentCluster() *clusterv3.Cluster {
 				},
 			},
 		})},
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: sdsGRPC, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: sdsCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
 			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
 				Endpoint: &endpointv3.Endpoint{Address: newAddress("unix://./var/run/secrets/workload-spiffe-uds/socket", 0)},
 			}}},

@@ -3,7 +3,7 @@
 package istio
 
 import (
-	"crypto/tls"
+	stdtls "crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -27,9 +27,9 @@ func pool(t *testing.T, ca *authority) *x509.CertPool {
 	return p
 }
 
-func keyPairOf(t *testing.T, cert, key string) tls.Certificate {
+func keyPairOf(t *testing.T, cert, key string) stdtls.Certificate {
 	t.Helper()
-	p, err := tls.X509KeyPair([]byte(cert), []byte(key))
+	p, err := stdtls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func keyPairOf(t *testing.T, cert, key string) tls.Certificate {
 
 // secureBackend is a server with TLS that tells which server name it was called by and
 // who calls. It wants a certificate if roots is given.
-func secureBackend(t *testing.T, pair tls.Certificate, roots *x509.CertPool) (port int) {
+func secureBackend(t *testing.T, pair stdtls.Certificate, roots *x509.CertPool) (port int) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
 		who := "nobody"
@@ -48,13 +48,13 @@ func secureBackend(t *testing.T, pair tls.Certificate, roots *x509.CertPool) (po
 		fmt.Fprintf(w, "%s called by %s", r.TLS.ServerName, who)
 	}))
 	s.Config.ErrorLog = quiet()
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, ClientCAs: roots}
+	s.TLS = &stdtls.Config{Certificates: []stdtls.Certificate{pair}, ClientCAs: roots}
 	if roots != nil {
-		s.TLS.ClientAuth = tls.RequireAndVerifyClientCert
+		s.TLS.ClientAuth = stdtls.RequireAndVerifyClientCert
 	}
 	// The mesh's protocol names stand for HTTP/1, of which Go's server doesn't know.
 	own := s.TLS.Clone()
-	s.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return own, nil }
+	s.TLS.GetConfigForClient = func(*stdtls.ClientHelloInfo) (*stdtls.Config, error) { return own, nil }
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s.Listener.Addr().(*net.TCPAddr).Port
@@ -144,7 +144,7 @@ spec:
 	for _, c := range []struct {
 		name, sni, path string
 		roots           *authority
-		cert            *tls.Certificate
+		cert            *stdtls.Certificate
 		maxVersion      uint16
 		status          int // 0: no connection
 		body            string
@@ -154,9 +154,9 @@ spec:
 		{"simple to MUTUAL", "one.example.com", "/mutual", ca, nil, 0, 200, "mutual.example.com called by [] [client.example.com]"},
 		{"simple to MUTUAL by files", "one.example.com", "/files", ca, nil, 0, 200, "mutual.example.com called by [] [client.example.com]"},
 		{"another identity", "one.example.com", "/wrong", ca, nil, 0, 503, ""},
-		{"too old", "one.example.com", "/", ca, nil, tls.VersionTLS12, 0, ""},
+		{"too old", "one.example.com", "/", ca, nil, stdtls.VersionTLS12, 0, ""},
 		{"mutual", "two.example.com", "/", ca, &client, 0, 200, "outbound_.80_._.app.default.svc.cluster.local " + edgeID},
-		{"mutual of TLS 1.2", "two.example.com", "/", ca, &client, tls.VersionTLS12, 200, "outbound_.80_._.app.default.svc.cluster.local " + edgeID},
+		{"mutual of TLS 1.2", "two.example.com", "/", ca, &client, stdtls.VersionTLS12, 200, "outbound_.80_._.app.default.svc.cluster.local " + edgeID},
 		{"mutual without certificate", "two.example.com", "/", ca, nil, 0, 0, ""},
 		{"mutual of a stranger", "two.example.com", "/", ca, &stranger, 0, 0, ""},
 		{"mesh", "three.example.com", "/", mesh, &meshClient, 0, 200, "outbound_.80_._.app.default.svc.cluster.local " + edgeID},
@@ -165,9 +165,9 @@ spec:
 		{"through by cluster name", "outbound_.80_._.app.default.svc.cluster.local", "/", mesh, &meshClient, 0, 200, "outbound_.80_._.app.default.svc.cluster.local called by [spiffe://cluster.local/ns/x/sa/y] []"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			config := &tls.Config{ServerName: c.sni, RootCAs: pool(t, c.roots), MaxVersion: c.maxVersion, InsecureSkipVerify: c.roots == mesh} //nolint:gosec // workloads have no DNS names
+			config := &stdtls.Config{ServerName: c.sni, RootCAs: pool(t, c.roots), MaxVersion: c.maxVersion, InsecureSkipVerify: c.roots == mesh} //nolint:gosec // workloads have no DNS names
 			if c.cert != nil {
-				config.Certificates = []tls.Certificate{*c.cert}
+				config.Certificates = []stdtls.Certificate{*c.cert}
 			}
 			if strings.HasPrefix(c.sni, "outbound_") {
 				config.NextProtos = []string{"istio", "http/1.1"}

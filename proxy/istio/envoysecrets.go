@@ -3,7 +3,6 @@
 package istio
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -25,9 +24,9 @@ const (
 // systemRootsFile is where Debian and its like keep the machine's trust anchors.
 const systemRootsFile = "/etc/ssl/certs/ca-certificates.crt"
 
-// Redacted is a secret as it may be shown: without its private key, as Envoy's
+// redacted is a secret as it may be shown: without its private key, as Envoy's
 // config_dump has it.
-func Redacted(s *tlsv3.Secret) *tlsv3.Secret {
+func redacted(s *tlsv3.Secret) *tlsv3.Secret {
 	if s.GetTlsCertificate() == nil {
 		return s
 	}
@@ -41,6 +40,7 @@ type staticSecrets struct {
 	resources *Resources
 	names     map[string]bool // those in all
 	all       []*tlsv3.Secret
+	agent     bool // some secret is asked of Istio's agent
 }
 
 // ofCluster makes a cluster's contexts name secrets of the bootstrap.
@@ -89,6 +89,10 @@ func (s *staticSecrets) rewrite(socket *corev3.TransportSocket, context proto.Me
 		uses = append(uses, v)
 	}
 	for _, use := range uses {
+		if s.resources.CertsDir == "" && (use.Name == secretOwn || use.Name == secretRoots) {
+			s.agent = true
+			continue
+		}
 		use.SdsConfig = nil // Envoy then looks among its static secrets
 		if err := s.add(use.Name); err != nil {
 			return err
@@ -126,9 +130,6 @@ func (s *staticSecrets) make(name string) (*tlsv3.Secret, error) {
 		return anchorsFile(name, root), nil
 	case name == secretOwn || name == secretRoots:
 		dir := s.resources.CertsDir
-		if dir == "" {
-			return nil, errors.New("the proxy's own certificate is not in files: name its directory with --certs")
-		}
 		if name == secretRoots {
 			return anchorsFile(name, filepath.Join(dir, fileRoots)), nil
 		}

@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"path"
@@ -24,9 +25,13 @@ type inboundPort struct {
 	// listens on where the workload has a Unix socket.
 	port     uint32
 	protocol protocol
+	declared bool // the Sidecar says the protocol
 	mode     mtlsMode
 	// services are those of whose this is a port. The first gives the names.
 	services []inboundService
+	// pool is what the Sidecar says of connections to the workload; nil leaves it to the
+	// service's DestinationRule.
+	pool *networking.ConnectionPoolSettings
 }
 
 // inboundService is a port of a service behind which the workload is.
@@ -39,31 +44,67 @@ type inboundService struct {
 // chains and statistics, whatever address is bound.
 func (p *inboundPort) name() string { return "0.0.0.0_" + strconv.FormatUint(uint64(p.port), 10) }
 
+// listenerName is that of a bound listener. One whose port the system chooses is told
+// from others by the workload's.
+func (p *inboundPort) listenerName() string {
+	name := p.listen.Addr().String() + "_" + strconv.FormatUint(uint64(p.listen.Port()), 10)
+	if p.listen.Port() == 0 {
+		name += "_" + strconv.FormatUint(uint64(p.port), 10)
+	}
+	return name
+}
+
 func (p *inboundPort) cluster() string {
 	return "inbound|" + strconv.FormatUint(uint64(p.port), 10) + "||"
 }
 
-// inbound makes the listeners before the workload.
+// inbound makes the listeners before the workload: those of --inbound, then those that
+// the Sidecar binds.
 func (t *translator) inbound(objs []*source.Object) {
-	if len(t.o.Inbound) == 0 {
-		return
-	}
 	w := protected{namespace: t.o.Namespace, labels: t.o.Labels}
 	modes := t.policies.inboundModes(w)
-	for _, text := range t.o.Inbound {
-		p, err := parseInbound(text)
-		if err == nil {
-			err = t.vacant(p)
+	add := func(p *inboundPort, bad func(error)) {
+		if err := t.vacant(p); err != nil {
+			bad(err)
+			return
 		}
-		if err != nil {
-			t.rep.add(source.Problem{Field: "--inbound", Reason: err.Error()})
-			continue
+		var err error
+		if p.mode, err = t.attainable(modes.of(p.port)); err != nil {
+			bad(fmt.Errorf("%s: %w", p.listen, err))
+			return
 		}
-		p.mode = modes.of(p.port)
 		t.findServices(p, objs)
 		t.inboundPorts = append(t.inboundPorts, p)
-		t.out.Listeners = append(t.out.Listeners, t.inboundListener(p, w))
+		l := t.inboundListener(p, w)
+		t.out.Opens[l.Name] = p.cluster()
+		t.out.Listeners = append(t.out.Listeners, l)
 	}
+	for _, text := range t.o.Inbound {
+		bad := func(err error) { t.rep.add(source.Problem{Field: "--inbound", Reason: err.Error()}) }
+		p, err := parseInbound(text)
+		if err != nil {
+			bad(err)
+			continue
+		}
+		if sidecar := t.scope.sidecar; sidecar != nil {
+			p.pool = sidecar.Spec.(*networking.Sidecar).InboundConnectionPool
+		}
+		add(p, bad)
+	}
+	t.sidecarIngress(add)
+}
+
+// attainable is the mode that the proxy can serve: mutual TLS takes a certificate.
+func (t *translator) attainable(mode mtlsMode) (mtlsMode, error) {
+	switch {
+	case t.o.identified():
+	case mode == mtlsStrict:
+		return mode, errors.New("PeerAuthentication demands mutual TLS, which takes a certificate of the mesh, and the proxy has none: name its directory with --certs")
+	case mode == mtlsPermissive:
+		t.rep.add(source.Problem{Warning: true, Field: "--inbound", Reason: "the proxy has no certificate of the mesh, so it takes plaintext only; name its directory with --certs"})
+		return mtlsDisable, nil
+	}
+	return mode, nil
 }
 
 // parseInbound reads ADDRESS:PORT=ADDRESS:PORT or ADDRESS:PORT=unix://PATH.
@@ -135,7 +176,7 @@ func (t *translator) findServices(p *inboundPort, objs []*source.Object) {
 			}
 		}
 	}
-	if len(p.services) > 0 {
+	if len(p.services) > 0 && !p.declared {
 		p.protocol = p.services[0].p.protocol
 	}
 }

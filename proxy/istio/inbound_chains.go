@@ -61,7 +61,7 @@ func inboundMatches(p protocol, mode mtlsMode) []inboundMatch {
 func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Listener {
 	auth := t.authorizer(w, p)
 	l := &listenerv3.Listener{
-		Name:                                 p.listen.Addr().String() + "_" + portText(uint32(p.listen.Port())),
+		Name:                                 p.listenerName(),
 		Address:                              newAddress(p.listen.Addr().String(), uint32(p.listen.Port())),
 		TrafficDirection:                     corev3.TrafficDirection_INBOUND,
 		ListenerFiltersTimeout:               durationpb.New(0),

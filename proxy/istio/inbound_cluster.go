@@ -11,8 +11,8 @@ import (
 )
 
 // inbound adds the cluster of a port of the workload. Of a DestinationRule for its
-// service it takes the connection pool: the server has to take what clients may send
-// (buildInboundCluster of Istio).
+// service it takes the connection pool, since the server has to take what clients may
+// send; what a Sidecar says goes before (buildInboundCluster of Istio).
 func (b *clusterBuilder) inbound(p *inboundPort) {
 	var pol policy
 	fields := make(map[string]*structpb.Value, 2)
@@ -21,12 +21,6 @@ func (b *clusterBuilder) inbound(p *inboundPort) {
 		if rule := b.rules.of(first.s); rule != nil {
 			all := rule.policyOf(first.p.number)
 			pol.pool = all.pool
-			if http := pol.pool.value.GetHttp(); http != nil {
-				// Which version of HTTP is spoken here is for the workload to say.
-				pool := proto.Clone(pol.pool.value).(*networking.ConnectionPoolSettings)
-				pool.Http.H2UpgradePolicy, pool.Http.UseClientProtocol = networking.ConnectionPoolSettings_HTTPSettings_DEFAULT, false
-				pol.pool.value = pool
-			}
 			if rule.policy != nil {
 				fields["config"] = structpb.NewStringValue(configPath(groupNetworking, kindDestinationRule, rule.obj))
 			}
@@ -49,6 +43,15 @@ func (b *clusterBuilder) inbound(p *inboundPort) {
 				Endpoint: &endpointv3.Endpoint{Address: newAddress(p.app, p.to)},
 			}}},
 		}}},
+	}
+	if p.pool != nil {
+		pol.pool.value = p.pool
+	}
+	if http := pol.pool.value.GetHttp(); http != nil {
+		// Which version of HTTP is spoken here is for the workload to say.
+		pool := proto.Clone(pol.pool.value).(*networking.ConnectionPoolSettings)
+		pool.Http.H2UpgradePolicy, pool.Http.UseClientProtocol = networking.ConnectionPoolSettings_HTTPSettings_DEFAULT, false
+		pol.pool.value = pool
 	}
 	b.applyPool(c, &servicePort{protocol: p.protocol}, &pol)
 	b.out.Clusters = append(b.out.Clusters, c)

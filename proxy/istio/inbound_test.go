@@ -30,15 +30,15 @@ spec: {address: 127.0.0.1, labels: {app: app}}
 // inboundListeners translates for the workload of inboundMesh.
 func inboundListeners(t *testing.T, yaml string, inbound ...string) ([]*listenerv3.Listener, string) {
 	t.Helper()
-	r, problems := Translate(load(t, yaml), Options{Labels: map[string]string{"app": "app"}, Inbound: inbound})
+	r, problems := Translate(load(t, yaml), Options{Labels: map[string]string{"app": "app"}, Inbound: inbound, Identity: true})
 	if r == nil {
 		return nil, describe(problems)
 	}
 	return r.Listeners, describe(problems)
 }
 
-// summary is what a chain matches and does, in words.
-func summary(c *listenerv3.FilterChain) string {
+// inWords is what a chain matches and does, in words.
+func inWords(c *listenerv3.FilterChain) string {
 	s := c.FilterChainMatch.TransportProtocol
 	if alpn := c.FilterChainMatch.ApplicationProtocols; len(alpn) > 0 {
 		s += "[" + strings.Join(alpn, " ") + "]"
@@ -84,7 +84,7 @@ spec: {mtls: {mode: `+mode+`}}
 				}
 				var chains, inspectors []string
 				for _, c := range ls[0].FilterChains {
-					chains = append(chains, summary(c))
+					chains = append(chains, inWords(c))
 				}
 				for _, f := range ls[0].ListenerFilters {
 					inspectors = append(inspectors, strings.TrimSuffix(f.Name[strings.LastIndex(f.Name, ".")+1:], "_inspector"))
@@ -117,6 +117,9 @@ func TestInboundFlag(t *testing.T) {
 		if ls != nil || !strings.Contains(problems, "--inbound: ") || !strings.Contains(problems, c.want) {
 			t.Errorf("%q: %d listeners and %q, want %q", c.inbound, len(ls), problems, c.want)
 		}
+	}
+	if ls, problems := inboundListeners(t, mesh, "127.0.0.1:0=:80", "127.0.0.1:0=:81"); len(ls) != 2 || ls[0].Name == ls[1].Name {
+		t.Errorf("two ports that the system chooses: %v, %s", ls, problems)
 	}
 	for _, good := range []string{"127.0.0.1:0=localhost:80", ":1=:80", "[::1]:80=127.0.0.1:80", "127.0.0.2:80=127.0.0.1:80", "127.0.0.1:1=unix:///a"} {
 		if ls, problems := inboundListeners(t, mesh, good); len(ls) != 1 {
@@ -202,5 +205,29 @@ func TestInboundTLS(t *testing.T) {
 	}
 	if !context.RequireClientCertificate.GetValue() || common.AlpnProtocols[0] != "istio-peer-exchange" {
 		t.Errorf("context is %v", context)
+	}
+}
+
+// TestInboundWithoutCertificate: mutual TLS that is demanded and can't be had refuses the
+// configuration; where it may be had, plaintext is said to be all.
+func TestInboundWithoutCertificate(t *testing.T) {
+	for mode, want := range map[string]string{
+		"STRICT": "--inbound: 127.0.0.1:1: PeerAuthentication demands mutual TLS", "PERMISSIVE": "warning: --inbound: the proxy has no certificate of the mesh", "DISABLE": "",
+	} {
+		r, problems := Translate(load(t, inboundMesh("{name: http, port: 80}", `
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: default}
+spec: {mtls: {mode: `+mode+`}}
+`)), Options{Labels: map[string]string{"app": "app"}, Inbound: []string{"127.0.0.1:1=:80"}})
+		if said := describe(problems); !strings.Contains(said, want) || want == "" && said != "" {
+			t.Errorf("%s: said %q, want %q", mode, said, want)
+		}
+		if (r == nil) != (mode == "STRICT") {
+			t.Errorf("%s: refused: %t", mode, r == nil)
+		}
+		if r != nil && r.Listeners[0].FilterChains[0].TransportSocket != nil {
+			t.Errorf("%s: a chain has TLS", mode)
+		}
 	}
 }

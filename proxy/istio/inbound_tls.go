@@ -5,8 +5,6 @@ package istio
 import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	mesh "istio.io/api/mesh/v1alpha1"
 )
@@ -39,56 +37,17 @@ func (t *translator) inboundTLS(http bool) *corev3.TransportSocket {
 			params.CipherSuites = own.CipherSuites
 		}
 	}
-	alpn := []string{"istio-peer-exchange", "h2", "http/1.1"}
+	alpn := alpnMutualTCP
 	if http {
-		alpn = alpn[1:]
+		alpn = alpnHTTP
 	}
-	return &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{
-		TypedConfig: pack(&tlsv3.DownstreamTlsContext{
-			RequireClientCertificate: wrapperspb.Bool(true),
-			CommonTlsContext: &tlsv3.CommonTlsContext{
-				TlsParams:                      params,
-				TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{workloadSecret("default")},
-				ValidationContextType:          workloadValidation(validation, "ROOTCA"),
-				AlpnProtocols:                  alpn,
-			},
-		}),
-	}}
-}
-
-// workloadValidation validates by own demands and by trust anchors that come as a secret.
-func workloadValidation(own *tlsv3.CertificateValidationContext, anchors string) *tlsv3.CommonTlsContext_CombinedValidationContext {
-	return &tlsv3.CommonTlsContext_CombinedValidationContext{
-		CombinedValidationContext: &tlsv3.CommonTlsContext_CombinedCertificateValidationContext{
-			DefaultValidationContext:         own,
-			ValidationContextSdsSecretConfig: workloadSecret(anchors),
+	return tlsSocket(&tlsv3.DownstreamTlsContext{
+		RequireClientCertificate: wrapperspb.Bool(true),
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsParams:                      params,
+			TlsCertificateSdsSecretConfigs: []*tlsv3.SdsSecretConfig{agentSecret(secretOwn)},
+			ValidationContextType:          combined(validation, agentSecret(secretRoots)),
+			AlpnProtocols:                  alpn,
 		},
-	}
-}
-
-// sdsGRPC is the cluster by which Istio's agent serves secrets to the proxy.
-const sdsGRPC = "sds-grpc"
-
-// workloadSecret asks for a secret where Istio's agent serves the workload's own.
-func workloadSecret(name string) *tlsv3.SdsSecretConfig {
-	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
-		ConfigSourceSpecifier: &corev3.ConfigSource_ApiConfigSource{ApiConfigSource: &corev3.ApiConfigSource{
-			ApiType:             corev3.ApiConfigSource_GRPC,
-			TransportApiVersion: corev3.ApiVersion_V3,
-			GrpcServices: []*corev3.GrpcService{{TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: sdsGRPC},
-			}}},
-			SetNodeOnFirstMessageOnly: true,
-		}},
-		InitialFetchTimeout: durationpb.New(0),
-		ResourceApiVersion:  corev3.ApiVersion_V3,
-	}}
-}
-
-func exactNames(names ...string) []*matcherv3.StringMatcher {
-	var out []*matcherv3.StringMatcher
-	for _, n := range names {
-		out = append(out, exactString(n))
-	}
-	return out
+	})
 }

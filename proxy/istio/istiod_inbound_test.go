@@ -31,7 +31,7 @@ func inboundOf(t *testing.T, app, port string, more ...string) *Resources {
 		objs = append(objs, loadFile(t, name)...)
 	}
 	r, problems := Translate(objs, Options{
-		ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
+		Identity: true, ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
 		Inbound: []string{"127.0.0.1:1" + port + "=127.0.0.1:" + port},
 	})
 	if r == nil {

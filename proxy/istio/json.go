@@ -30,7 +30,7 @@ func (r *Resources) JSON() ([]byte, error) {
 	if len(r.Secrets) > 0 {
 		secrets := named{name: "secrets"}
 		for _, s := range r.Secrets {
-			secrets.msgs = append(secrets.msgs, Redacted(s))
+			secrets.msgs = append(secrets.msgs, redacted(s))
 		}
 		lists = append(lists, secrets)
 	}

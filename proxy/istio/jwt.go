@@ -152,16 +152,12 @@ func newJWKSCluster(name, host string, port uint32, tls bool) *clusterv3.Cluster
 	if !tls {
 		return c
 	}
-	c.TransportSocket = &corev3.TransportSocket{Name: "envoy.transport_sockets.tls", ConfigType: &corev3.TransportSocket_TypedConfig{
-		TypedConfig: pack(&tlsv3.UpstreamTlsContext{
-			CommonTlsContext: &tlsv3.CommonTlsContext{
-				ValidationContextType: workloadValidation(&tlsv3.CertificateValidationContext{
-					//lint:ignore SA1019 as istiod has it
-					MatchSubjectAltNames: exactNames(host),
-				}, "file-root:system"),
-			},
-			Sni: host,
-		}),
-	}}
+	c.TransportSocket = tlsSocket(&tlsv3.UpstreamTlsContext{
+		CommonTlsContext: &tlsv3.CommonTlsContext{
+			TlsParams:             meshParams(),
+			ValidationContextType: combined(wantSANs([]string{host}), agentSecret(fileRootName(systemRoots))),
+		},
+		Sni: host,
+	})
 	return c
 }

@@ -97,12 +97,12 @@ func (p *policies) of(all []*source.Object, w protected) []*source.Object {
 // warnUnused tells of policies that the proxy enforces nowhere because it was not told
 // to: who runs it before no workload, or doesn't say before which, may think that they
 // hold.
-func (p *policies) warnUnused() {
+func (p *policies) warnUnused(inbound bool) {
 	for _, all := range [...][]*source.Object{p.authz, p.jwt} {
 		for _, obj := range all {
 			switch {
 			case p.used[obj]:
-			case len(p.o.Inbound) == 0:
+			case !inbound:
 				p.rep.warnf(obj, "", "is not enforced here: the proxy stands before no workload that it is for; --inbound puts it there")
 			case len(p.o.Labels) == 0 && obj.Spec.(targeted).GetSelector() != nil && obj.Namespace == p.o.Namespace:
 				p.rep.warnf(obj, "spec.selector", "is not enforced here: the proxy doesn't know the workload's labels; give them with --labels")

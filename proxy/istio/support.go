@@ -46,12 +46,6 @@ func checkVirtualService(obj *source.Object, v *networking.VirtualService, rep *
 // bound: clients of HTTP come to the http listener, and capture would have to bring
 // those of other addresses.
 func checkSidecar(obj *source.Object, s *networking.Sidecar, rep *report) {
-	if len(s.Ingress) > 0 {
-		rep.unsupportedf(obj, "spec.ingress", "there is no inbound listener")
-	}
-	if s.InboundConnectionPool != nil {
-		rep.unsupportedf(obj, "spec.inboundConnectionPool", "there is no inbound listener")
-	}
 	for i, e := range s.Egress {
 		field := fmt.Sprintf("spec.egress[%d].bind", i)
 		switch {

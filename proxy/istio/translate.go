@@ -9,7 +9,8 @@
 // a proxy without a cluster around it needs differently:
 //
 //   - One proxy is a sidecar with an HTTP proxy port and a gateway at once. Clients come
-//     to these listeners; nothing is captured, and nothing is inbound.
+//     to these listeners; nothing is captured. What is before the workload has addresses
+//     of its own (translator.inbound), and a policy's ports are the workload's.
 //   - The http listener tells services apart by the port in the request's authority
 //     (translator.httpProxyRoutes), and without a port where only one can be meant.
 //   - A cluster of type ORIGINAL_DST, PassthroughCluster among them, has no original
@@ -228,7 +229,7 @@ func (t *translator) translate(objs []*source.Object) {
 	t.gateways(objs)
 	t.protectGateways(objs, t.out.Listeners[own:])
 	t.inbound(objs)
-	t.policies.warnUnused()
+	t.policies.warnUnused(len(t.inboundPorts) > 0)
 
 	clusters := newClusterBuilder(t.o, rules, newPeerModes(objs, t.o.RootNamespace), t.secrets, t.rep, t.out)
 	for _, s := range t.scope.services {

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strconv"
+	"sync"
+	"unicode/utf8"
 )
 
 // MaxProgram bounds the number of instructions a regular expression may
@@ -18,7 +20,8 @@ import (
 const MaxProgram = 10_000
 
 // Regex is a regular expression in RE2 syntax that has to match the whole of
-// its input, as envoy.type.matcher.v3.RegexMatcher. Immutable.
+// its input, as envoy.type.matcher.v3.RegexMatcher. As with Envoy each octet, of
+// the expression too, is one character, the Latin-1 one. Immutable.
 type Regex struct {
 	src    string
 	prefix []byte // every match begins with these bytes
@@ -28,19 +31,53 @@ type Regex struct {
 
 // NewRegex compiles a pattern. The error says what is wrong with it.
 func NewRegex(src string) (*Regex, error) {
-	alone, err := compile(src)
+	wide := string(widen(nil, []byte(src)))
+	alone, err := compile(wide)
 	if err != nil {
 		return nil, err
 	}
 	// Leftmost-first search between two anchors finds a match of the whole
 	// input exactly when there is one. The group keeps alternation inside.
-	anchored, err := regexp.Compile(`\A(?:` + src + `)\z`)
+	anchored, err := regexp.Compile(`\A(?:` + wide + `)\z`)
 	if err != nil {
 		return nil, fmt.Errorf("regular expression %s: %w", strconv.Quote(src), err)
 	}
 	lit, whole := alone.LiteralPrefix()
-	return &Regex{src: src, prefix: []byte(lit), whole: whole, re: anchored}, nil
+	prefix, all := narrow(lit)
+	return &Regex{src: src, prefix: prefix, whole: whole && all, re: anchored}, nil
 }
+
+// widen appends b with each octet as the character of that number.
+func widen(dst, b []byte) []byte {
+	for _, c := range b {
+		dst = utf8.AppendRune(dst, rune(c))
+	}
+	return dst
+}
+
+// narrow undoes widen as far as it goes, and reports whether that was all. A
+// character that is no octet makes an expression match nothing.
+func narrow(s string) (b []byte, all bool) {
+	for _, r := range s {
+		if r > 0xff {
+			return b, false
+		}
+		b = append(b, byte(r))
+	}
+	return b, true
+}
+
+func isASCII(b []byte) bool {
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+// wideTexts are inputs that had to be widened.
+var wideTexts = sync.Pool{New: func() any { return new([]byte) }}
 
 // compile checks a pattern's size before it compiles it.
 func compile(src string) (*regexp.Regexp, error) {
@@ -59,8 +96,7 @@ func compile(src string) (*regexp.Regexp, error) {
 	return regexp.Compile(src)
 }
 
-// Match reports whether the expression matches all of b. Bytes that are not
-// UTF-8 count as one character each, so that no input can slip past `.`.
+// Match reports whether the expression matches all of b.
 func (r *Regex) Match(b []byte) bool {
 	if !bytes.HasPrefix(b, r.prefix) {
 		return false
@@ -68,7 +104,14 @@ func (r *Regex) Match(b []byte) bool {
 	if r.whole {
 		return len(b) == len(r.prefix)
 	}
-	return r.re.Match(b)
+	if isASCII(b) {
+		return r.re.Match(b)
+	}
+	text := wideTexts.Get().(*[]byte)
+	*text = widen((*text)[:0], b)
+	ok := r.re.Match(*text)
+	wideTexts.Put(text)
+	return ok
 }
 
 // String describes the predicate.

@@ -43,6 +43,9 @@ func TestString(t *testing.T) {
 		{"regex longest alternative counts", pattern(t, "a|ab"), "a ab", "abb", `regex "a|ab"`},
 		{"regex with anchors", pattern(t, "^ab.*$"), "ab abc", "xab", `regex "^ab.*$"`},
 		{"regex with flags", pattern(t, "(?i)ab"), "ab AB", "abc", `regex "(?i)ab"`},
+		{"regex takes an octet for a character", pattern(t, "a.{2}"), "a\xc3\xa9 a\xff\xff abc", "a\xff aé\xff", `regex "a.{2}"`},
+		{"regex with a character of two octets", pattern(t, "é+"), "é \xc3\xa9\xa9", "éé \xe9", `regex "é+"`},
+		{"regex with a character that is no octet", pattern(t, `\x{100}`), "", "Ā \x01 -", `regex "\\x{100}"`},
 		{"regex matches 8-bit octets", pattern(t, ".*evil.*"), "evil \xffevil\xfe", "ev\xffil", `regex ".*evil.*"`},
 		{"regex of nothing", pattern(t, "x*"), "- x xx", "y", `regex "x*"`},
 	} {

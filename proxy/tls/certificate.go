@@ -71,7 +71,7 @@ func newCertificate(chain []*x509.Certificate) *http.Certificate {
 	c := &http.Certificate{
 		Subject:   distinguishedName(leaf.RawSubject),
 		Issuer:    distinguishedName(leaf.RawIssuer),
-		Serial:    leaf.SerialNumber.Text(16),
+		Serial:    http.SerialText(leaf.SerialNumber),
 		Digest:    hex.EncodeToString(sum[:]),
 		NotBefore: leaf.NotBefore,
 		NotAfter:  leaf.NotAfter,

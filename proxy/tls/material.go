@@ -77,7 +77,7 @@ func parseKeyPair(kp KeyPair, want string, now time.Time) (*keyPair, error) {
 	}
 	if want != "" {
 		if uris := p.leaf.URIs; len(uris) != 1 || uris[0].String() != want {
-			return nil, fmt.Errorf("the certificate is for the identity %q, not for %q", uris, want)
+			return nil, &IdentityError{Got: fmt.Sprint(uris), Want: want}
 		}
 	}
 	h := sha256.New()

@@ -26,6 +26,14 @@ type ID struct {
 // String returns the ID as a URI.
 func (id ID) String() string { return spiffeScheme + id.TrustDomain + id.Path }
 
+// IdentityError is a certificate of ours that is for somebody else.
+type IdentityError struct{ Got, Want string }
+
+// Error says for whom it is.
+func (e *IdentityError) Error() string {
+	return fmt.Sprintf("the certificate is for the identity %.200q, not for %q", e.Got, e.Want)
+}
+
 // MeshID is the ID that Istio gives a workload.
 func MeshID(trustDomain, namespace, serviceAccount string) ID {
 	return ID{TrustDomain: trustDomain, Path: "/ns/" + namespace + "/sa/" + serviceAccount}

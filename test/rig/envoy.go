@@ -19,7 +19,8 @@ func StartEnvoy(t testing.TB, envoy, bootstrap, http, admin string) *Proxy {
 		t.Fatal(err)
 	}
 	p := &Proxy{HTTP: http, Admin: admin, Metrics: admin}
-	p.process = StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error"))
+	p.process = StartProcess(t, exec.Command(envoy, "-c", path, "--disable-hot-restart", "--concurrency", "1", "--log-level", "error",
+		"--file-flush-interval-msec", "50"))
 	p.Stdout, p.Stderr = p.process.Stdout, p.process.Stderr
 	Until(t, "Envoy is ready", func() error {
 		if p.process.Exited() {

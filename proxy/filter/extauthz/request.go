@@ -104,7 +104,7 @@ func printable(v []byte) string {
 
 // message returns what a server of gRPC is told.
 func (o *requestOptions) message(ex *http.Exchange) *authv3.CheckRequest {
-	service, _ := ex.Req.Fields.Lookup(http.HeaderOther, []byte("x-envoy-downstream-service-cluster"))
+	service, _ := ex.Req.Fields.Get(http.HeaderXEnvoyDownstreamServiceCluster)
 	a := connectionAttributes(ex.Conn, o.peerCertificate, o.tlsSession, o.labels)
 	a.Source.Service = printable(service)
 	a.Request = &authv3.AttributeContext_Request{Time: timestamppb.New(http.WallTime(ex.Start)), Http: o.http(ex)}

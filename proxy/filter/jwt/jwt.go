@@ -32,7 +32,7 @@ type Matcher interface {
 
 // Env is what an engine is wired to.
 type Env struct {
-	StatPrefix string // of the connection manager
+	StatPrefix string // tells apart who counts fetches
 	Stats      *Stats
 	Remotes    *Remotes
 	// Match and String compile the matchers of configuration; errors name the
@@ -50,7 +50,6 @@ type Engine struct {
 	byIssuer  map[string]*Provider
 	single    *Provider // the only provider, nil if there are more
 	remote    bool      // a provider's keys are remote
-	reroutes  bool      // a provider's claims may lead to another route
 	own       []header  // that only the filter may set
 
 	rules     []rule
@@ -114,7 +113,6 @@ func (e *Engine) add(p *Provider) {
 		e.byIssuer[p.issuer] = p
 	}
 	e.remote = e.remote || p.remote != nil
-	e.reroutes = e.reroutes || p.clearRoute
 	if e.single = p; len(e.providers) > 1 {
 		e.single = nil
 	}
@@ -195,12 +193,9 @@ func (f *Filter) choose(ex *http.Exchange) requirement {
 	return nil
 }
 
-// Waits reports whether the request may have to wait for keys, or may get
-// another route, whose filters wait. It implements filter.Waiter.
+// Waits reports whether the request may have to wait for keys. It implements
+// filter.Waiter.
 func (f *Filter) Waits(ex *http.Exchange) bool {
-	if f.engine.reroutes {
-		return true
-	}
 	if !f.engine.remote || f.engine.preflight && isPreflight(&ex.Req) {
 		return false
 	}

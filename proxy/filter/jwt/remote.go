@@ -43,9 +43,6 @@ const (
 	maxRetries      = 10
 )
 
-// errNone is why there are no keys before the first fetch has ended.
-var errNone = errors.New("nothing was fetched yet")
-
 // Remote is a key set that is fetched. It survives changes of configuration
 // that don't change where it comes from, and serves the last good keys as long
 // as no newer ones can be had. Safe for concurrent use.
@@ -71,12 +68,11 @@ type Remote struct {
 	tried    bool          // there was one; guarded by mu
 	timer    *time.Timer   // of the next asynchronous fetch; guarded by mu
 	active   bool          // asynchronous fetches go on; guarded by mu
-	lastErr  error         // why the last fetch failed; guarded by mu
 }
 
 // newRemote compiles where keys come from. Errors name the field.
 func newRemote(ctx context.Context, cfg *jwtv3.RemoteJwks, f Fetcher, s *Stats) (*Remote, error) {
-	r := &Remote{ctx: ctx, fetcher: f, stats: s, lifetime: defaultCacheDuration, refetch: defaultRefetch, lastErr: errNone}
+	r := &Remote{ctx: ctx, fetcher: f, stats: s, lifetime: defaultCacheDuration, refetch: defaultRefetch}
 	if err := onlyFields(cfg, "http_uri", "cache_duration", "async_fetch", "retry_policy"); err != nil {
 		return nil, err
 	}
@@ -235,7 +231,6 @@ func (r *Remote) run() {
 	r.failed.Store(err != nil)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lastErr = err
 	close(r.inflight)
 	r.inflight = nil
 	r.schedule(err == nil)
@@ -287,6 +282,9 @@ func (r *Remote) schedule(good bool) {
 		if d = r.lifetime; d > refetchBefore {
 			d -= refetchBefore
 		}
+	}
+	if r.timer != nil {
+		r.timer.Stop() // a request has fetched before its time
 	}
 	r.timer = time.AfterFunc(d, func() { r.fetchOnce(http.Now(), 0) })
 }

@@ -103,15 +103,15 @@ func (t *token) parseHeader(text []byte) Status {
 	if _, ok := algorithms[t.alg]; !ok {
 		return HeaderUnknownAlg
 	}
-	if t.kid, ok = text1(h, "kid"); !ok {
+	if t.kid, ok = textOf(h, "kid"); !ok {
 		return HeaderBadKid
 	}
 	t.header = h
 	return OK
 }
 
-// text1 returns a member that is a string or isn't there.
-func text1(object map[string]any, name string) (value string, ok bool) {
+// textOf returns a member that is a string or isn't there.
+func textOf(object map[string]any, name string) (value string, ok bool) {
 	v, there := object[name]
 	if !there {
 		return "", true
@@ -130,10 +130,10 @@ func (t *token) parsePayload(text []byte) Status {
 		return PayloadBadJSON
 	}
 	t.claims = c
-	if t.iss, ok = text1(c, "iss"); !ok {
+	if t.iss, ok = textOf(c, "iss"); !ok {
 		return IssNotString
 	}
-	if t.sub, ok = text1(c, "sub"); !ok {
+	if t.sub, ok = textOf(c, "sub"); !ok {
 		return SubNotString
 	}
 	if _, _, s := seconds(c, "iat", IatNotInteger); s != OK {
@@ -146,7 +146,7 @@ func (t *token) parsePayload(text []byte) Status {
 	if t.exp, t.hasExp, s = seconds(c, "exp", ExpNotInteger); s != OK {
 		return s
 	}
-	if _, ok = text1(c, "jti"); !ok {
+	if _, ok = textOf(c, "jti"); !ok {
 		return JtiNotString
 	}
 	return t.parseAudiences(c["aud"])
