@@ -84,6 +84,7 @@ func translateOptions(o *Options) istio.Options {
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
 		Inbound:        o.Inbound,
+		CertsDir:       o.CertsDir,
 
 		ProtocolDetectionTimeout: o.DetectionTimeout,
 	}

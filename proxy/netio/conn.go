@@ -56,7 +56,7 @@ type Conn struct {
 }
 
 // Sealed is what a TLS connection offers beside net.Conn. All but TryWrite are
-// for the reader.
+// for the reader, who has to be the writer, too, for WriteAwait.
 type Sealed interface {
 	// NetConn returns the connection below.
 	NetConn() net.Conn
@@ -67,6 +67,8 @@ type Sealed interface {
 	TryRead(p []byte) (int, error)
 	// Probe looks, without waiting, for data or the end.
 	Probe() (data bool, err error)
+	// WriteAwait is Write and then Await, in one go where it can.
+	WriteAwait(p []byte) (wrote int, err error)
 	// TryWrite is as Conn's.
 	TryWrite(p []byte) (n int, done bool, err error)
 }
@@ -190,6 +192,10 @@ func (c *Conn) fillPlain(in *buf.Buffer) error {
 			return err
 		}
 	}
+	return c.readPlain(in)
+}
+
+func (c *Conn) readPlain(in *buf.Buffer) error {
 	n, err := c.nc.Read(in.Free())
 	in.Commit(n)
 	if n > 0 {
@@ -224,6 +230,12 @@ func (c *Conn) TryFill(in *buf.Buffer) (bool, error) {
 // WriteFill writes out and then waits for bytes as Fill does. wrote reports
 // how many bytes of out were taken before an error.
 func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
+	if c.sealed != nil && len(out) > 0 {
+		if wrote, err = c.sealed.WriteAwait(out); err != nil {
+			return wrote, err
+		}
+		return wrote, c.readPlain(in)
+	}
 	if c.raw == nil || len(out) == 0 {
 		return c.writeThenFill(out, 0, in)
 	}

@@ -203,6 +203,34 @@ func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
 	return n, !c.tap.full(), nil
 }
 
+// WriteAwait is Write and then Await. Where all of p fits into one record, that is
+// sent when the poller is armed already, so that the socket needn't be asked for an
+// answer which can't be there yet. It is for one goroutine that reads and writes.
+func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
+	if len(p) > maxRecord || c.Buffered() || c.tap.full() {
+		if wrote, err = c.Write(p); err != nil {
+			return wrote, err
+		}
+		return wrote, c.Await()
+	}
+	record := buf.GetBytes()
+	defer buf.PutBytes(record)
+	c.tap.hold(record)
+	_, err = c.std.Write(p)
+	c.tap.hold(nil)
+	if err != nil {
+		return 0, err
+	}
+	sent, err := c.tap.io.WriteFill(*record, &c.tap.in)
+	switch {
+	case sent < len(*record):
+		return 0, err
+	case err != nil && err != io.EOF:
+		return len(p), err
+	}
+	return len(p), nil
+}
+
 // Close sends close_notify, if that can be done at once, and closes the
 // connection. It may be called from any goroutine.
 func (c *Conn) Close() error {
@@ -256,6 +284,15 @@ type tap struct {
 	// unsent are records that the socket didn't take without waiting. Guarded by
 	// mu.
 	unsent []byte
+	// held takes records instead of the socket; nil doesn't. Guarded by mu.
+	held *[]byte
+}
+
+// hold has records appended to b, which may be nil, instead of sent.
+func (t *tap) hold(b *[]byte) {
+	t.mu.Lock()
+	t.held = b
+	t.mu.Unlock()
 }
 
 // Read hands out bytes of the current record.
@@ -317,6 +354,10 @@ func (t *tap) fill() error {
 func (t *tap) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.held != nil {
+		*t.held = append(*t.held, p...)
+		return len(p), nil
+	}
 	if !t.tries.Load() {
 		if err := t.finishLocked(); err != nil {
 			return 0, err

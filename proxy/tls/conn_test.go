@@ -301,3 +301,37 @@ func TestAbort(t *testing.T) {
 		t.Errorf("%d, %v; want an error that is not the end", n, err)
 	}
 }
+
+// TestWriteAwait: messages of one record and of several, and the end instead of an
+// answer.
+func TestWriteAwait(t *testing.T) {
+	client, server := pair(t)
+	sizes := []int{1, 1000, maxRecord, maxRecord + 1, 100_000}
+	go func() {
+		for _, size := range sizes {
+			p := make([]byte, size)
+			if _, err := io.ReadFull(server, p); err != nil {
+				return
+			}
+			_, _ = server.Write(p[:1])
+		}
+		_, _ = io.ReadFull(server, make([]byte, 1))
+		_ = server.Close()
+	}()
+	p := make([]byte, 16)
+	for _, size := range sizes {
+		want := bytes.Repeat([]byte{byte(size)}, size)
+		if n, err := client.WriteAwait(want); n != size || err != nil {
+			t.Fatalf("%d of %d, %v", n, size, err)
+		}
+		if n, err := client.Read(p); n != 1 || p[0] != byte(size) || err != nil {
+			t.Fatalf("after %d: %q, %v", size, p[:n], err)
+		}
+	}
+	if n, err := client.WriteAwait([]byte("x")); n != 1 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if _, err := client.Read(p); err != io.EOF {
+		t.Errorf("at the end: %v", err)
+	}
+}
