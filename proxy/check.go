@@ -84,7 +84,6 @@ func translateOptions(o *Options) istio.Options {
 		HTTPAddr:       o.HTTPAddr,
 		Listen:         o.Listen,
 		Inbound:        o.Inbound,
-		CertsDir:       o.CertsDir,
 
 		ProtocolDetectionTimeout: o.DetectionTimeout,
 	}

@@ -88,12 +88,12 @@ type Config struct {
 
 // secure returns a TLS context of the cluster, nil if it has none. All of them count
 // in one place.
-func (c *Config) secure() *tls.Client {
-	if c.TLS != nil {
-		return c.TLS
+func (cfg *Config) secure() *tls.Client {
+	if cfg.TLS != nil {
+		return cfg.TLS
 	}
-	for i := range c.Endpoints {
-		if t := c.Endpoints[i].TLS; t != nil {
+	for i := range cfg.Endpoints {
+		if t := cfg.Endpoints[i].TLS; t != nil {
 			return t
 		}
 	}
