@@ -11,6 +11,7 @@ type Connection struct {
 	Peer    *http.Peer // of the client, nil when it is not known
 	Cluster string
 	Host    *http.HostFacts // nil when none was reached
+	TLS     *http.TLSInfo   // of the connection to the host; nil when it is plain
 	Flags   http.Flags
 	// Opened and Closed are each set once.
 	Opened, Closed bool

@@ -104,7 +104,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 	c.picked, c.judged = false, false
 	r.owner, r.down, r.downConn, r.stream, r.upConn, r.upID = owner, down, e.Conn, sc, sc.H2, id
 	r.on, r.begun, r.answered, r.requestEnded = true, false, false, end
-	ex.UpstreamProtocol, ex.UpstreamLocal = http.HTTP2, sc.H2.LocalAddr()
+	ex.UpstreamProtocol, ex.UpstreamLocal, ex.UpstreamTLS = http.HTTP2, sc.H2.LocalAddr(), sc.TLS
 	ex.UpstreamStart = http.Now()
 	c.cl.Stats.RqTotal.Inc()
 	if end {

@@ -55,7 +55,7 @@ func (c *Call) pick() *http.Error {
 	if c.host == nil {
 		return errNoHealthy
 	}
-	ex.Upstream = c.host.Facts
+	ex.Upstream, ex.UpstreamTLS = c.host.Facts, nil
 	ex.Attempts++
 	c.tried = append(c.tried, c.host)
 	return nil
@@ -75,7 +75,7 @@ func (c *Call) acquire() (err *http.Error) {
 		up := h2.NewClientStream(sc.H2)
 		c.stream, c.up = sc, up
 		c.used = append(c.used, up)
-		ex.UpstreamProtocol = http.HTTP2
+		ex.UpstreamProtocol, ex.UpstreamTLS = http.HTTP2, sc.TLS
 		return nil
 	}
 	var conn *pool.Conn
@@ -88,7 +88,7 @@ func (c *Call) acquire() (err *http.Error) {
 		return err
 	}
 	c.conn, c.up = conn, conn.H1
-	ex.UpstreamProtocol = http.HTTP11
+	ex.UpstreamProtocol, ex.UpstreamTLS = http.HTTP11, conn.TLS
 	return nil
 }
 

@@ -87,6 +87,9 @@ type Exchange struct {
 
 	// Upstream is the chosen host of the last attempt; nil when none was.
 	Upstream *HostFacts
+	// UpstreamTLS is what the handshake of the upstream connection settled; nil
+	// when it is plain. Immutable, shared.
+	UpstreamTLS *TLSInfo
 	// UpstreamLocal is the local address of the upstream connection.
 	UpstreamLocal string
 	// UpstreamProtocol is what the upstream connection speaks.
@@ -231,6 +234,21 @@ type TLSInfo struct {
 	// unverified one.
 	Peer, Own    *Certificate
 	PeerVerified bool
+}
+
+// Principals returns the first URI of each end's certificate: that of a peer which
+// was verified, and ours. They are empty where there is none, or no TLS.
+func (i *TLSInfo) Principals() (peer, own string) {
+	if i == nil {
+		return "", ""
+	}
+	if i.Peer != nil && i.PeerVerified && len(i.Peer.URIs) > 0 {
+		peer = i.Peer.URIs[0]
+	}
+	if i.Own != nil && len(i.Own.URIs) > 0 {
+		own = i.Own.URIs[0]
+	}
+	return peer, own
 }
 
 // Certificate is a leaf certificate in the words of logs, of policies and of

@@ -44,12 +44,7 @@ func (s *Secure) Serve(nc net.Conn, info *http.ConnInfo) {
 		return
 	}
 	info.TLS, info.SNI = sealed.Info(), sealed.ServerName()
-	if own := info.TLS.Own; own != nil && len(own.URIs) > 0 {
-		info.OwnPrincipal = own.URIs[0]
-	}
-	if peer := info.TLS.Peer; peer != nil && info.TLS.PeerVerified && len(peer.URIs) > 0 {
-		info.PeerPrincipal = peer.URIs[0]
-	}
+	info.PeerPrincipal, info.OwnPrincipal = info.TLS.Principals()
 	s.Next.Serve(sealed, info)
 }
 

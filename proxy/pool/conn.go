@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
 )
 
@@ -11,6 +12,8 @@ import (
 type Conn struct {
 	// H1 speaks HTTP/1 on the connection. Immutable.
 	H1 *h1.ClientConn
+	// TLS is what the handshake settled, nil on a plain connection. Immutable.
+	TLS *http.TLSInfo
 
 	pool    *Pool  // immutable
 	epoch   uint32 // Pool.age when it was made; immutable

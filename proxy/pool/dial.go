@@ -45,6 +45,14 @@ func (p *Pool) dial(s *Settings, alpn []string, now, deadline int64, cancel <-ch
 	return nil, e
 }
 
+// settled returns what the handshake of a connection settled, nil if it is plain.
+func settled(nc net.Conn) *http.TLSInfo {
+	if c, ok := nc.(*tls.Conn); ok {
+		return c.Info()
+	}
+	return nil
+}
+
 // offer is what a handshake says otherwise than its context.
 func (s *Settings) offer(alpn []string) (o tls.ClientOptions) {
 	o.ALPN, o.ServerName = alpn, s.ServerName

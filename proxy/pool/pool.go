@@ -293,7 +293,7 @@ func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Co
 	}
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
-	return &Conn{H1: h1.NewClientConn(nc), pool: p, epoch: epoch, created: now}, nil
+	return &Conn{H1: h1.NewClientConn(nc), TLS: settled(nc), pool: p, epoch: epoch, created: now}, nil
 }
 
 // countConnect counts a connection that is about to be made.

@@ -12,6 +12,8 @@ import (
 // never reused.
 type RawConn struct {
 	NetConn net.Conn
+	// TLS is what the handshake settled, nil on a plain connection. Immutable.
+	TLS *http.TLSInfo
 
 	pool    *Pool // immutable
 	created int64 // http.Now; immutable
@@ -40,7 +42,7 @@ func (p *Pool) ConnectRaw(cancel <-chan struct{}) (*RawConn, *http.Error) {
 	p.Stats.RqTotal.Inc()
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
-	return &RawConn{NetConn: nc, pool: p, created: now}, nil
+	return &RawConn{NetConn: nc, TLS: settled(nc), pool: p, created: now}, nil
 }
 
 // evict closes an idle connection of HTTP and leaves its place to the caller.

@@ -15,6 +15,8 @@ import (
 // AcquireStream and PutStream.
 type StreamConn struct {
 	H2 *h2.Conn
+	// TLS is what the handshake settled, nil on a plain connection. Immutable.
+	TLS *http.TLSInfo
 
 	pool    *Pool // immutable
 	created int64 // http.Now; immutable
@@ -224,7 +226,7 @@ func (p *Pool) dialStreams(s *Settings) {
 	}
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
-	c := &StreamConn{pool: p, created: now}
+	c := &StreamConn{TLS: settled(nc), pool: p, created: now}
 	c.H2 = h2.NewClient(nc, &s.HTTP2, g.stats.http2.get(), p)
 	p.mu.Lock()
 	p.multi.dialing = false

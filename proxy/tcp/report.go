@@ -45,6 +45,9 @@ func (c *conn) tellLocked(now int64, closed bool) {
 	if c.host != nil {
 		e.Host = c.host.Facts
 	}
+	if c.raw != nil {
+		e.TLS = c.raw.TLS
+	}
 	c.opened, c.told = true, moved
 	if !e.Opened && !e.Closed && e.Received+e.Sent == 0 {
 		return
@@ -71,7 +74,7 @@ func (c *conn) log() {
 		ex.Upstream = c.host.Facts
 	}
 	if c.raw != nil {
-		ex.UpstreamLocal = c.raw.NetConn.LocalAddr().String()
+		ex.UpstreamLocal, ex.UpstreamTLS = c.raw.NetConn.LocalAddr().String(), c.raw.TLS
 	}
 	if c.failure != nil {
 		ex.UpstreamFailure = c.failure.Transport

@@ -16,11 +16,12 @@ import (
 type key struct {
 	// bits packs status, flags, protocol, gRPC status and special route.
 	bits uint64
-	// The rest is left empty on the source's side, where nothing that the
-	// client says is a label.
-	peer      *http.Peer
-	principal string // of the client's certificate
-	own       string // of our certificate on the connection
+	// peer is left empty on the source's side, where nothing that the client
+	// says is a label.
+	peer *http.Peer
+	// principal is that of the other end's certificate, the client's or the host's,
+	// and own that of ours on the connection.
+	principal, own string
 }
 
 // Places in key.bits.
@@ -49,8 +50,10 @@ func (r *reporter) key(ex *http.Exchange) key {
 	return k
 }
 
-// setPeer makes a key that of the exchange's client, where that is a label.
-func (r *reporter) setPeer(k *key, ex *http.Exchange) { r.setPeerOf(k, ex.Conn, ex.DownstreamPeer) }
+// setPeer makes a key that of the exchange's other end.
+func (r *reporter) setPeer(k *key, ex *http.Exchange) {
+	r.setPeerOf(k, ex.Conn, ex.DownstreamPeer, ex.UpstreamTLS)
+}
 
 func (k *key) status() int       { return int(k.bits>>statusShift) & maxStatus }
 func (k *key) flags() http.Flags { return http.Flags(k.bits >> flagsShift) }

@@ -119,9 +119,10 @@ func TestLabels(t *testing.T) {
 		{"outbound", http.Outbound, toReviews, outbound, nil},
 		{"gateway", http.DirectionUnspecified, toReviews, outbound, nil},
 		{"mTLS upstream", http.Outbound, func(ex *http.Exchange) {
-			p := reviewsV2
-			p.Principal = "spiffe://cluster.local/ns/other/sa/reviews"
-			ex.Upstream = host(p)
+			ex.Upstream = host(reviewsV2)
+			ex.UpstreamTLS = &http.TLSInfo{PeerVerified: true,
+				Peer: &http.Certificate{URIs: []string{"spiffe://cluster.local/ns/other/sa/reviews", "spiffe://x"}},
+				Own:  &http.Certificate{URIs: []string{"spiffe://cluster.local/ns/default/sa/productpage"}}}
 		}, outbound, map[string]string{
 			"source_principal":               "spiffe://cluster.local/ns/default/sa/productpage",
 			"destination_principal":          "spiffe://cluster.local/ns/other/sa/reviews",

@@ -127,15 +127,13 @@ func (r *reporter) endValues(cluster string, host *http.HostFacts, k *key) []str
 	if r.inbound {
 		return r.appendInbound(append(v, "destination"), service, k)
 	}
-	return r.appendOutbound(append(v, "source"), service, upstream)
+	return r.appendOutbound(append(v, "source"), service, upstream, k)
 }
 
 // appendOutbound appends the labels of both ends as a client knows them.
-func (r *reporter) appendOutbound(v []string, s Service, peer http.Peer) []string {
+func (r *reporter) appendOutbound(v []string, s Service, peer http.Peer, k *key) []string {
 	own := r.own
-	if peer.Principal == "" {
-		own.Principal = "" // without mTLS our certificate isn't shown
-	}
+	own.Principal, peer.Principal = k.own, k.principal
 	namespace := firstOf(namespaceOf(peer.Principal), peer.Namespace)
 	peer.Namespace = namespace
 	v = appendSource(v, own)

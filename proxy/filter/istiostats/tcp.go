@@ -49,7 +49,7 @@ func (f *Filter) OnConnection(c *filter.Connection) {
 
 func (r *reporter) findTCP(c *filter.Connection) *stats.Series[tcpCells] {
 	k := key{bits: uint64(c.Flags) << flagsShift}
-	r.setPeerOf(&k, c.Conn, c.Peer)
+	r.setPeerOf(&k, c.Conn, c.Peer, c.TLS)
 	if c.Host == nil {
 		return r.families.tcp.With(r.tcpValues(c, &k)...)
 	}
@@ -69,9 +69,11 @@ func (r *reporter) tcpValues(c *filter.Connection, k *key) []string {
 	return append(r.endValues(c.Cluster, c.Host, k), "tcp", k.flags().String(), r.security(k))
 }
 
-// setPeerOf makes a key that of a client, where that is a label.
-func (r *reporter) setPeerOf(k *key, conn *http.ConnInfo, peer *http.Peer) {
+// setPeerOf makes a key that of the other end: of the client for a server, of the host,
+// to which we have a connection with that TLS, for a client.
+func (r *reporter) setPeerOf(k *key, conn *http.ConnInfo, peer *http.Peer, upstream *http.TLSInfo) {
 	if !r.inbound {
+		k.principal, k.own = upstream.Principals()
 		return
 	}
 	k.peer = peer

@@ -127,11 +127,11 @@ func response(svids ...*workload.X509SVID) *workload.X509SVIDResponse {
 }
 
 func TestChoosesTheIdentity(t *testing.T) {
-	ca := renewtest.NewCA(t)
-	first := svid(t, renewtest.Peer, renewtest.Issue(t, ca, "db"), ca.Root())
-	second := svid(t, renewtest.Own, renewtest.Issue(t, ca, "web"), ca.Root())
 	for want, id := range map[string]string{"": renewtest.Peer, renewtest.Own: renewtest.Own} {
 		synctest.Test(t, func(t *testing.T) {
+			ca := renewtest.NewCA(t) // by the clock in here
+			first := svid(t, renewtest.Peer, renewtest.Issue(t, ca, "db"), ca.Root())
+			second := svid(t, renewtest.Own, renewtest.Issue(t, ca, "web"), ca.Root())
 			r := newRig(t, workloadapi.Options{ID: want})
 			(<-r.streams).answer <- response(first, second)
 			synctest.Wait()
