@@ -183,11 +183,11 @@ func TestSealedMesh(t *testing.T) {
 	rig.Until(t, "the metrics name both ends", func() error {
 		server, client := m.db.Scrape(t), m.web.Scrape(t)
 		for what, n := range map[string]float64{
-			"requests at db": server.Sum("istio_requests_total", "reporter", "destination", "source_principal", webID, "destination_principal", dbID,
-				"connection_security_policy", "mutual_tls"),
-			"requests at web": client.Sum("istio_requests_total", "reporter", "source", "source_principal", webID, "destination_principal", dbID),
-			"connections at db": server.Sum("istio_tcp_connections_closed_total", "reporter", "destination", "source_principal", webID,
-				"connection_security_policy", "mutual_tls"),
+			"requests at db": server.Sum("istio_requests_total", "reporter=destination", "source_principal="+webID, "destination_principal="+dbID,
+				"connection_security_policy=mutual_tls"),
+			"requests at web": client.Sum("istio_requests_total", "reporter=source", "source_principal="+webID, "destination_principal="+dbID),
+			"connections at db": server.Sum("istio_tcp_connections_closed_total", "reporter=destination", "source_principal="+webID,
+				"connection_security_policy=mutual_tls"),
 			"handshakes at db": server.Sum("envoy_listener_ssl_handshake"),
 		} {
 			if n == 0 {
