@@ -150,6 +150,38 @@ func TestSealedIdleClose(t *testing.T) {
 	}
 }
 
+// TestMaxRequests: a connection ends with as many requests as it may carry, on either
+// version of HTTP, and none is lost.
+func TestMaxRequests(t *testing.T) {
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(string, map[string]string, string) string { return inproc.OK("x") })
+	})
+	addr := rawRoute{port: b.Port, manager: "common_http_protocol_options: {max_requests_per_connection: 2}"}.serve(t)
+	c := inproc.Dial(t, addr)
+	for i, want := range []string{"", "close"} {
+		r := c.Do("GET / HTTP/1.1\nHost: a\n\n")
+		wantLine(t, r, "HTTP/1.1 200 OK")
+		if got := r.Fields["connection"]; got != want {
+			t.Errorf("request %d: connection: %q, want %q", i, got, want)
+		}
+	}
+	c.WantClosed()
+	c2 := inproc.Dial2(t, addr)
+	c2.Get(1)
+	if r := c2.Response(1); r.Line != "200" {
+		t.Errorf("stream 1: %+v", r)
+	}
+	c2.Get(3)
+	for answered, told := false, false; !answered || !told; {
+		e := c2.Next() // in either order
+		if e.Kind == "closed" || e.Kind == "reset" {
+			t.Fatalf("%+v", e)
+		}
+		answered = answered || e.ID == 3 && e.End
+		told = told || e.Kind == "goaway" && e.Code == 0
+	}
+}
+
 // TestSealedAllocations is the bound on the hot path with mutual TLS: of two proxies
 // and the encryption between them, only crypto/tls allocates, and that once for each
 // record that it reads.

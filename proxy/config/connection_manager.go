@@ -77,6 +77,7 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 		Limits:              &h1.Limits{},
 		Forward:             &forward.Options{},
 	}
+	cfg.MaxRequests = common.GetMaxRequestsPerConnection().GetValue()
 	if d := common.GetIdleTimeout(); d != nil {
 		cfg.IdleTimeout = d.AsDuration()
 	}

@@ -82,6 +82,8 @@ type Config struct {
 	// doesn't say otherwise.
 	Upgrades router.Upgrades
 
+	// MaxRequests ends a connection with that many requests; 0 for no bound.
+	MaxRequests uint32
 	// IdleTimeout closes a connection without a request (default 1 h),
 	// HeadersTimeout bounds the time from a head's first byte to its last
 	// (0: none), RequestTimeout that from the head's end to the body's (0: none).

@@ -33,7 +33,8 @@ type conn struct {
 	info *http.ConnInfo
 	cert atomic.Pointer[certElement] // of x-forwarded-client-cert, made when first asked for
 
-	next, prev *conn // guarded by Tracker.mu
+	requests   uint32 // that have begun; owned by the goroutine that reads
+	next, prev *conn  // guarded by Tracker.mu
 
 	mu    sync.Mutex
 	state connState     // guarded by mu
@@ -176,6 +177,9 @@ func (c *conn) serveOne() (keep bool) {
 	st := streamPool.Get().(*stream)
 	st.codec, st.c, st.cfg = c.sc, c, c.m.config()
 	st.ex.Conn = c.info
+	if c.isLast(st.cfg) {
+		c.sc.SetLast()
+	}
 	if st.readHead(c.sc) {
 		st.handle()
 		st.finish()
@@ -188,6 +192,17 @@ func (c *conn) serveOne() (keep bool) {
 	st.release()
 	streamPool.Put(st)
 	return keep
+}
+
+// isLast counts a request, and reports whether it is the last one that the connection
+// may carry (max_requests_per_connection).
+func (c *conn) isLast(cfg *Config) bool {
+	c.requests++
+	if cfg.MaxRequests == 0 || c.requests != cfg.MaxRequests {
+		return false
+	}
+	c.m.Stats.CxMaxRequests.Inc()
+	return true
 }
 
 func (c *conn) setActive(call *forward.Call) {

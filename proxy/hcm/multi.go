@@ -74,6 +74,9 @@ func (st *multiStream) OnHead(e h2.Event, b *h2.Block, end bool) h2.Verdict {
 	ex.Start = http.Now()
 	ex.RequestHeadBytes = int64(b.Wire())
 	st.ss.Begin(e, ex.Req.Method == http.MethodHead, end)
+	if st.c.isLast(st.cfg) {
+		go e.Conn.Drain() // not here, where the connection may be locked
+	}
 	s.RqTotal.Inc()
 	s.Rq2Total.Inc()
 	s.RqActive.Inc()

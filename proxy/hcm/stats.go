@@ -12,6 +12,7 @@ import (
 type Stats struct {
 	CxTotal, CxDestroy, CxIdleTimeout, CxProtocolError, CxDestroyRemote, CxDestroyLocal stats.Counter
 	CxDrainClose, CxOverloadReject                                                      stats.Counter
+	CxMaxRequests                                                                       stats.Counter
 	CxActive                                                                            stats.Gauge
 
 	RqTotal, RqCompleted, RqTimeout, RqHeaderTimeout, RqTooLarge, RqRxReset                       stats.Counter
@@ -62,6 +63,7 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	sc.Counter("downstream_cx_destroy_remote", s.CxDestroyRemote.Value())
 	sc.Counter("downstream_cx_destroy_local", s.CxDestroyLocal.Value())
 	sc.Counter("downstream_cx_drain_close", s.CxDrainClose.Value())
+	sc.Counter("downstream_cx_max_requests_reached", s.CxMaxRequests.Value())
 	sc.Counter("downstream_cx_idle_timeout", s.CxIdleTimeout.Value())
 	sc.Counter("downstream_cx_protocol_error", s.CxProtocolError.Value())
 	sc.Counter("downstream_cx_upgrades_total", s.Upgrades.Value())
