@@ -37,6 +37,20 @@ var sealedPorts = []struct {
 // further YAML for db's proxy.
 func startSealed(t *testing.T, mode, policy string) *sealedMesh {
 	t.Helper()
+	return startSealedWith(t, mode, policy, startOurs, startOurs)
+}
+
+// starter starts a proxy on YAML.
+type starter func(t testing.TB, flags []string, paths ...string) *rig.Proxy
+
+func startOurs(t testing.TB, flags []string, paths ...string) *rig.Proxy {
+	t.Helper()
+	return rig.Start(t, binaries.Static(t), rig.Options{Args: flags}, paths...)
+}
+
+// startSealedWith is startSealed with other proxies.
+func startSealedWith(t *testing.T, mode, policy string, db, web starter) *sealedMesh {
+	t.Helper()
 	m := &sealedMesh{certs: t.TempDir(), inbound: map[string]string{}, tcp: rig.FreeAddr(t)}
 	makeCerts(t, m.certs)
 	m.app = wire.NewOrigin(t, "db", "127.0.0.1:0", func(w io.Writer, r *wire.Request) error {
@@ -90,9 +104,9 @@ spec:
 %s  endpoints:
   - {address: 127.0.0.1, serviceAccount: db, labels: {app: db, security.istio.io/tlsMode: istio}, ports: {%s}}
 `, entry.String(), strings.TrimSuffix(inbound.String(), ", ")))
-	m.db = rig.Start(t, binaries.Static(t), rig.Options{Args: args}, dbYAML)
-	m.web = rig.Start(t, binaries.Static(t), rig.Options{Args: []string{"--namespace", "shop", "--labels", "app=web", "--service-account", "web",
-		"--certs", filepath.Join(m.certs, "shop", "web"), "--listen", "db.shop.svc.cluster.local:83=" + m.tcp}}, webYAML)
+	m.db = db(t, args, dbYAML)
+	m.web = web(t, []string{"--namespace", "shop", "--labels", "app=web", "--service-account", "web",
+		"--certs", filepath.Join(m.certs, "shop", "web"), "--listen", "db.shop.svc.cluster.local:83=" + m.tcp}, webYAML)
 	return m
 }
 
@@ -196,6 +210,41 @@ func TestSealedMesh(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestSealedBesideEnvoy: a real Envoy in the place of either one of the two works with the
+// other one.
+func TestSealedBesideEnvoy(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		db, web starter
+	}{{"Envoy serves", startEnvoy, startOurs}, {"Envoy calls", startOurs, startEnvoy}} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			m := startSealedWith(t, "STRICT", "", c.db, c.web)
+			if r := m.get(t, 80, ""); r.Status != 200 || !strings.Contains(string(r.Body), "URI="+webID) {
+				t.Errorf("HTTP: %d %q", r.Status, r.Body)
+			}
+			h2, err := wire.DialH2(m.web.HTTP, rig.Patience, wire.H2Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer h2.Close()
+			for _, port := range []int{81, 82} {
+				s, err := h2.Get(fmt.Sprintf("db.shop.svc.cluster.local:%d", port), "/")
+				if err != nil || string(s.Body) != "over h2" || !strings.Contains(s.Get("xfcc"), "URI="+webID) {
+					t.Errorf("port %d: %q %q %v", port, s.Body, s.Fields, err)
+				}
+			}
+			if name, err := meet(m.tcp, nil); err != nil || name != "db" {
+				t.Errorf("TCP: %q, %v", name, err)
+			}
+			if r, err := wire.Do(m.inbound["http"], "GET / HTTP/1.1\r\nHost: db\r\nConnection: close\r\n\r\n", rig.Patience); err == nil {
+				t.Errorf("plaintext: %d %q", r.Status, r.Body)
+			}
+		})
+	}
 }
 
 // TestSealedWebSocket: a WebSocket's bytes go through both proxies.
