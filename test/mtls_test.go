@@ -103,6 +103,12 @@ spec:
   ports:
 %s  endpoints:
   - {address: 127.0.0.1, serviceAccount: db, labels: {app: db, security.istio.io/tlsMode: istio}, ports: {%s}}
+---
+# So that there are handshakes all the time.
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: db, namespace: shop}
+spec: {host: db.shop.svc.cluster.local, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 50}}}}
 `, entry.String(), strings.TrimSuffix(inbound.String(), ", ")))
 	m.db = db(t, args, dbYAML)
 	m.web = web(t, []string{"--namespace", "shop", "--labels", "app=web", "--service-account", "web",
