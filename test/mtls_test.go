@@ -379,3 +379,64 @@ func TestRotationUnderLoad(t *testing.T) {
 		t.Errorf("%+v", tally)
 	}
 }
+
+// sealedPolicies decide by who calls, each below a path of its own.
+const sealedPolicies = `---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: by-identity, namespace: shop}
+spec:
+  selector: {matchLabels: {app: db}}
+  rules:
+  - {from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {paths: [/principal]}}]}
+  - {from: [{source: {principals: [cluster.local/ns/shop/sa/we]}}], to: [{operation: {paths: [/shorter]}}]}
+  - {from: [{source: {principals: ["*"]}}], to: [{operation: {paths: [/anybody]}}]}
+  - {from: [{source: {principals: ["cluster.local/ns/shop/*"]}}], to: [{operation: {paths: [/prefix]}}]}
+  - {from: [{source: {principals: ["*/sa/web"]}}], to: [{operation: {paths: [/suffix]}}]}
+  - {from: [{source: {notPrincipals: [cluster.local/ns/shop/sa/web]}}], to: [{operation: {paths: [/notprincipal]}}]}
+  - {from: [{source: {namespaces: [shop]}}], to: [{operation: {paths: [/namespace]}}]}
+  - {from: [{source: {namespaces: [sho]}}], to: [{operation: {paths: [/othernamespace]}}]}
+  - {from: [{source: {notNamespaces: [shop]}}], to: [{operation: {paths: [/notnamespace]}}]}
+  - {from: [{source: {serviceAccounts: [shop/web]}}], to: [{operation: {paths: [/account]}}]}
+  - {from: [{source: {serviceAccounts: [w.b]}}], to: [{operation: {paths: [/otheraccount]}}]}
+  - {to: [{operation: {paths: [/when]}}], when: [{key: source.principal, values: [cluster.local/ns/shop/sa/web]}]}
+  - {to: [{operation: {paths: [/whennot]}}], when: [{key: source.namespace, notValues: [shop]}]}
+  - {to: [{operation: {paths: [/local], methods: [GET]}}], from: [{source: {ipBlocks: [127.0.0.0/8]}}]}
+`
+
+// TestSealedPolicyLikeEnvoy: who may call is decided as by a real Envoy with the same
+// policies, for a caller with an identity and for one without.
+func TestSealedPolicyLikeEnvoy(t *testing.T) {
+	t.Parallel()
+	meshes := map[string]*sealedMesh{}
+	for name, db := range map[string]starter{"ours": startOurs, "Envoy": startEnvoy} {
+		meshes[name] = startSealedWith(t, "PERMISSIVE", sealedPolicies, db, startOurs)
+	}
+	allowed := 0
+	for _, path := range []string{"principal", "shorter", "anybody", "prefix", "suffix", "notprincipal", "namespace", "othernamespace", "notnamespace",
+		"account", "otheraccount", "when", "whennot", "local", "nothing", "principal/", "PRINCIPAL", "x/../principal", "principal?x", "principal%2f"} {
+		for _, identity := range []bool{true, false} {
+			got := map[string]int{}
+			for name, m := range meshes {
+				addr, host := m.inbound["http"], "db"
+				if identity {
+					addr, host = m.web.HTTP, "db.shop.svc.cluster.local:80"
+				}
+				r, err := wire.Do(addr, "GET /"+path+" HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n\r\n", rig.Patience)
+				if err != nil {
+					t.Fatalf("%s /%s: %v", name, path, err)
+				}
+				got[name] = r.Status
+			}
+			if got["ours"] != got["Envoy"] {
+				t.Errorf("/%s, identity %v: ours %d, Envoy %d", path, identity, got["ours"], got["Envoy"])
+			}
+			if got["Envoy"] == 200 {
+				allowed++
+			}
+		}
+	}
+	if allowed < 10 || allowed > 30 {
+		t.Errorf("%d of 40 requests are allowed: the policies don't tell them apart", allowed)
+	}
+}
