@@ -440,3 +440,40 @@ func TestSealedPolicyLikeEnvoy(t *testing.T) {
 		t.Errorf("%d of 40 requests are allowed: the policies don't tell them apart", allowed)
 	}
 }
+
+// TestHalfOpenHandshakes: ten thousand clients that begin a handshake and don't go on
+// take a bounded amount of memory, and hold up nobody who does.
+func TestHalfOpenHandshakes(t *testing.T) {
+	const clients, each = 10_000, 16 << 10
+	m := startSealed(t, "STRICT", "")
+	before := m.db.Resident(t)
+	conns := make([]net.Conn, 0, clients)
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
+	beginning := []byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03") // of a ClientHello of 512 octets
+	for range clients {
+		c, err := net.Dial("tcp", m.inbound["http"])
+		if err != nil {
+			t.Fatalf("client %d: %v", len(conns), err)
+		}
+		conns = append(conns, c)
+		_, _ = c.Write(beginning) // one that the proxy gave up may be closed
+	}
+	if r := m.get(t, 80, ""); r.Status != 200 {
+		t.Errorf("another client is not served: %d %q", r.Status, r.Body)
+	}
+	grown := m.db.Resident(t) - before
+	if grown > clients*each {
+		t.Errorf("%d half-open handshakes take %d MiB, more than %d", clients, grown>>20, clients*each>>20)
+	}
+	t.Logf("%d KiB for each of %d half-open handshakes", grown/clients>>10, clients)
+	rig.Until(t, "they are given up", func() error {
+		if n := m.db.OpenFiles(t); n > clients/10 {
+			return fmt.Errorf("%d files are open", n)
+		}
+		return nil
+	})
+}
