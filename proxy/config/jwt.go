@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/cluster"
+	"pillion/proxy/filter"
 	"pillion/proxy/filter/jwt"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
@@ -48,13 +49,14 @@ func (s *jwtState) begin() {
 // fetcher gets documents by the proxy's clusters.
 type fetcher struct{ clusters *cluster.Manager }
 
-// Fetch implements jwt.Fetcher. Time alone bounds it, as the pools do.
+// Fetch implements jwt.Fetcher.
 func (f fetcher) Fetch(ctx context.Context, r *jwt.Request) (status int, body []byte, err error) {
-	if err := ctx.Err(); err != nil {
-		return 0, nil, err
+	a, failed := forward.NewClient(f.clusters.Slot(r.Cluster)).Do(&filter.ClientCall{Method: "GET", Scheme: r.Scheme, Authority: r.Authority,
+		Path: r.Path, Timeout: r.Timeout, MaxBody: r.MaxBody, Cancel: ctx.Done(), AnyOnce: true})
+	if failed != nil {
+		return 0, nil, failed
 	}
-	return forward.Fetch(f.clusters.Slot(r.Cluster).Load(), &forward.Document{Scheme: r.Scheme, Authority: r.Authority,
-		Path: r.Path, Timeout: r.Timeout, MaxBody: r.MaxBody})
+	return a.Status, a.Body, nil
 }
 
 func buildJWT(ch *chains, base, route *anypb.Any) (any, error) {

@@ -22,6 +22,7 @@ type Client interface {
 // of it.
 type ClientCall struct {
 	Method, Path, Authority string
+	Scheme                  string // "http" where it is empty
 	// Fields are the request's fields in order. Content-Length is the client's
 	// to say.
 	Fields http.Fields

@@ -75,6 +75,9 @@ func (f *fetch) makeHead() {
 	h.RawMethod = []byte(c.Method)
 	h.Method = http.LookupMethod(h.RawMethod)
 	h.Scheme, h.Authority, h.Path = []byte("http"), []byte(c.Authority), []byte(c.Path)
+	if c.Scheme != "" {
+		h.Scheme = []byte(c.Scheme)
+	}
 	h.Protocol = http.HTTP11
 	if c.Multi {
 		h.Protocol = http.HTTP2

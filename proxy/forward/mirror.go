@@ -52,10 +52,6 @@ func (c *Call) wholeBody() bool {
 type requestCopy struct {
 	head http.RequestHead
 	body []byte
-	// keep bounds the answer's body that is kept; 0 drops it. One that is
-	// longer breaks the exchange off.
-	keep   int
-	answer []byte
 }
 
 func newCopy(c *Call, m *router.Mirror) *requestCopy {
@@ -166,14 +162,8 @@ func (r *requestCopy) exchange(up http.ClientStream) (status int, ok bool) {
 		}
 	}
 	for {
-		switch p, err := up.ReadBody(); err {
+		switch _, err := up.ReadBody(); err {
 		case nil:
-			if r.keep > 0 && len(r.answer)+len(p) > r.keep {
-				return 0, false
-			}
-			if r.keep > 0 {
-				r.answer = append(r.answer, p...)
-			}
 		case io.EOF:
 			return resp.Status, true
 		default:
