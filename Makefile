@@ -21,7 +21,7 @@ run: ## run the demo mesh
 build: ## build the static binary into build/proxy
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxy ./cmd/proxy
 
-test: tools unit blackbox ## install what the tests need, then run them all
+test: tools unit blackbox fips ## install what the tests need, then run them all
 
 tools: ## install the programs that tests and benchmarks drive
 	./scripts/install-tools.sh
