@@ -157,13 +157,16 @@ func (s *Server) startSource() {
 	if limit == 0 {
 		limit = identityTimeout
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, limit)
+	ctx, cancel := context.WithTimeout(s.waiting, limit)
 	defer cancel()
 	for _, name := range []string{ownCertificate, meshRoots} {
 		secret := s.secrets.Secret(name)
 		select {
 		case <-secret.Ready():
 		case <-ctx.Done():
+			if s.waiting.Err() != nil {
+				return // the proxy is to end
+			}
 			s.o.Logger.Error("starting without a certificate: connections that need one are refused until it has come",
 				"secret", name, "waited", limit, "reason", firstOf(secret.Status().LastError, "the source hasn't answered"))
 			return

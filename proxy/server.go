@@ -57,6 +57,10 @@ type Server struct {
 	quit   chan struct{} // closed by /quitquitquit
 	once   sync.Once     // guards the closing of quit
 	ended  sync.Once     // guards Shutdown
+
+	// waiting ends with ctx, or when Start is to wait for nothing any more.
+	waiting     context.Context
+	stopWaiting context.CancelFunc
 }
 
 // New returns a server that has read nothing and bound nothing.
@@ -65,6 +69,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
 	s.state.Store(int64(stats.StatePreInitializing))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version))
 	s.sinks = accesslog.NewSinks()
 	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
@@ -187,6 +192,10 @@ func (s *Server) watchable() []string {
 	}
 	return out
 }
+
+// StopWaiting has a Start in progress wait for nothing any more, because the proxy is
+// to end.
+func (s *Server) StopWaiting() { s.stopWaiting() }
 
 // Reloads returns how many times the configuration was read, served or
 // refused.

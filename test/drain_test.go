@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -201,5 +203,31 @@ func TestHalfClose(t *testing.T) {
 	}
 	if rest, err := c.WaitClosed(); err != nil || len(rest) > 0 {
 		t.Errorf("after the answer: %v, %q", err, rest)
+	}
+}
+
+// TestEndWhileStarting: a proxy that waits for its first certificate ends when it is told
+// to, and doesn't wait on.
+func TestEndWhileStarting(t *testing.T) {
+	t.Parallel()
+	admin := rig.FreeAddr(t)
+	p := rig.StartProcess(t, exec.Command(binaries.Static(t), "run", "--http", "", "--metrics", "", "--admin", admin,
+		"--sds", "unix:"+filepath.Join(t.TempDir(), "nobody"), referenceFiles(t, "10")))
+	rig.Until(t, "its admin endpoint is there", func() error {
+		if p.Exited() {
+			t.Fatalf("it ended: %s", p.Stderr)
+		}
+		nc, err := net.Dial("tcp", admin)
+		if err == nil {
+			_ = nc.Close()
+		}
+		return err
+	})
+	p.Signal(t, syscall.SIGTERM)
+	if code := p.WaitExit(t); code != 0 {
+		t.Errorf("exit code %d: %s", code, p.Stderr)
+	}
+	if lines := p.Stderr.Lines("starting without a certificate"); len(lines) > 0 {
+		t.Errorf("it waited on: %v", lines)
 	}
 }

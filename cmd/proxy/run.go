@@ -111,7 +111,18 @@ func serve(cmd *cobra.Command, s *proxy.Server, ready func()) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	if err := s.Start(); err != nil {
+	started := make(chan struct{})
+	go func() {
+		select {
+		case first := <-signals:
+			s.StopWaiting()
+			signals <- first // it ends the proxy once it has started
+		case <-started:
+		}
+	}()
+	err := s.Start()
+	close(started)
+	if err != nil {
 		return explainStart(cmd, err)
 	}
 	ready()

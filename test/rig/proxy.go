@@ -72,7 +72,13 @@ func (p *Proxy) PID() int { return p.process.cmd.Process.Pid }
 // Signal sends a signal to the proxy.
 func (p *Proxy) Signal(t testing.TB, s os.Signal) {
 	t.Helper()
-	if err := p.process.cmd.Process.Signal(s); err != nil {
+	p.process.Signal(t, s)
+}
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(t testing.TB, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
 		t.Fatal(err)
 	}
 }
