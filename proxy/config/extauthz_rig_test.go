@@ -21,8 +21,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"pillion/proxy/cluster"
-	"pillion/proxy/hcm"
-	"pillion/proxy/http"
 	"pillion/proxy/stats"
 	"pillion/test/need"
 	"pillion/test/rig"
@@ -176,50 +174,7 @@ func (lab *authzLab) serve(variants map[string]string, clusterTexts []string) {
 		fromYAML(t, text, c)
 		res.Clusters = append(res.Clusters, c)
 	}
-	clusters := cluster.NewManager(cluster.Options{Stats: lab.registry})
-	c := NewCompiler(Env{Clusters: clusters, Registry: lab.registry})
-	snap, err := c.Compile(res)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := clusters.Update(snap.Clusters, nil); err != nil {
-		t.Fatal(err)
-	}
-	for place, table := range snap.Tables {
-		place.Store(table)
-	}
-	tracker := hcm.NewTracker()
-	var conns sync.WaitGroup
-	var lns []net.Listener
-	for name := range variants {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		lns = append(lns, ln)
-		lab.ours[name] = ln.Addr().String()
-		m := hcm.New(snap.Listeners[name].Chains[0].HCM, tracker)
-		conns.Go(func() {
-			for {
-				nc, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				conns.Go(func() { m.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
-			}
-		})
-	}
-	t.Cleanup(func() {
-		for _, ln := range lns {
-			ln.Close()
-		}
-		over, cancel := context.WithCancel(context.Background())
-		cancel()
-		tracker.Drain(over)
-		conns.Wait()
-		clusters.Close()
-		c.Close()
-	})
+	lab.ours, _ = serveResources(t, Env{Clusters: cluster.NewManager(cluster.Options{Stats: lab.registry}), Registry: lab.registry}, res)
 }
 
 func (lab *authzLab) startEnvoy(binary string, variants map[string]string, clusters []string) {

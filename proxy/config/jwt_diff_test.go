@@ -3,7 +3,6 @@
 package config
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -18,8 +17,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"pillion/proxy/cluster"
-	"pillion/proxy/hcm"
-	"pillion/proxy/http"
 	"pillion/proxy/proxytest/mint"
 	"pillion/proxy/stats"
 	"pillion/test/need"
@@ -186,51 +183,7 @@ func (lab *jwtLab) startEnvoy(r *Resources) {
 func (lab *jwtLab) startOurs(r *Resources) {
 	t := lab.t
 	t.Helper()
-	clusters := cluster.NewManager(cluster.Options{})
-	c := NewCompiler(Env{Clusters: clusters, Registry: lab.registry})
-	snap, err := c.Compile(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := clusters.Update(snap.Clusters, nil); err != nil {
-		t.Fatal(err)
-	}
-	for place, table := range snap.Tables {
-		place.Store(table)
-	}
-	snap.Committed()
-	tracker := hcm.NewTracker()
-	var conns sync.WaitGroup
-	var all []net.Listener
-	for name, l := range snap.Listeners {
-		m := hcm.New(l.Chains[0].HCM, tracker)
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, ln)
-		lab.ours[name] = ln.Addr().String()
-		conns.Go(func() {
-			for {
-				nc, err := ln.Accept()
-				if err != nil {
-					return
-				}
-				conns.Go(func() { m.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
-			}
-		})
-	}
-	t.Cleanup(func() {
-		for _, ln := range all {
-			ln.Close()
-		}
-		over, cancel := context.WithCancel(context.Background())
-		cancel()
-		tracker.Drain(over)
-		conns.Wait()
-		clusters.Close()
-		c.Close()
-	})
+	lab.ours, _ = serveResources(t, Env{Clusters: cluster.NewManager(cluster.Options{}), Registry: lab.registry}, r)
 }
 
 // jwtAnswer is all of what a side did that has to be equal.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	nethttp "net/http"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"pillion/proxy/cluster"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
+	"pillion/proxy/listener"
 )
 
 // served is a listener that serves what was compiled.
@@ -76,58 +78,63 @@ load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {addre
 		fromYAML(t, text, other)
 		all = append(all, other)
 	}
-	clusters := cluster.NewManager(cluster.Options{})
-	c := NewCompiler(Env{Clusters: clusters})
-	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}, Clusters: all})
+	addrs, snap := serveResources(t, Env{Clusters: cluster.NewManager(cluster.Options{})}, &Resources{Listeners: []*listenerv3.Listener{l}, Clusters: all})
+	return served{addrs["l"], snap.Warnings}
+}
+
+// serveResources compiles resources and serves their HTTP listeners, each by its first
+// chain, until the test ends. It returns their addresses by name.
+func serveResources(t testing.TB, env Env, r *Resources) (addrs map[string]string, snap *Snapshot) {
+	t.Helper()
+	c := NewCompiler(env)
+	snap, err := c.Compile(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := clusters.Update(snap.Clusters, nil); err != nil {
+	if err := env.Clusters.Update(snap.Clusters, nil); err != nil {
 		t.Fatal(err)
 	}
 	for place, table := range snap.Tables {
 		place.Store(table)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	snap.Committed()
+	addrs = map[string]string{}
 	tracker := hcm.NewTracker()
-	chain := snap.Listeners["l"].Chains[0]
-	m := hcm.New(chain.HCM, tracker)
 	var conns sync.WaitGroup
-	conns.Go(func() {
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			conns.Go(func() {
-				info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
-				if chain.TLS == nil {
-					m.Serve(nc, info)
-					return
-				}
-				secure, err := chain.TLS.Handshake(context.Background(), nc)
-				if err != nil {
-					nc.Close()
-					return
-				}
-				info.TLS = secure.Info()
-				m.Serve(secure, info)
-			})
+	var lns []net.Listener
+	for name, l := range snap.Listeners {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
 		}
-	})
+		lns, addrs[name] = append(lns, ln), ln.Addr().String()
+		chain := l.Chains[0]
+		var h listener.Handler = hcm.New(chain.HCM, tracker)
+		if chain.TLS != nil {
+			h = &listener.Secure{TLS: chain.TLS, Timeout: chain.HandshakeTimeout, Next: h, Stats: &listener.SwitchStats{}, Log: slog.New(slog.DiscardHandler)}
+		}
+		conns.Go(func() {
+			for {
+				nc, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				conns.Go(func() { h.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
+			}
+		})
+	}
 	t.Cleanup(func() {
-		ln.Close()
+		for _, ln := range lns {
+			ln.Close()
+		}
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
 		tracker.Drain(over)
 		conns.Wait()
-		clusters.Close()
+		env.Clusters.Close()
 		c.Close()
 	})
-	return served{ln.Addr().String(), snap.Warnings}
+	return addrs, snap
 }
 
 // mergeHCM sets fields of a listener's only connection manager.
