@@ -9,13 +9,13 @@ import (
 	"net"
 	nethttp "net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"pillion/test/need"
+	"pillion/test/rig"
 )
 
 // edges are connection managers that differ in what they believe of clients.
@@ -245,34 +245,6 @@ func runEnvoy(t *testing.T, origin string, managers []string, socket string) (ad
 	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(need.Envoy(t), "-c", path, "--disable-hot-restart", "--concurrency", "1", "--file-flush-interval-msec", "50", "-l", "info", "--log-format", "%v")
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stderr)
-	lines.Buffer(nil, 1<<20)
-	var log strings.Builder
-	ready := false
-	for !ready && lines.Scan() {
-		log.WriteString(lines.Text() + "\n")
-		ready = strings.Contains(lines.Text(), "starting main dispatch loop")
-	}
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		_, _ = io.Copy(io.Discard, stderr)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-drained
-		_ = cmd.Wait()
-	})
-	if !ready {
-		t.Fatalf("Envoy didn't start:\n%s", log.String())
-	}
+	rig.RunEnvoy(t, need.Envoy(t), path, "--file-flush-interval-msec", "50")
 	return addrs
 }

@@ -3,14 +3,12 @@
 package istio
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
 	nethttp "net/http"
 	"net/http/httptest"
 	"net/url"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 
 	"pillion/test/need"
+	"pillion/test/rig"
 )
 
 func TestEnvoyBootstrap(t *testing.T) {
@@ -106,35 +105,7 @@ func freePort(t *testing.T) int {
 // runEnvoy starts Envoy on a bootstrap and returns when it serves.
 func runEnvoy(t *testing.T, bootstrap string) {
 	t.Helper()
-	cmd := exec.Command(need.Envoy(t), "-c", bootstrap, "--disable-hot-restart", "--concurrency", "1", "-l", "info", "--log-format", "%v")
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(stderr)
-	lines.Buffer(nil, 1<<20)
-	var log strings.Builder
-	ready := false
-	for !ready && lines.Scan() {
-		log.WriteString(lines.Text() + "\n")
-		ready = strings.Contains(lines.Text(), "starting main dispatch loop")
-	}
-	drained := make(chan struct{})
-	go func() {
-		defer close(drained)
-		_, _ = io.Copy(io.Discard, stderr)
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-drained
-		_ = cmd.Wait()
-	})
-	if !ready {
-		t.Fatalf("Envoy didn't start:\n%s", log.String())
-	}
+	rig.RunEnvoy(t, need.Envoy(t), bootstrap)
 }
 
 // TestEnvoyRoutes runs a real Envoy on a translated mesh: by Host header, as a forward

@@ -3,6 +3,7 @@
 package rig
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,4 +31,21 @@ func StartEnvoy(t testing.TB, envoy, bootstrap, http, admin string) *Proxy {
 		return err
 	})
 	return p
+}
+
+// RunEnvoy runs a real Envoy on the bootstrap in a file, whatever it serves, and returns
+// when it does. It is for bootstraps without an admin port to ask. It is stopped when
+// the test ends.
+func RunEnvoy(t testing.TB, envoy, path string, flags ...string) {
+	t.Helper()
+	p := StartProcess(t, exec.Command(envoy, append([]string{"-c", path, "--disable-hot-restart", "--concurrency", "1", "-l", "info", "--log-format", "%v"}, flags...)...))
+	Until(t, "Envoy serves", func() error {
+		if p.Exited() {
+			t.Fatalf("Envoy didn't start:\n%s", p.Stderr)
+		}
+		if len(p.Stderr.Lines("starting main dispatch loop")) == 0 {
+			return errors.New("it has not begun")
+		}
+		return nil
+	})
 }
