@@ -58,7 +58,10 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	config, istio, admin, tls/localca, tls/renew, tls/workloadapi, tls/sds, tls/istioca < root;
+	stats < xds;
+	config, xds < live;
+	stats < pod;
+	config, istio, live, pod, admin, tls/localca, tls/renew, tls/workloadapi, tls/sds, tls/istioca < root;
 	root, demo < cmd;
 
 	# For tests.
@@ -80,7 +83,7 @@ var outside = []struct {
 		"it would more than double the binary in every pod"},
 	{"k8s.io/api/...", "",
 		"Kubernetes objects are few and read as plain structs"},
-	{"net/http", "admin demo cmd proxytest/inproc http/h1 istio",
+	{"net/http", "admin pod demo cmd proxytest/inproc http/h1 istio",
 		"the data path has its own codecs; net/http costs several times as much, and its HTTP/2 is served on no port. " +
 			"The codec and the translator take the texts of statuses from it"},
 	{"crypto/tls", "tls tls/istioca",
@@ -96,11 +99,11 @@ var outside = []struct {
 		"the request path makes no gRPC call; the translator names status codes"},
 	{"github.com/spiffe/go-spiffe/...", "tls/workloadapi",
 		"one package speaks the Workload API; identities are checked by proxy/tls"},
-	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds filter/* accesslog tls/sds",
+	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds live pod filter/* accesslog tls/sds",
 		"configuration messages are compiled away before the first request; filters and loggers read their own when they are built"},
-	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds filter/* accesslog tls/sds tls/istioca",
+	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds live pod filter/* accesslog tls/sds tls/istioca",
 		"as go-control-plane"},
-	{"istio.io/api/envoy/...", "istio config",
+	{"istio.io/api/envoy/...", "istio config live filter/*",
 		"the configuration of Istio's own filters is a part of xDS"},
 	{"istio.io/api/networking/...", "istio istio/source",
 		"Istio's API ends where it has become xDS resources"},
@@ -108,9 +111,9 @@ var outside = []struct {
 		"as networking; the messages of Istio's CA are among them"},
 	{"istio.io/api/telemetry/...", "istio istio/source",
 		"as networking"},
-	{"istio.io/api/mesh/...", "istio istio/source",
+	{"istio.io/api/mesh/...", "istio istio/source pod",
 		"as networking"},
-	{"sigs.k8s.io/yaml", "istio istio/source config root cmd",
+	{"sigs.k8s.io/yaml", "istio istio/source config pod root cmd",
 		"YAML is a form of configuration"},
 	{"go.yaml.in/yaml/...", "istio istio/source config root cmd",
 		"YAML is a form of configuration"},

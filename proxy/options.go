@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 )
 
 // Options say who the proxy is, where it listens and what it serves. The zero
@@ -48,12 +50,39 @@ type Options struct {
 	// Identity is where they come from if not from there.
 	Identity Identity
 
+	// Discovery is the control plane that drives the proxy; nil: Paths do.
+	Discovery *Discovery
+
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration
 
 	Logger  *slog.Logger
 	Level   *slog.LevelVar // set by the admin endpoint /logging; nil: fixed
 	Version string
+}
+
+// Discovery says where a control plane is, and who asks it.
+type Discovery struct {
+	// Address is HOST:PORT, or unix: and a path. Plaintext: without TLS.
+	Address   string
+	Plaintext bool
+	// RootFile is the file of what the server's certificate has to lead to, empty
+	// for the machine's own anchors; ServerName its name, empty for that of Address.
+	RootFile, ServerName string
+	// TokenFile is the file of the bearer token, read at each use; empty, or a
+	// file that isn't there: none is sent.
+	TokenFile string
+	// ClusterID and Headers go with each stream.
+	ClusterID string
+	Headers   map[string]string
+	// StateOfTheWorld asks for everything again at each change; not set: for
+	// what changed (delta).
+	StateOfTheWorld bool
+	// Node is the proxy as the server knows it.
+	Node *corev3.Node
+	// Cache is a folder for the last good configuration, which is served until the
+	// server answers; empty: none is kept.
+	Cache string
 }
 
 func (o *Options) setDefaults() {
