@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -172,7 +173,10 @@ func (c *conn) carry(dst, src *netio.Conn, m *meeting, moved *atomic.Uint64, end
 	if m != nil {
 		srcErr, dstErr = c.meet(dst, src, m, moved)
 	}
-	if srcErr == nil && dstErr == nil {
+	switch {
+	case srcErr == io.EOF:
+		srcErr = nil
+	case srcErr == nil && dstErr == nil:
 		srcErr, dstErr = netio.Relay(dst, src, moved)
 	}
 	switch {

@@ -57,6 +57,7 @@ func (m meeting) orNothing() *meeting {
 // meet does what comes before the data of a direction: dst is told who we are, and
 // what src tells is taken out. It waits for src without a bound of its own, since src
 // may have nothing to say for hours; that nothing moves is the tracker's business.
+// io.EOF of src is its end.
 func (c *conn) meet(dst, src *netio.Conn, m *meeting, moved *atomic.Uint64) (srcErr, dstErr error) {
 	if len(m.hello) > 0 {
 		if _, err := dst.Write(m.hello); err != nil {
@@ -100,9 +101,9 @@ func (c *conn) cutShort(dst *netio.Conn, m *meeting, in *buf.Buffer, moved *atom
 	}
 	if in.Len() >= frameHead {
 		c.p.cfg.Peers.Failed()
-		return nil, nil
+		return io.EOF, nil
 	}
-	return nil, passOn(dst, in, moved)
+	return io.EOF, passOn(dst, in, moved)
 }
 
 // frameHead is how much has to have come before it is certain that it is a frame.
