@@ -38,7 +38,9 @@ type rawRoute struct {
 	// manager, before the last one; raw has a TCP proxy serve instead.
 	network, filters string
 	raw              bool
-	env              config.Env // but for what serve sets
+	// protocol takes the place of what http2 says in HttpProtocolOptions.
+	protocol string
+	env      config.Env // but for what serve sets
 }
 
 // serveRoute serves one route to b, and returns the address.
@@ -71,9 +73,12 @@ filter_chains:
 		fromYAML(t, `{name: tcp, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: test, cluster: c}}`,
 			filters[len(filters)-1])
 	}
-	protocol := "http_protocol_options"
+	protocol := "explicit_http_config: {http_protocol_options: {}}"
 	if r.http2 {
-		protocol = "http2_protocol_options"
+		protocol = "explicit_http_config: {http2_protocol_options: {}}"
+	}
+	if r.protocol != "" {
+		protocol = r.protocol
 	}
 	fromYAML(t, fmt.Sprintf(`
 name: c
@@ -81,7 +86,7 @@ type: STATIC
 typed_extension_protocol_options:
   envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-    explicit_http_config: {%s: {}}
+    %s
 load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}
 %s
 `, protocol, r.port, r.cluster), cl)

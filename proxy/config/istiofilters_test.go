@@ -14,6 +14,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
 	statsapi "istio.io/api/envoy/extensions/stats"
 
 	"pillion/proxy/filter/peermeta"
@@ -127,6 +128,31 @@ func buildManager(t *testing.T, c *Compiler, l *listenerv3.Listener, a *anypb.An
 	_, tells := ex.Req.Fields.Get(http.HeaderXEnvoyPeerMetadata)
 	if inbound := l.GetTrafficDirection().String() == "INBOUND"; tells == inbound {
 		t.Errorf("listener %s: tells the host %v", l.GetName(), tells)
+	}
+}
+
+func TestDescribeNode(t *testing.T) {
+	for _, c := range []struct {
+		metadata string
+		want     http.Peer
+	}{
+		{`{NAME: web-1-x, NAMESPACE: shop, WORKLOAD_NAME: web-1, OWNER: o, CLUSTER_ID: c, INSTANCE_IPS: "10.0.0.1",
+		  LABELS: {app: web, version: v1, service.istio.io/canonical-name: canon, service.istio.io/canonical-revision: r}}`,
+			http.Peer{Workload: "web-1", Namespace: "shop", ClusterID: "c", App: "web", Version: "v1", CanonicalService: "canon", CanonicalRevision: "r"}},
+		{`{WORKLOAD_NAME: web-1, LABELS: {app: web}}`, http.Peer{Workload: "web-1", App: "web", CanonicalService: "web", CanonicalRevision: "latest"}},
+		{`{WORKLOAD_NAME: web-1}`, http.Peer{Workload: "web-1", CanonicalService: "web-1", CanonicalRevision: "latest"}},
+	} {
+		m := &structpb.Struct{}
+		fromYAML(t, c.metadata, m)
+		var env Env
+		env.DescribeNode("id", m, "eu", "eu-1")
+		got := env.Own
+		if d := got.Detail; d == nil || d.Region != "eu" || d.Zone != "eu-1" {
+			t.Errorf("%s: %+v", c.metadata, d)
+		}
+		if got.Detail = nil; got != c.want || env.NodeID != "id" || env.Labels["app"] != c.want.App {
+			t.Errorf("%s: %+v, %v", c.metadata, got, env.Labels)
+		}
 	}
 }
 

@@ -27,6 +27,16 @@ func (c *Compiler) exchanger() *peermeta.Exchanger {
 	return c.filters.peers
 }
 
+// DescribeNode fills in what the proxy's node says of the workload: its id, and the
+// metadata and the place that istiod is told, too (NAME, NAMESPACE, WORKLOAD_NAME, OWNER,
+// CLUSTER_ID, LABELS). region and zone may be empty.
+func (e *Env) DescribeNode(id string, metadata *structpb.Struct, region, zone string) {
+	e.NodeID = id
+	e.Own = peermeta.PeerOf(metadata)
+	e.Own.Detail.Region, e.Own.Detail.Zone = region, zone
+	e.Labels = e.Own.Detail.Labels
+}
+
 // buildPeerMetadata builds Istio's exchange of metadata for requests. Ways of
 // learning or telling that aren't known change labels of metrics alone, so they are
 // warned about.

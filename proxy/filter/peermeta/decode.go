@@ -3,6 +3,7 @@
 package peermeta
 
 import (
+	"cmp"
 	"encoding/base64"
 	"strings"
 
@@ -76,6 +77,16 @@ func peerOf(s *structpb.Struct) http.Peer {
 			Region: text(fieldRegion), Zone: text(fieldZone), Labels: labels,
 		},
 	}
+}
+
+// PeerOf reads a workload from the metadata of the node beside it, as the proxy tells
+// them to istiod. Where the mesh has named no canonical service it is named as Istio's
+// webhook does: by the labels of the application, else by the workload.
+func PeerOf(metadata *structpb.Struct) http.Peer {
+	p := peerOf(metadata)
+	p.CanonicalService = cmp.Or(p.CanonicalService, p.App, p.Workload)
+	p.CanonicalRevision = cmp.Or(p.CanonicalRevision, p.Version, "latest")
+	return p
 }
 
 // sane returns a text that fits in a label and in a line of a log.
