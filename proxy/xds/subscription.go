@@ -36,9 +36,8 @@ type request struct {
 // atomic is guarded by Client.mu.
 //
 // Requests are made when the stream can take one, from what there is to say by
-// then, so that what waits to be sent is never more than this. Only the last
-// nonce counts to a server (pilot/pkg/xds/delta.go, shouldRespondDelta, of
-// Istio), so an answer that waits is replaced by the next one's.
+// then, so that what waits to be sent is never more than this, even if the
+// server doesn't read.
 type subscription struct {
 	url      string // immutable
 	wildcard bool   // immutable: the type is asked for as a whole
@@ -52,8 +51,7 @@ type subscription struct {
 	changed bool              // want and asked may differ
 	initial map[string]string // what is held, for the first request
 	nonce   string            // of the last response
-	answer  bool              // that response is still to be answered
-	refusal string            // why it was refused; empty if it was taken
+	answers []answer          // that are still to be sent, at most maxAnswers
 	// State of the world: the nonce under which the names were last changed,
 	// while no answer has confirmed them; and that they have to be said again.
 	unsure string
@@ -68,11 +66,23 @@ type subscription struct {
 	updates, nacks, failures, resources, octets stats.Counter // atomic
 }
 
+// answer is what is to be said about a response.
+type answer struct {
+	nonce   string
+	version string // the last that was taken by then
+	refusal string // empty: the response was taken
+}
+
+// maxAnswers bounds the answers that wait. Only the last nonce counts to a
+// server (shouldRespondDelta in pilot/pkg/xds/delta.go of Istio), so the oldest
+// can be left out.
+const maxAnswers = 16
+
 // reset forgets the stream before. have is what is held.
 func (s *subscription) reset(have map[string]string) {
-	s.begun, s.changed, s.answer, s.again = false, false, false, false
-	s.asked, s.forget, s.initial = nil, nil, have
-	s.nonce, s.refusal, s.unsure = "", "", ""
+	s.begun, s.changed, s.again = false, false, false
+	s.asked, s.forget, s.initial, s.answers = nil, nil, have, nil
+	s.nonce, s.unsure = "", ""
 	s.askedAt = time.Time{}
 }
 
@@ -114,7 +124,7 @@ func (s *subscription) pending() bool {
 	if !s.begun {
 		return s.wildcard || len(s.want) > 0
 	}
-	return s.answer || s.changed || s.again
+	return len(s.answers) > 0 || s.changed || s.again
 }
 
 // next returns the next request of the type. An answer carries no change and a
@@ -130,12 +140,13 @@ func (s *subscription) next(world bool) (request, bool) {
 	case !s.begun:
 		s.first(&r, world)
 		return r, true
-	case s.answer:
-		r.nonce, r.refusal = s.nonce, s.refusal
-		s.answer = false
+	case len(s.answers) > 0:
+		a := s.answers[0]
+		s.answers = slices.Delete(s.answers, 0, 1)
+		r.nonce, r.refusal = a.nonce, a.refusal
 		if world {
-			r.names = s.asked.sorted()
-			s.confirm()
+			r.version, r.names = a.version, s.asked.sorted()
+			s.confirm(a)
 		}
 		return r, true
 	case world:
@@ -215,26 +226,29 @@ func (s *subscription) changeWorld(r *request) bool {
 // confirm follows an answer. One that takes a response repeats the names. One
 // that refuses it doesn't count for names, and a change that crossed the
 // response didn't either, because its nonce was the old one: it is said again.
-func (s *subscription) confirm() {
-	if s.refusal != "" && s.unsure != "" && s.unsure != s.nonce {
+func (s *subscription) confirm(a answer) {
+	if a.refusal != "" && s.unsure != "" && s.unsure != a.nonce {
 		s.again = true
 	}
-	if s.refusal == "" || s.again {
+	if a.refusal == "" || s.again {
 		s.unsure = ""
 	}
 }
 
 // took records how the last response fared.
 func (s *subscription) took(nonce, version, refusal string) {
-	s.nonce, s.answer, s.refusal = nonce, true, refusal
-	s.refused = refusal
+	s.nonce, s.refused = nonce, refusal
 	s.updatedAt = time.Now()
 	if refusal != "" {
 		s.nacks.Inc()
-		return
+	} else {
+		s.updates.Inc()
+		s.version = version
 	}
-	s.updates.Inc()
-	s.version = version
+	if len(s.answers) == maxAnswers {
+		s.answers = slices.Delete(s.answers, 0, 1)
+	}
+	s.answers = append(s.answers, answer{nonce, s.version, refusal})
 }
 
 // admit drops what isn't wanted of an update, or not any more, and returns how
