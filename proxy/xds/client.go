@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,6 +68,8 @@ type Client struct {
 	o    Options       // immutable
 	wake chan struct{} // holds one: there may be something to send
 
+	keepAlive time.Duration // owned by Run
+
 	mu    sync.Mutex
 	types []*subscription          // in the order of asking; guarded by mu
 	byURL map[string]*subscription // the same; guarded by mu
@@ -93,7 +96,7 @@ func New(o Options) (*Client, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Logger = o.Logger.With("address", o.Server.Address)
-	c := &Client{o: o, wake: make(chan struct{}, 1), byURL: map[string]*subscription{}, line: line{state: Connecting, since: time.Now()}}
+	c := &Client{o: o, keepAlive: cmp.Or(o.KeepAlive, keepAliveTime), wake: make(chan struct{}, 1), byURL: map[string]*subscription{}, line: line{state: Connecting, since: time.Now()}}
 	for _, url := range o.Types {
 		if c.byURL[url] != nil {
 			return nil, fmt.Errorf("xDS: the type %s is asked for twice", url)
@@ -158,6 +161,11 @@ func (c *Client) Run(ctx context.Context) {
 		if good && inOrder(err) && time.Since(begun) >= shortest {
 			c.ended(err)
 			continue
+		}
+		if strings.Contains(err.Error(), "too_many_pings") {
+			// The server wants to be left alone for longer (gRFC A8); gRPC itself
+			// forgets that with the connection.
+			c.keepAlive *= 2
 		}
 		c.failed(err)
 		renew.Wait(ctx, wait.Next())
@@ -235,13 +243,7 @@ func (c *Client) explain(err error, token bool) error {
 }
 
 func (c *Client) dialOptions() []grpc.DialOption {
-	alive := keepalive.ClientParameters{Time: keepAliveTime, Timeout: keepAliveTimeout}
-	if c.o.KeepAlive > 0 {
-		alive.Time = c.o.KeepAlive
-	}
-	if c.o.KeepAliveTimeout > 0 {
-		alive.Timeout = c.o.KeepAliveTimeout
-	}
+	alive := keepalive.ClientParameters{Time: c.keepAlive, Timeout: cmp.Or(c.o.KeepAliveTimeout, keepAliveTimeout)}
 	return []grpc.DialOption{
 		grpc.WithKeepaliveParams(alive), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -24,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
@@ -58,6 +60,7 @@ type fakeServer struct {
 	streams chan *fakeStream
 	refuse  func(context.Context) error // immutable; nil: every stream is taken
 	deaf    bool                        // immutable: requests aren't read
+	options []grpc.ServerOption         // immutable
 }
 
 // fakeStream is a stream as the server has it.
@@ -264,7 +267,8 @@ func newRig(t *testing.T, world bool, server *fakeServer, creds credentials.Tran
 		creds = insecure.NewCredentials()
 	}
 	r.ln = bufconn.Listen(1 << 16)
-	g := grpc.NewServer(grpc.Creds(creds), grpc.MaxRecvMsgSize(64<<20))
+	// istiod lets its clients ping every 15 s.
+	g := grpc.NewServer(append([]grpc.ServerOption{grpc.Creds(creds), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second})}, server.options...)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, r.server)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(r.ln) }()

@@ -52,10 +52,11 @@ type subscription struct {
 	initial map[string]string // what is held, for the first request
 	nonce   string            // of the last response
 	answers []answer          // that are still to be sent, at most maxAnswers
-	// State of the world: the nonce under which the names were last changed,
-	// while no answer has confirmed them; and that they have to be said again.
-	unsure string
-	again  bool
+	// State of the world: the nonce under which the names were said last, since
+	// they were changed at unsureAt; and that they have to be said again.
+	unsure   string
+	unsureAt time.Time
+	again    bool
 
 	version string // the last that was taken; outlives the stream
 
@@ -218,20 +219,27 @@ func (s *subscription) changeWorld(r *request) bool {
 	s.asked, s.forget, s.changed, s.again = list, nil, anew, false
 	r.names, r.nonce = list.sorted(), s.nonce
 	if said {
-		s.unsure = s.nonce
+		s.unsure, s.unsureAt = s.nonce, time.Now()
 	}
 	return said
 }
 
-// confirm follows an answer. One that takes a response repeats the names. One
-// that refuses it doesn't count for names, and a change that crossed the
-// response didn't either, because its nonce was the old one: it is said again.
+// crossing is how long a request may be on its way to the server while a
+// response is on its way here.
+const crossing = time.Minute
+
+// confirm follows an answer. One that takes a response says the names again, by
+// its own nonce. Istio's server looks at no names in one that refuses it; and if
+// they were said under the nonce before, it may have had the new one out by then
+// and have ignored that too (ShouldRespond in pkg/xds/server.go). So they are
+// said once more.
 func (s *subscription) confirm(a answer) {
-	if a.refusal != "" && s.unsure != "" && s.unsure != a.nonce {
+	switch {
+	case s.unsure == "":
+	case a.refusal == "":
+		s.unsure = a.nonce
+	case s.unsure != a.nonce && time.Since(s.unsureAt) < crossing:
 		s.again = true
-	}
-	if a.refusal == "" || s.again {
-		s.unsure = ""
 	}
 }
 
