@@ -5,7 +5,6 @@ package xds
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
@@ -273,7 +271,6 @@ func TestStopped(t *testing.T) {
 
 // TestPings: a server that bears fewer pings than istiod gets fewer.
 func TestPings(t *testing.T) {
-	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard)) // it calls this an error
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeServer{options: []grpc.ServerOption{grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Minute})}}
 		r := newRig(t, false, server, nil, nil)

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -34,7 +35,11 @@ import (
 	"pillion/proxy/tls/controlplane"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// gRPC writes of its own what the tests provoke.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+	goleak.VerifyTestMain(m)
+}
 
 // short are the names of types in the scripts of the tests.
 var short = map[string]string{
@@ -266,7 +271,7 @@ func newRig(t *testing.T, world bool, server *fakeServer, creds credentials.Tran
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	r.ln = bufconn.Listen(1 << 16)
+	r.ln = newListener()
 	// istiod lets its clients ping every 15 s.
 	g := grpc.NewServer(append([]grpc.ServerOption{grpc.Creds(creds), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second})}, server.options...)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, r.server)
@@ -289,6 +294,8 @@ func newRig(t *testing.T, world bool, server *fakeServer, creds credentials.Tran
 	return r
 }
 
+func newListener() *bufconn.Listener { return bufconn.Listen(1 << 16) }
+
 // next waits until all is quiet and returns what there is, "" if nothing.
 func next(ch <-chan string) string {
 	synctest.Wait()
@@ -300,13 +307,15 @@ func next(ch <-chan string) string {
 	}
 }
 
-// stream returns the next stream that is opened.
+// stream returns the next stream that is opened, once the client has asked on
+// it: what comes before wasn't asked for.
 func (r *rig) stream() *fakeStream {
 	r.t.Helper()
 	st := <-r.server.streams
 	if st == nil {
 		r.t.Fatal("no stream")
 	}
+	synctest.Wait()
 	return st
 }
 
