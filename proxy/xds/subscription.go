@@ -173,7 +173,7 @@ func (s *subscription) first(r *request, world bool) {
 	// Istio's server takes these names for subscribed to.
 	r.initial = make(map[string]string, len(s.initial))
 	for name, version := range s.initial {
-		if s.wildcard || s.asked.has(name) {
+		if name != "" && (s.wildcard || s.asked.has(name)) {
 			r.initial[name] = version
 		}
 	}
@@ -252,6 +252,11 @@ func (s *subscription) took(nonce, version, refusal string) {
 	} else {
 		s.updates.Inc()
 		s.version = version
+	}
+	if nonce == "" {
+		// An answer without a nonce would be taken for a first request, and be
+		// answered with everything, for ever.
+		return
 	}
 	if len(s.answers) == maxAnswers {
 		s.answers = slices.Delete(s.answers, 0, 1)
