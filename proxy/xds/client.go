@@ -34,6 +34,9 @@ const (
 	// slowAfter is when a server that hasn't answered is called silent. It is
 	// waited for all the same.
 	slowAfter = 10 * time.Second
+	// openTimeout is how long a server may let no stream be opened. Pings, which
+	// tell a dead connection, begin with the stream.
+	openTimeout = 30 * time.Second
 	// The settings of Istio's agent. A message has no limit there; ours is far
 	// above what a mesh makes, and keeps the memory of a mistake in bounds.
 	keepAliveTime    = 30 * time.Second
@@ -200,8 +203,11 @@ func (c *Client) session(ctx context.Context) (good bool, err error) {
 	// one and say nothing.
 	slow := time.AfterFunc(slowAfter, c.silent)
 	defer slow.Stop()
+	opening := time.AfterFunc(openTimeout, cancel)
 	st, err := open(ctx, conn, c.o.StateOfTheWorld, c.o.Name)
-	if err != nil {
+	if !opening.Stop() {
+		return false, renew.Because(renew.Slow, fmt.Errorf("no stream could be opened for %s", openTimeout))
+	} else if err != nil {
 		return false, err
 	}
 	c.begin()

@@ -5,8 +5,10 @@ package xds
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,12 +48,12 @@ func (r *rig) lines(begun, ended, all int) {
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var dials []time.Time
-		gone := true
+		var back atomic.Bool
 		r := newRig(t, false, &fakeServer{}, nil, func(r *rig, o *Options) {
 			dial := o.Server.Dial
 			o.Server.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
 				dials = append(dials, time.Now())
-				if gone {
+				if !back.Load() {
 					return nil, errors.New("connection refused")
 				}
 				return dial(ctx, addr)
@@ -75,7 +77,7 @@ func TestOutage(t *testing.T) {
 		if line := r.log.all("doesn't answer")[0]; !strings.Contains(line, "connection refused") || !strings.Contains(line, "reason=unavailable") || !strings.Contains(line, "address=istiod.istio-system.svc:15012") {
 			t.Error(line)
 		}
-		gone = false
+		back.Store(true)
 		st := r.stream()
 		if err := st.push("CDS", "n1", "v1"); err != nil {
 			t.Fatal(err)
@@ -123,15 +125,20 @@ func TestReasons(t *testing.T) {
 				}
 				r := newRig(t, false, server, nil, func(_ *rig, o *Options) { o.Server.TokenFile = "/nonexistent/token" })
 				if tc.refuse == nil {
-					server := r.server
+					stop, stopped := make(chan struct{}), make(chan struct{})
 					go func() {
-						for st := range server.streams {
-							calls++
-							st.end <- nil
+						defer close(stopped)
+						for {
+							select {
+							case st := <-r.server.streams:
+								calls++
+								st.end <- nil
+							case <-stop:
+								return
+							}
 						}
 					}()
-					defer close(server.streams)
-					defer r.stop()
+					defer func() { close(stop); <-stopped }()
 				}
 				time.Sleep(time.Minute)
 				synctest.Wait()
@@ -172,6 +179,55 @@ func TestConnectionsOfAge(t *testing.T) {
 		synctest.Wait()
 		r.lines(0, 0, 0)
 		if m := r.metrics(); m["pillion.xds.streams_ended_in_order"] != 5 || m["cluster_manager.cds.update_failure"] != 0 || m["pillion.xds.streams"] != 6 {
+			t.Errorf("metrics %v", m)
+		}
+	})
+}
+
+// TestShortStreams: a server that ends each stream in order, as soon as it has
+// answered, isn't asked without pause.
+func TestShortStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, false, &fakeServer{}, nil, nil)
+		begun := time.Now()
+		for range 20 {
+			st := r.stream()
+			if err := st.push("CDS", "n1", "v1"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			st.end <- nil
+		}
+		if took := time.Since(begun); took < 19*250*time.Millisecond || took > 19*500*time.Millisecond {
+			t.Errorf("20 streams in %s", took)
+		}
+	})
+}
+
+// TestRefusedAgain: one who sends the same fault with each update is told each
+// time, and the log once.
+func TestRefusedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, false, &fakeServer{}, nil, nil)
+		st := r.stream()
+		for i, refusal := range []string{"a: no", "a: no", "b: no", "", "b: no"} {
+			if refusal != "" {
+				r.sink.mu.Lock()
+				r.sink.refuse = errors.New(refusal)
+				r.sink.mu.Unlock()
+			}
+			if err := st.push("CDS", "n", "v"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if got := r.client.Status().Types[0]; got.Refused != refusal || got.Updates+got.Refusals != uint64(i+1) {
+				t.Errorf("%d: %+v", i, got)
+			}
+		}
+		if lines := r.log.all("an update was refused in part"); len(lines) != 3 || !strings.Contains(lines[0], `reason="a: no"`) {
+			t.Errorf("%q", lines)
+		}
+		if m := r.metrics(); m["cluster_manager.cds.update_rejected"] != 4 || m["cluster_manager.cds.update_success"] != 1 || m["pillion.xds.nacks.envoy.config.cluster.v3.Cluster"] != 4 {
 			t.Errorf("metrics %v", m)
 		}
 	})
@@ -226,29 +282,46 @@ func TestNothingToSay(t *testing.T) {
 	}
 }
 
-// TestDeafPort: a port that takes connections and speaks nothing is given up
-// after five seconds, each time.
+// TestDeafPort: a port that takes connections and serves nothing is given up
+// after a while, each time.
 func TestDeafPort(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var ends []net.Conn
-		r := newRig(t, false, &fakeServer{}, nil, func(_ *rig, o *Options) {
-			o.Server.Dial = func(context.Context, string) (net.Conn, error) {
-				near, far := net.Pipe()
-				ends = append(ends, far)
-				go func() { _, _ = far.Read(make([]byte, 4096)) }() // the preface
-				return near, nil
-			}
+	for _, tc := range []struct {
+		name  string
+		hello string // what the port says
+		after time.Duration
+	}{
+		{"it is silent", "", 5 * time.Second},
+		{"it lets no stream be opened", "\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00", 30 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var ends []net.Conn
+				r := newRig(t, false, &fakeServer{}, nil, func(_ *rig, o *Options) {
+					o.Server.Dial = func(context.Context, string) (net.Conn, error) {
+						near, far := net.Pipe()
+						ends = append(ends, far)
+						go func() { _, _ = io.Copy(io.Discard, far) }()
+						go func() { _, _ = far.Write([]byte(tc.hello)) }()
+						return near, nil
+					}
+				})
+				time.Sleep(tc.after - time.Millisecond)
+				synctest.Wait()
+				if s := r.client.Status(); s.State != Connecting || s.Attempts != 0 {
+					t.Errorf("status %+v", s)
+				}
+				time.Sleep(100 * time.Millisecond)
+				synctest.Wait()
+				if s := r.client.Status(); s.State != Connecting || s.Err == nil || s.Attempts != 1 {
+					t.Errorf("status %+v", s)
+				}
+				r.stop()
+				for _, c := range ends {
+					_ = c.Close()
+				}
+			})
 		})
-		time.Sleep(6 * time.Second)
-		synctest.Wait()
-		if s := r.client.Status(); s.State != Connecting || s.Err == nil || s.Attempts != 1 {
-			t.Errorf("status %+v", s)
-		}
-		r.stop()
-		for _, c := range ends {
-			_ = c.Close()
-		}
-	})
+	}
 }
 
 // TestStopped: Run returns when its context ends, whatever it is doing.
