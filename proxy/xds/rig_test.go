@@ -388,8 +388,8 @@ func (r *rig) script(world bool, text string) {
 			r.sink.have[f[1]] = held
 			continue
 		case "end":
-			err := io.EOF
-			if err = nil; len(f) > 1 {
+			var err error
+			if len(f) > 1 {
 				err = status.Error(codes.Unavailable, rest)
 			}
 			st.end <- err

@@ -20,7 +20,6 @@ func (s set) sorted() []string { return slices.Sorted(maps.Keys(s)) }
 // request is what one message to the server says, in either protocol.
 type request struct {
 	typeURL string
-	first   bool   // of its stream: says who asks
 	nonce   string // of the response that is answered; empty if none is
 	refusal string // why that was refused; empty if it was taken
 
