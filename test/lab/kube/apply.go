@@ -50,6 +50,34 @@ func (s *Server) Delete(text string) error {
 	})
 }
 
+// Replace applies a text, and deletes what an older one named and this one
+// doesn't: a file that was changed.
+func (s *Server) Replace(old, now string) error {
+	type id struct {
+		res      *resource
+		ns, name string
+	}
+	left := map[id]bool{}
+	// What is wrong with the old text has been said when it was applied.
+	_ = s.each(old, func(r *resource, ns string, obj Object) error {
+		left[id{r, ns, str(obj, "metadata", "name")}] = true
+		return nil
+	})
+	err := s.each(now, func(r *resource, ns string, obj Object) error {
+		delete(left, id{r, ns, str(obj, "metadata", "name")})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for gone := range left {
+		if _, err := s.store.delete(gone.res, gone.ns, gone.name); err != nil && !IsNotFound(err) {
+			return err
+		}
+	}
+	return s.Apply(now)
+}
+
 // Get returns an object, which the caller must not change. A namespace is
 // given for those that lie in one.
 func (s *Server) Get(apiVersion, kind, ns, name string) (Object, error) {

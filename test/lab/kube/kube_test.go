@@ -364,6 +364,25 @@ func TestApply(t *testing.T) {
 	}
 }
 
+// TestReplace: what a file no longer has goes, but only if the rest is good.
+func TestReplace(t *testing.T) {
+	c := start(t)
+	a, b := pod("a", "", "Running"), pod("b", "", "Running")
+	for _, step := range []struct{ old, now, want string }{
+		{"", a + "---\n" + b, "a b"},
+		{a + "---\n" + b, "a: [", "a b"},
+		{a + "---\n" + b, b, "b"},
+		{b, "", ""},
+	} {
+		if err := c.Replace(step.old, step.now); (err != nil) != (step.now == "a: [") {
+			t.Errorf("%q: %v", step.now, err)
+		}
+		if got := names(c.ask(200, "GET", "/api/v1/pods", "")); got != step.want {
+			t.Errorf("%q, not %q", got, step.want)
+		}
+	}
+}
+
 const account = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: shop}\n"
 
 // review asks for a token's owner: "" if it has none.
