@@ -33,8 +33,9 @@ const (
 	Safe Flavour = "safe"
 )
 
-// ClusterID is how istiod calls the cluster that it serves.
-const ClusterID = "lab"
+// ClusterID is how istiod calls the cluster that it serves: as Istio's
+// installation does.
+const ClusterID = "Kubernetes"
 
 // TrustDomain is that of the mesh's identities.
 const TrustDomain = "cluster.local"
