@@ -33,7 +33,7 @@ func Start(t testing.TB, o Options) *Rig {
 	if o.Host == nil {
 		ports = Ports{XDS: rig.FreeAddr(t), Secure: rig.FreeAddr(t), HTTP: rig.FreeAddr(t), Monitoring: rig.FreeAddr(t), Webhooks: rig.FreeAddr(t)}
 	}
-	l, err := Open(program, t.TempDir(), ports, o)
+	l, err := Open(program, TempDir(t), ports, o)
 	if err != nil {
 		t.Fatal(err)
 	}
