@@ -3,8 +3,9 @@
 #
 # Builds what test/lab drives, unmodified, of the version that
 # test/istiod/go.mod pins: pilot-discovery (istiod), pilot-agent, for the rules
-# of iptables that it makes, and istioctl. They go into a cache folder of this
-# user that is named by that version.
+# of iptables that it makes and as Envoy's companion, istioctl, and the template
+# of Envoy's bootstrap. They go into a cache folder of this user that is named
+# by that version.
 #
 # Safe to run again: it builds only what is missing, or what was built with
 # other dependencies or another Go. A cold build compiles some 2,000 packages:
@@ -44,6 +45,8 @@ build() {
 }
 
 mkdir -p "$dir"
+source=$(go -C "$module" mod download -json "istio.io/istio@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p')
+install -m 644 "$source/tools/packaging/common/envoy_bootstrap.json" "$dir/envoy_bootstrap.json"
 for package in "${programs[@]}"; do
   name=${package##*/}
   if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then continue; fi

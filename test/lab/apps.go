@@ -14,9 +14,6 @@ import (
 	"pillion/test/rig"
 )
 
-// bookinfoHosts are the addresses of the services of Bookinfo.
-const bookinfoHosts = "productpage=10.96.0.10,reviews=10.96.0.11,ratings=10.96.0.12"
-
 // BuildApp builds test/lab/app and returns its path.
 func BuildApp(t testing.TB) string {
 	t.Helper()
@@ -35,7 +32,7 @@ func StartBookinfoApps(t testing.TB, n *Network, app string) {
 	t.Helper()
 	for name, calls := range map[string]string{"productpage-v1": "http://reviews:9080/reviews/0", "reviews-v1": "", "reviews-v2": "http://ratings:9080/ratings/0", "ratings-v1": ""} {
 		p := n.Pod(name)
-		p.Run(Command{Path: app, Args: []string{"-name", name, "-calls", calls, "-hosts", bookinfoHosts}})
+		p.Run(Command{Path: app, Args: []string{"-name", name, "-calls", calls}})
 		p.WaitListening(9080)
 	}
 }
@@ -45,7 +42,7 @@ func StartBookinfoApps(t testing.TB, n *Network, app string) {
 func (p *Pod) Get(app string, uid uint32, url, header string) (int, string, error) {
 	p.t.Helper()
 	dir := TempDir(p.t)
-	proc, err := start(command{host: p.Namespace, path: app, args: []string{"-get", url, "-hosts", bookinfoHosts, "-header", header},
+	proc, err := start(command{host: p.Namespace, path: app, args: []string{"-get", url, "-header", header},
 		dir: dir, uid: uid, log: filepath.Join(dir, "log")})
 	if err != nil {
 		p.t.Fatal(err)
@@ -68,7 +65,7 @@ func splitAnswer(text string) (int, string, error) {
 // which iptables let pass.
 func (p *Pod) WaitListening(port int) {
 	p.t.Helper()
-	rig.Until(p.t, "port "+strconv.Itoa(port)+" of "+p.Name+" is open", func() error {
+	rig.Until(p.t, "port "+strconv.Itoa(port)+" of "+p.Spec.Name+" is open", func() error {
 		conn, err := p.DialContext(p.t.Context(), "tcp", "127.0.0.1:"+strconv.Itoa(port))
 		if err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 
 // Namespace is a network namespace. A nil one is that of this process.
 type Namespace struct {
+	name string   // immutable; what ip calls it
 	file *os.File // immutable; holds it open
 }
 
@@ -25,11 +26,11 @@ func openNamespace(name string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Namespace{f}, nil
+	return &Namespace{name, f}, nil
 }
 
-// Do calls f in the namespace: the sockets that f makes are in it for good,
-// and so are the programs that it starts. f must not leave its goroutine.
+// Do calls f in the namespace: the sockets that f makes are in it for good. f
+// must not leave its goroutine.
 func (n *Namespace) Do(f func() error) error {
 	if n == nil {
 		return f()

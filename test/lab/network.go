@@ -24,19 +24,21 @@ const ProxyUID = 1337
 
 // PodSpec is a pod that a Network has.
 type PodSpec struct {
-	Name    string
-	Addr    netip.Addr // in 10.244.0.0/24, and not the node's
-	Sidecar bool       // has Istio's rules of iptables
+	Namespace, Name string
+	Addr            netip.Addr // in 10.244.0.0/24, and not the node's
+	Redirect        bool       // has Istio's rules of iptables
 }
 
 // BookinfoPods are the pods of Bookinfo. legacy alone has no sidecar. The
 // gateway has no rules: it is reached at its own ports.
 func BookinfoPods() []PodSpec {
-	pod := func(name string, last byte, sidecar bool) PodSpec {
-		return PodSpec{name, netip.AddrFrom4([4]byte{10, 244, 0, last}), sidecar}
+	pod := func(name string, last byte, redirect bool) PodSpec {
+		return PodSpec{"default", name, netip.AddrFrom4([4]byte{10, 244, 0, last}), redirect}
 	}
+	gateway := pod("istio-ingressgateway", 14, false)
+	gateway.Namespace = "istio-system"
 	return []PodSpec{pod("productpage-v1", 10, true), pod("reviews-v1", 11, true), pod("reviews-v2", 12, true), pod("ratings-v1", 13, true),
-		pod("istio-ingressgateway", 14, false), pod("legacy", 20, false)}
+		gateway, pod("legacy", 20, false)}
 }
 
 // Network is a node with pods: a network namespace for each, joined by a
@@ -54,7 +56,7 @@ type Network struct {
 // Pod is one network namespace of a Network.
 type Pod struct {
 	*Namespace
-	PodSpec
+	Spec PodSpec
 
 	t testing.TB
 }
@@ -63,7 +65,7 @@ type Pod struct {
 var networks atomic.Int64
 
 // StartNetwork makes a network, and takes it away when the test ends. It needs
-// root, ip, iptables and, for pods with a sidecar, what `make lab` builds.
+// root, ip, iptables and, for pods that redirect, what `make lab` builds.
 func StartNetwork(t testing.TB, pods []PodSpec) *Network {
 	t.Helper()
 	need.Superuser(t)
@@ -76,7 +78,7 @@ func StartNetwork(t testing.TB, pods []PodSpec) *Network {
 	n.ip("-n", node, "addr", "add", nodeAddr.String()+"/24", "dev", "br0")
 	n.ip("-n", node, "link", "set", "br0", "up")
 	for i, spec := range pods {
-		p := &Pod{PodSpec: spec, t: t}
+		p := &Pod{Spec: spec, t: t}
 		name := n.add(prefix+spec.Name, &p.Namespace)
 		port := "veth" + strconv.Itoa(i)
 		n.ip("-n", node, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
@@ -86,7 +88,7 @@ func StartNetwork(t testing.TB, pods []PodSpec) *Network {
 		// Services have addresses of another network, which no one answers
 		// to: iptables take the packets before they would leave the pod.
 		n.ip("-n", name, "route", "add", "default", "via", nodeAddr.String())
-		if spec.Sidecar {
+		if spec.Redirect {
 			p.redirect()
 		}
 		n.pods[spec.Name] = p
@@ -113,15 +115,39 @@ func sweep(t testing.TB) {
 		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
 			// Another test may have been quicker.
 			_ = exec.Command(need.Program(t, "ip"), "netns", "del", e.Name()).Run()
+			_ = os.RemoveAll(etc + e.Name())
 		}
 	}
 }
+
+// etc is where ip finds files that it puts over those of /etc for the programs
+// of a namespace (ip-netns(8)).
+const etc = "/etc/netns/"
+
+// hosts are what DNS would say in a cluster.
+const hosts = `127.0.0.1 localhost
+10.244.0.1 istiod.istio-system.svc istiod.istio-system.svc.cluster.local
+10.96.0.10 productpage productpage.default.svc.cluster.local
+10.96.0.11 reviews reviews.default.svc.cluster.local
+10.96.0.12 ratings ratings.default.svc.cluster.local
+10.96.0.14 istio-ingressgateway.istio-system istio-ingressgateway.istio-system.svc.cluster.local
+`
 
 // add makes a namespace with a loopback device that is up.
 func (n *Network) add(name string, into **Namespace) string {
 	n.t.Helper()
 	n.ip("netns", "add", name)
 	n.made = append(n.made, name)
+	// Nobody answers at the node's port 53, and says so at once.
+	for file, text := range map[string]string{"hosts": hosts, "resolv.conf": "nameserver " + nodeAddr.String() + "\n"} {
+		err := os.MkdirAll(etc+name, 0o755)
+		if err == nil {
+			err = os.WriteFile(etc+name+"/"+file, []byte(text), 0o644)
+		}
+		if err != nil {
+			n.t.Fatal(err)
+		}
+	}
 	ns, err := openNamespace(name)
 	if err != nil {
 		n.t.Fatal(err)
@@ -142,6 +168,9 @@ func (n *Network) ip(args ...string) {
 func (n *Network) remove() {
 	for _, name := range slices.Backward(n.made) {
 		n.ip("netns", "del", name)
+		if err := os.RemoveAll(etc + name); err != nil {
+			n.t.Error(err)
+		}
 	}
 	for _, p := range n.pods {
 		_ = p.file.Close() // what was open in it is gone
@@ -172,8 +201,8 @@ func (p *Pod) redirect() {
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "HOME=/nonexistent"}
-	if err := p.Do(cmd.Run); err != nil {
-		p.t.Fatalf("%v in %s: %v\n%s", cmd, p.Name, err, out.String())
+	if err := p.Do(cmd.Run); err != nil { // the rules are those of the namespace
+		p.t.Fatalf("%v in %s: %v\n%s", cmd, p.Spec.Name, err, out.String())
 	}
 }
 
@@ -220,7 +249,7 @@ func (p *Pod) Run(c Command) *Running {
 	p.t.Cleanup(func() {
 		r.Kill()
 		if p.t.Failed() {
-			p.t.Logf("%s in %s printed:\n%s", filepath.Base(c.Path), p.Name, tail(log))
+			p.t.Logf("%s in %s printed:\n%s", filepath.Base(c.Path), p.Spec.Name, tail(log))
 		}
 	})
 	return r

@@ -146,7 +146,7 @@ func TestPodNetwork(t *testing.T) {
 // has none of them.
 func TestNetworksAreApart(t *testing.T) {
 	t.Parallel()
-	pods := []PodSpec{{Name: "a", Addr: netip.MustParseAddr("10.244.0.7")}}
+	pods := []PodSpec{{Namespace: "default", Name: "a", Addr: netip.MustParseAddr("10.244.0.7")}}
 	one, two := StartNetwork(t, pods), StartNetwork(t, pods)
 	newGate(t, one.Pod("a"), "one", ":80")
 	newGate(t, two.Pod("a"), "two", ":80")

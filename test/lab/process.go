@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"syscall"
 )
 
@@ -33,13 +34,24 @@ func start(c command) (*process, error) {
 		return nil, err
 	}
 	defer out.Close() // the program has its own
-	cmd := exec.Command(c.path, c.args...)
+	// A program of another user may open /dev/stdout anew, as Envoy does.
+	if err := out.Chmod(0o666); err != nil {
+		return nil, err
+	}
+	words := append([]string{c.path}, c.args...)
+	if c.uid != 0 {
+		id := strconv.FormatUint(uint64(c.uid), 10)
+		// The kernel forgets about our death with a change of user.
+		words = append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}, words...)
+	}
+	if c.host != nil {
+		// Not by Do: ip also gives the program the files of /etc/netns.
+		words = append([]string{"ip", "netns", "exec", c.host.name}, words...)
+	}
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, c.env, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if c.uid != 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.uid, Gid: c.uid}
-	}
-	if err := c.host.Do(cmd.Start); err != nil {
+	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.path, err)
 	}
 	p := &process{cmd: cmd, done: make(chan struct{})}

@@ -7,12 +7,10 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	nethttp "net/http"
 	"os"
 	"strings"
@@ -46,11 +44,11 @@ func run() error {
 	listen := flag.String("listen", ":9080", "address to serve")
 	name := flag.String("name", "app", "how it calls itself")
 	calls := flag.String("calls", "", "URL of a service that it calls for each request")
-	hosts := flag.String("hosts", "", "addresses of names, as NAME=ADDRESS,…: there is no DNS in the lab")
 	get := flag.String("get", "", "URL to request, instead of serving")
 	header := flag.String("header", "", "NAME: VALUE of a header for -get")
 	flag.Parse()
-	client := newClient(*hosts)
+	// A connection for each request, so that each is balanced.
+	client := &nethttp.Client{Timeout: 15 * time.Second, Transport: &nethttp.Transport{DisableKeepAlives: true}}
 	if *get != "" {
 		return request(client, *get, *header)
 	}
@@ -118,27 +116,4 @@ func request(client *nethttp.Client, url, header string) error {
 	fmt.Println(resp.StatusCode)
 	_, err = io.Copy(os.Stdout, resp.Body)
 	return err
-}
-
-// newClient makes a client that finds the hosts of "NAME=ADDRESS,…", and makes
-// a connection for each request.
-func newClient(hosts string) *nethttp.Client {
-	addrs := map[string]string{}
-	for pair := range strings.SplitSeq(hosts, ",") {
-		if name, addr, ok := strings.Cut(pair, "="); ok {
-			addrs[name] = addr
-		}
-	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	return &nethttp.Client{Timeout: 15 * time.Second, Transport: &nethttp.Transport{DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			host, port, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			if known, ok := addrs[host]; ok {
-				addr = net.JoinHostPort(known, port)
-			}
-			return dialer.DialContext(ctx, network, addr)
-		}}}
 }
