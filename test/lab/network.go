@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"pillion/test/need"
@@ -114,8 +115,7 @@ func sweep(t testing.TB) {
 		}
 		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
 			// Another test may have been quicker.
-			_ = exec.Command(need.Program(t, "ip"), "netns", "del", e.Name()).Run()
-			_ = os.RemoveAll(etc + e.Name())
+			_ = removeNamespace(need.Program(t, "ip"), e.Name())
 		}
 	}
 }
@@ -132,6 +132,21 @@ const hosts = `127.0.0.1 localhost
 10.96.0.12 ratings ratings.default.svc.cluster.local
 10.96.0.14 istio-ingressgateway.istio-system istio-ingressgateway.istio-system.svc.cluster.local
 `
+
+// removeNamespace kills what still runs in a namespace of ours, as what a
+// program there has started may, and deletes it.
+func removeNamespace(ip, name string) error {
+	pids, err := exec.Command(ip, "netns", "pids", name).Output()
+	if err != nil {
+		return err
+	}
+	for text := range strings.FieldsSeq(string(pids)) {
+		if pid, err := strconv.Atoi(text); err == nil && pid != os.Getpid() {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
+	return errors.Join(exec.Command(ip, "netns", "del", name).Run(), os.RemoveAll(etc+name))
+}
 
 // add makes a namespace with a loopback device that is up.
 func (n *Network) add(name string, into **Namespace) string {
@@ -167,8 +182,7 @@ func (n *Network) ip(args ...string) {
 // remove deletes the namespaces. The devices in them go with them.
 func (n *Network) remove() {
 	for _, name := range slices.Backward(n.made) {
-		n.ip("netns", "del", name)
-		if err := os.RemoveAll(etc + name); err != nil {
+		if err := removeNamespace(need.Program(n.t, "ip"), name); err != nil {
 			n.t.Error(err)
 		}
 	}

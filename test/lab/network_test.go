@@ -3,8 +3,11 @@
 package lab
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
+	nethttp "net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -59,6 +62,10 @@ func newGate(t *testing.T, p *Pod, name, addr string) *gate {
 			c, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if _, err := nethttp.ReadRequest(bufio.NewReader(c)); err != nil {
+				_ = c.Close() // it was no request of Get
+				continue
 			}
 			_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(name), name)
 			g.took <- c
@@ -137,6 +144,9 @@ func TestPodNetwork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: reviews\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
 	if got := origin.next(t).RemoteAddr().String(); !strings.HasPrefix(got, "127.0.0.6:") {
 		t.Errorf("the application sees %s", got)
 	}

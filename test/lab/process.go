@@ -50,7 +50,7 @@ func start(c command) (*process, error) {
 	}
 	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, c.env, out, out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.path, err)
 	}
@@ -71,9 +71,12 @@ func (p *process) exited() bool {
 	}
 }
 
-// kill ends the process and waits for its end.
+// kill ends the process, with what it has started in its group, and waits for
+// its end.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // fails only where it has ended
+	if !p.exited() {
+		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // fails only where it has just ended
+	}
 	<-p.done
 }
 
