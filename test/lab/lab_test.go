@@ -161,3 +161,73 @@ func TestMeshConfig(t *testing.T) {
 		t.Error("no YAML")
 	}
 }
+
+// TestGatewayAPI: istiod finds the definitions of the Gateway API, serves a
+// route, and writes its status back.
+func TestGatewayAPI(t *testing.T) {
+	t.Parallel()
+	l := Start(t, Options{Objects: append(Bookinfo(), `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: shared, namespace: istio-system}
+spec:
+  gatewayClassName: istio
+  addresses: [{type: Hostname, value: istio-ingressgateway.istio-system.svc.cluster.local}]
+  listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: All}}}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: ratings, namespace: default}
+spec:
+  parentRefs: [{name: shared, namespace: istio-system}]
+  hostnames: [ratings.example.com]
+  rules: [{backendRefs: [{name: ratings, port: 9080}]}]
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: nowhere, namespace: default}
+spec:
+  parentRefs: [{name: shared, namespace: istio-system}]
+  rules: [{backendRefs: [{name: nobody, port: 1}]}]
+`)})
+	for _, tc := range []struct{ kind, ns, name, condition, want string }{
+		{"HTTPRoute", "default", "ratings", "Accepted", "True"},
+		{"HTTPRoute", "default", "ratings", "ResolvedRefs", "True"},
+		{"HTTPRoute", "default", "nowhere", "ResolvedRefs", "False"},
+		{"Gateway", "istio-system", "shared", "Programmed", "True"},
+	} {
+		rig.Until(t, tc.kind+" "+tc.name+" has a status", func() error {
+			obj, err := l.Kube.Get("gateway.networking.k8s.io/v1", tc.kind, tc.ns, tc.name)
+			if err != nil {
+				return err
+			}
+			if got := condition(obj["status"], tc.condition); got != tc.want {
+				return fmt.Errorf("%s is %q in %v", tc.condition, got, obj["status"])
+			}
+			return nil
+		})
+	}
+}
+
+// condition looks for a condition at any depth of a status.
+func condition(v any, kind string) string {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			if got := condition(e, kind); got != "" {
+				return got
+			}
+		}
+	case map[string]any:
+		if v["type"] == kind {
+			status, _ := v["status"].(string)
+			return status
+		}
+		for _, e := range v {
+			if got := condition(e, kind); got != "" {
+				return got
+			}
+		}
+	}
+	return ""
+}
