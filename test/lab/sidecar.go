@@ -64,10 +64,14 @@ func (p *Pod) Sidecar(l *Rig, proxyConfig string) Command {
 	}
 }
 
+// podPorts are the ports of the pod as it was before the injection.
 func podPorts(pod kube.Object) []any {
 	ports := []any{}
 	containers, _ := pod["spec"].(kube.Object)["containers"].([]any)
 	for _, c := range containers {
+		if c.(kube.Object)["name"] == "istio-proxy" {
+			continue
+		}
 		more, _ := c.(kube.Object)["ports"].([]any)
 		ports = append(ports, more...)
 	}
