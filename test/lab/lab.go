@@ -174,6 +174,10 @@ func (l *Lab) RootCert() string { return filepath.Join(l.dir, "ca", rootCertFile
 // KubeConfig is the path of a kubeconfig for the API.
 func (l *Lab) KubeConfig() string { return filepath.Join(l.dir, "kubeconfig") }
 
+// KubeURL is where the API is served; /openid/v1/jwks below it has the keys of
+// its tokens.
+func (l *Lab) KubeURL() string { return l.kubeURL }
+
 // Token writes a token of a service account for istiod, and returns the path
 // of its file. The account is made if it isn't there.
 func (l *Lab) Token(ns, account string) (string, error) {
