@@ -188,7 +188,8 @@ func (e *EnvoyAgent) Start(l *Rig, p *Pod) *Running {
 // was sent.
 func (r *Rig) WaitInStep(pods ...*Pod) {
 	r.t.Helper()
-	rig.Until(r.t, "the proxies are in step with istiod", func() error {
+	// Many proxies start at once.
+	rig.UntilWithin(r.t, 3*rig.Patience, "the proxies are in step with istiod", func() error {
 		all, err := r.Lab.Syncz()
 		if err != nil {
 			return err
