@@ -137,7 +137,7 @@ func TestIstiodSignsCSR(t *testing.T) {
 // testRotation has certificates of some seconds, and an istiod that goes away.
 // It comes last but one, since the others want istiod to be there.
 func testRotation(t *testing.T, l *lab.Rig) {
-	const ttl = 6 * time.Second
+	const ttl = 10 * time.Second
 	c := ask(t, l, istioca.Options{Key: istioca.P256, TokenFile: l.Token("shop", "web"), TTL: ttl})
 	first := c.leaf(t, 1)
 	second := c.leaf(t, 2)
