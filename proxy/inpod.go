@@ -6,7 +6,6 @@ import (
 	"io"
 	"regexp"
 
-	"pillion/proxy/admin"
 	"pillion/proxy/pod"
 	"pillion/proxy/stats"
 )
@@ -30,10 +29,15 @@ func (s *Server) Health() pod.Health {
 // WriteStats writes the metrics in Prometheus' text form.
 func (s *Server) WriteStats(w io.Writer, q stats.Query) error { return s.registry.Write(w, false, q) }
 
-// BeginDrain has open connections end, and returns.
+// BeginDrain has open connections end, for as long as they take: what cuts them
+// off is the end of the server. Connections aren't told apart by their
+// direction yet: a drain of inbound ones alone makes the server not ready, so
+// that nobody sends new ones, and lets those that are open be.
 func (s *Server) BeginDrain(inboundOnly bool) {
 	s.setDraining()
-	lifecycle{s}.Drain(admin.DrainOptions{Graceful: true, InboundOnly: inboundOnly, SkipExit: true})
+	if !inboundOnly {
+		s.goRun(s.bound.trackers.drain)
+	}
 }
 
 // openConnections are the gauges of listeners: what the proxy's own ports have
