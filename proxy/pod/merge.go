@@ -123,10 +123,14 @@ func (g *merger) writeParts(w io.Writer, parts []part, openMetrics bool) {
 	for _, p := range parts {
 		switch {
 		case p.res != nil:
-			if _, err := io.Copy(w, p.res.Body); err != nil {
+			last := &lastByte{w: w, b: '\n'}
+			if _, err := io.Copy(last, p.res.Body); err != nil {
 				g.failed("the application's metrics broke off", p.res.Request.URL.String(), err)
 			}
-			return // it is the only one, and ends as it ends
+			if last.b != '\n' {
+				_, _ = io.WriteString(w, "\n") // a page has to end in a line's end
+			}
+			return // it is the only one, and has its own mark of the end
 		case p.body != nil:
 			body := withoutEnd(p.body)
 			if len(body) > 0 && body[len(body)-1] != '\n' {
@@ -140,6 +144,19 @@ func (g *merger) writeParts(w io.Writer, parts []part, openMetrics bool) {
 	if openMetrics {
 		_, _ = io.WriteString(w, "# EOF\n")
 	}
+}
+
+// lastByte hands on and remembers the last octet.
+type lastByte struct {
+	w io.Writer
+	b byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.b = p[len(p)-1]
+	}
+	return l.w.Write(p)
 }
 
 func (g *merger) failed(what, target string, err error) {
