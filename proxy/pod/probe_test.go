@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,13 +178,13 @@ func TestTCPProbe(t *testing.T) {
 	}
 }
 
-// callers notes who calls.
-func callers(from *string, agent *string) grpc.ServerOption {
+// callers notes who calls, and holds calls while hang is set.
+func callers(from *atomic.Value, hang *atomic.Bool) grpc.ServerOption {
 	return grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		if p, ok := peer.FromContext(ctx); ok {
-			*from = p.Addr.String()
+			from.Store(p.Addr.String())
 		}
-		if *agent == "hang" {
+		if hang.Load() {
 			<-ctx.Done()
 			return nil, status.FromContextError(ctx.Err()).Err()
 		}
@@ -192,12 +193,13 @@ func callers(from *string, agent *string) grpc.ServerOption {
 }
 
 func TestGRPCProbe(t *testing.T) {
-	var from, mode string
+	var from atomic.Value
+	var hang atomic.Bool
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := grpc.NewServer(callers(&from, &mode))
+	srv := grpc.NewServer(callers(&from, &hang))
 	hs := health.NewServer()
 	hs.SetServingStatus("good", grpc_health_v1.HealthCheckResponse_SERVING)
 	hs.SetServingStatus("bad", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
@@ -208,26 +210,27 @@ func TestGRPCProbe(t *testing.T) {
 	defer plain.Close()
 	at := portOf(t, ln.Addr().String())
 	for _, c := range []struct {
-		probe, mode string
-		code        int
-		body        string
+		probe string
+		hang  bool
+		code  int
+		body  string
 	}{
-		{`{"port":` + at + `}`, "", 200, ""},
-		{`{"port":` + at + `,"service":"good"}`, "", 200, ""},
-		{`{"port":` + at + `,"service":"bad"}`, "", 500, "NOT_SERVING"},
-		{`{"port":` + at + `,"service":"none"}`, "", 500, codes.NotFound.String()},
-		{`{"port":` + at + `}`, "hang", 500, codes.DeadlineExceeded.String()},
-		{`{"port":` + portOf(t, plain.Listener.Addr().String()) + `}`, "", 500, "rpc error"},
+		{`{"port":` + at + `}`, false, 200, ""},
+		{`{"port":` + at + `,"service":"good"}`, false, 200, ""},
+		{`{"port":` + at + `,"service":"bad"}`, false, 500, "NOT_SERVING"},
+		{`{"port":` + at + `,"service":"none"}`, false, 500, codes.NotFound.String()},
+		{`{"port":` + at + `}`, true, 500, codes.DeadlineExceeded.String()},
+		{`{"port":` + portOf(t, plain.Listener.Addr().String()) + `}`, false, 500, "rpc error"},
 	} {
-		mode = c.mode
+		hang.Store(c.hang)
 		h := probeHandler(t, `{"/app-health/app/livez":{"grpc":`+c.probe+`,"timeoutSeconds":1}}`)
 		code, body, _ := request(h, kubelet, "GET", "/app-health/app/livez")
 		if code != c.code || !strings.Contains(body, c.body) {
-			t.Errorf("%s %s: %d %q, want %d %q", c.probe, c.mode, code, body, c.code, c.body)
+			t.Errorf("%s %v: %d %q, want %d %q", c.probe, c.hang, code, body, c.code, c.body)
 		}
 	}
-	if host, _, _ := net.SplitHostPort(from); host != "127.0.0.6" {
-		t.Errorf("the probe came from %s", from)
+	if host, _, _ := net.SplitHostPort(fmt.Sprint(from.Load())); host != "127.0.0.6" {
+		t.Errorf("the probe came from %s", host)
 	}
 }
 
