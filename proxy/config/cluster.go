@@ -79,8 +79,11 @@ func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment,
 // already, for cluster.Manager.SetEndpoints.
 func (c *Compiler) CompileEndpoints(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
 	b := &clusterBuilder{in: in, out: &cluster.Config{Discovery: cluster.EDS}, contexts: c.tls}
-	if err := b.socket(); err != nil {
-		return nil, nil, err
+	// Localities depend on the balance, and sockets are chosen by endpoint.
+	for _, step := range []func() error{b.balance, b.socket} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := b.endpoints(cla); err != nil {
 		return nil, nil, err
