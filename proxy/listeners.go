@@ -4,8 +4,11 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -18,6 +21,7 @@ import (
 
 // boundListener is a listener with the managers that serve its connections.
 type boundListener struct {
+	where  string // addressKey of its configuration
 	addr   string // as configured
 	ln     *listener.Listener
 	hcms   map[string]*boundManager // by the name of their chain
@@ -37,6 +41,11 @@ type listenerSet struct {
 	trackers trackers
 	sniffed  listener.InspectorStats
 	halfOpen *listener.HalfOpen
+
+	// dispatch is where redirected connections find the listener that they are for.
+	dispatch listener.Dispatch
+	// lookup is as listener.Original has it. Immutable.
+	lookup func(nc net.Conn) (netip.AddrPort, bool)
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
@@ -66,7 +75,14 @@ func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSe
 // staged is a set of listeners that are bound but not yet served.
 type staged struct {
 	want  map[string]*config.Listener
-	fresh map[string]*listener.Listener // bound for this change
+	fresh map[string]*listener.Listener // made for this change
+	table *listener.Table               // of them and those that stay
+}
+
+// addressKey tells where a listener is found, and how: another one has to be made
+// when it changes.
+func addressKey(w *config.Listener) string {
+	return fmt.Sprint(w.Unbound, w.Direction, w.Address, w.Additional)
 }
 
 // stage binds what is new in want. On an error everything is as before.
@@ -74,19 +90,35 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &staged{want: want, fresh: map[string]*listener.Listener{}}
+	all := make([]*listener.Listener, 0, len(want))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		w := want[name]
-		if b := s.bound[name]; b != nil && b.addr == w.Address {
+		if b := s.bound[name]; b != nil && b.where == addressKey(w) {
+			all = append(all, b.ln)
 			continue
 		}
-		ln, err := listener.Listen(name, w.Address, w.Direction, s.log)
+		ln, err := s.open(name, w)
 		if err != nil {
 			st.discard()
 			return nil, err
 		}
 		st.fresh[name] = ln
+		all = append(all, ln)
+	}
+	var err error
+	if st.table, err = listener.NewTable(all); err != nil {
+		st.discard()
+		return nil, err
 	}
 	return st, nil
+}
+
+// open makes a listener, and binds it unless it is to be found by hand-off alone.
+func (s *listenerSet) open(name string, w *config.Listener) (*listener.Listener, error) {
+	if w.Unbound {
+		return listener.NewUnbound(name, w.Address, w.Direction, s.log, w.Additional...), nil
+	}
+	return listener.Listen(name, w.Address, w.Direction, s.log, w.Additional...)
 }
 
 // discard closes what was bound.
@@ -100,12 +132,20 @@ func (st *staged) discard() {
 func (s *listenerSet) commit(st *staged) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, w := range st.want {
-		if ln := st.fresh[name]; ln != nil {
-			s.replaceLocked(name, w, ln)
-			continue
+	// Those that are found by hand-off serve before the table names them, and are
+	// named until they don't.
+	for _, unbound := range []bool{true, false} {
+		for name, w := range st.want {
+			if w.Unbound != unbound {
+				continue
+			}
+			if ln := st.fresh[name]; ln != nil {
+				s.replaceLocked(name, w, ln)
+				continue
+			}
+			s.serveLocked(s.bound[name], w)
 		}
-		s.serveLocked(s.bound[name], w)
+		s.dispatch.Store(st.table)
 	}
 	for name := range s.bound {
 		if st.want[name] == nil {
@@ -117,7 +157,7 @@ func (s *listenerSet) commit(st *staged) {
 // replaceLocked serves w on ln instead of what had its name; mu is held.
 func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listener.Listener) {
 	s.removeLocked(name)
-	b := &boundListener{addr: w.Address, ln: ln, hcms: map[string]*boundManager{}}
+	b := &boundListener{where: addressKey(w), addr: w.Address, ln: ln, hcms: map[string]*boundManager{}}
 	b.remove = s.registry.Add(ln)
 	s.bound[name] = b
 	s.serveLocked(b, w)
@@ -145,7 +185,7 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
-		Stats: &b.ln.Stats, Inspectors: &s.sniffed,
+		Stats: &b.ln.Stats, Inspectors: &s.sniffed, NoChain: w.NoChain,
 	}
 	for _, c := range w.Chains {
 		sw.Chains = append(sw.Chains, handler(c))
@@ -154,12 +194,26 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 		sw.Default = handler(w.Default)
 	}
 	b.ln.SetHandler(sw)
+	b.ln.SetOriginal(s.original(w))
 	for name, m := range b.hcms {
 		if !used[name] {
 			m.remove()
 			delete(b.hcms, name)
 		}
 	}
+}
+
+// original says how connections of a listener are found to be redirected; nil for
+// not at all.
+func (s *listenerSet) original(w *config.Listener) *listener.Original {
+	if !w.Redirected {
+		return nil
+	}
+	o := &listener.Original{Lookup: s.lookup}
+	if w.HandOff {
+		o.HandOff = &s.dispatch
+	}
+	return o
 }
 
 // secure puts a chain's TLS, if it has some, before what serves it.
@@ -191,13 +245,16 @@ func (s *listenerSet) closeAll() {
 	}
 }
 
-// addresses returns the bound addresses by listener name.
+// addresses returns the bound addresses by listener name. Those that are found by
+// hand-off have none: theirs are the addresses of others.
 func (s *listenerSet) addresses() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make(map[string]string, len(s.bound))
 	for name, b := range s.bound {
-		out[name] = b.ln.Addr()
+		if b.ln.Bound() {
+			out[name] = b.ln.Addr()
+		}
 	}
 	return out
 }

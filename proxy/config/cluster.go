@@ -196,8 +196,13 @@ func (b *clusterBuilder) connections() error {
 	return at("upstream_bind_config", b.bind(b.in.GetUpstreamBindConfig()))
 }
 
-var bindFields = fieldSet("source_address", "extra_source_addresses", "freebind")
+var (
+	bindFields        = fieldSet("source_address", "extra_source_addresses", "freebind")
+	extraSourceFields = fieldSet("address")
+)
 
+// bind compiles the local addresses of connections: of several, the first one of a
+// host's own family counts (Envoy: DefaultUpstreamLocalAddressSelector).
 func (b *clusterBuilder) bind(c *corev3.BindConfig) error {
 	if c == nil {
 		return nil
@@ -208,25 +213,47 @@ func (b *clusterBuilder) bind(c *corev3.BindConfig) error {
 	if c.GetFreebind().GetValue() {
 		return fmt.Errorf("freebind: is not supported")
 	}
-	if len(c.GetExtraSourceAddresses()) > 0 {
-		b.warn("upstream_bind_config.extra_source_addresses: are not used; hosts of the other address family can't be reached")
+	src, err := sourceAddress(c.GetSourceAddress())
+	if err != nil {
+		return at("source_address", err)
 	}
-	src := c.GetSourceAddress()
+	socket := &b.out.Conn.Socket
+	socket.Bind = src
+	for i, e := range c.GetExtraSourceAddresses() {
+		path := fmt.Sprintf("extra_source_addresses[%d]", i)
+		if c.GetSourceAddress() == nil {
+			return fmt.Errorf("%s: stands without a source_address", path)
+		}
+		if err := onlyFields(e, extraSourceFields); err != nil {
+			return at(path, err)
+		}
+		extra, err := sourceAddress(e.GetAddress())
+		if err != nil {
+			return at(path+".address", err)
+		}
+		if sameFamily := src.IsValid() && src.Addr().Is4() == extra.Addr().Is4(); extra.IsValid() && !sameFamily && !socket.BindOther.IsValid() {
+			socket.BindOther = extra
+		}
+	}
+	return nil
+}
+
+// sourceAddress reads a local address; not valid where the kernel chooses.
+func sourceAddress(src *corev3.SocketAddress) (none netip.AddrPort, err error) {
 	if src == nil {
-		return nil
+		return none, nil
 	}
 	ip, err := netip.ParseAddr(src.GetAddress())
 	if err != nil {
-		return fmt.Errorf("source_address.address: %q is no IP address", src.GetAddress())
+		return none, fmt.Errorf("address: %q is no IP address", src.GetAddress())
 	}
 	if src.GetPortValue() > 65535 {
-		return fmt.Errorf("source_address.port_value: %d is no port", src.GetPortValue())
+		return none, fmt.Errorf("port_value: %d is no port", src.GetPortValue())
 	}
-	if ip.IsUnspecified() && src.GetPortValue() == 0 {
-		return nil // leaves the choice to the kernel
+	if ip = ip.Unmap(); ip.IsUnspecified() && src.GetPortValue() == 0 {
+		return none, nil
 	}
-	b.out.Conn.Socket.Bind = netip.AddrPortFrom(ip, uint16(src.GetPortValue()))
-	return nil
+	return netip.AddrPortFrom(ip, uint16(src.GetPortValue())), nil
 }
 
 // discovery compiles where hosts come from.

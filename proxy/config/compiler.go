@@ -3,11 +3,6 @@
 package config
 
 import (
-	"fmt"
-
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
-
 	"pillion/proxy/accesslog"
 	"pillion/proxy/cluster"
 	"pillion/proxy/filter/istiostats"
@@ -75,36 +70,4 @@ func (c *Compiler) Close() {
 	for _, f := range c.close {
 		f()
 	}
-}
-
-// accessLogs compiles the loggers of a manager.
-func (c *Compiler) accessLogs(logs []*accesslogv3.AccessLog) ([]*accesslog.Logger, error) {
-	var out []*accesslog.Logger
-	for i, l := range logs {
-		logger, err := c.accessLog(l)
-		if err != nil {
-			return nil, fmt.Errorf("[%d].%w", i, err)
-		}
-		out = append(out, logger)
-	}
-	return out, nil
-}
-
-func (c *Compiler) accessLog(l *accesslogv3.AccessLog) (*accesslog.Logger, error) {
-	file := &filev3.FileAccessLog{}
-	if err := l.GetTypedConfig().UnmarshalTo(file); err != nil {
-		return nil, fmt.Errorf("typed_config: only a FileAccessLog is supported, got %s", l.GetTypedConfig().GetTypeUrl())
-	}
-	logger, err := accesslog.Parse(file, c.env.Sinks)
-	if err != nil {
-		return nil, fmt.Errorf("typed_config: %w", err)
-	}
-	if l.GetFilter() == nil {
-		return logger, nil
-	}
-	f, err := accesslog.ParseFilter(l.GetFilter())
-	if err != nil {
-		return nil, fmt.Errorf("filter: %w", err)
-	}
-	return logger.WithFilter(f), nil
 }

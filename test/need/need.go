@@ -78,6 +78,17 @@ func Mesh(t testing.TB) string {
 	return dir
 }
 
+// Captures returns the folder of what a real istiod sent, which stands beside the
+// repository and isn't part of it.
+func Captures(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(Root(t), "..", "shared", "xds-captures")
+	if _, err := os.Stat(dir); err != nil {
+		missing(t, "captured responses of istiod", "they belong in "+dir)
+	}
+	return dir
+}
+
 // Superuser ends the test unless it runs as root.
 func Superuser(t testing.TB) {
 	t.Helper()
