@@ -7,6 +7,7 @@ import (
 	"regexp"
 
 	"pillion/proxy/admin"
+	"pillion/proxy/live"
 	"pillion/proxy/pod"
 	"pillion/proxy/stats"
 )
@@ -18,8 +19,11 @@ var _ pod.Proxy = (*Server)(nil)
 // configuration where there is one, else that of files.
 func (s *Server) Health() pod.Health {
 	h := pod.Health{State: s.State()}
-	if d := s.o.Discovery; d != nil {
-		h.ControlPlane = d.Address + " hasn't answered"
+	if s.live != nil {
+		h.Clusters.Accepted, h.Clusters.Rejected = s.live.Answers(live.ClusterType)
+		h.Listeners.Accepted, h.Listeners.Rejected = s.live.Answers(live.ListenerType)
+		names, _ := s.live.Answers(live.NameTableType)
+		h.NameTable, h.ControlPlane = names > 0, s.controlPlane()
 		return h
 	}
 	u := pod.Updates{Accepted: s.reloads.ok.Value(), Rejected: s.reloads.rejected.Value()}
@@ -49,5 +53,10 @@ func (s *Server) ActiveConnections() (int, error) {
 	return n, nil
 }
 
-// NameTable returns nil: there is none without a control plane.
-func (s *Server) NameTable() ([]byte, error) { return nil, nil }
+// NameTable returns the control plane's table of names as JSON; nil without one.
+func (s *Server) NameTable() ([]byte, error) {
+	if s.live == nil {
+		return nil, nil
+	}
+	return s.live.NameTable()
+}

@@ -59,7 +59,11 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 		routes[rc.GetName()] = rc
 	}
 	for _, l := range r.Listeners {
-		if err := c.compileListener(s, l, routes); err != nil {
+		err := c.compileListener(s, l, routes)
+		if err == nil {
+			err = s.Listeners[l.GetName()].identify(l)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.GetName(), err))
 		}
 	}

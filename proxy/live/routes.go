@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"pillion/proxy/config"
 )
@@ -51,26 +50,6 @@ func (t *routeTaker) take(e *entry[struct{}], body []byte) error {
 // never takes away what is asked for, it sends it empty.
 func (t *routeTaker) drop(e *entry[struct{}]) { delete((*Sink)(t).routes.all, e.name) }
 
-// nameOf returns the name of a serialized message whose first field it is.
-func nameOf(body []byte) (name string, err error) {
-	for len(body) > 0 {
-		num, typ, n := protowire.ConsumeTag(body)
-		if n < 0 {
-			return "", fmt.Errorf("can't be decoded: %w", protowire.ParseError(n))
-		}
-		m := protowire.ConsumeFieldValue(num, typ, body[n:])
-		if m < 0 {
-			return "", fmt.Errorf("can't be decoded: %w", protowire.ParseError(m))
-		}
-		if num == 1 && typ == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(body[n:])
-			name = string(v)
-		}
-		body = body[n+m:]
-	}
-	return name, nil
-}
-
 // commitTables publishes what was compiled of routes.
 func (s *Sink) commitTables() {
 	for _, b := range s.pending.tables {
@@ -98,18 +77,6 @@ func (t *secretTaker) take(e *entry[struct{}], body []byte) error {
 
 // drop implements taker. The secret serves on.
 func (t *secretTaker) drop(e *entry[struct{}]) { delete((*Sink)(t).secrets.all, e.name) }
-
-// nameTaker is the Sink as a taker of name tables.
-type nameTaker Sink
-
-// take implements taker. Nothing here reads a name table, so it is only seen to
-// be a message.
-func (t *nameTaker) take(_ *entry[struct{}], body []byte) error {
-	_, err := nameOf(body)
-	return err
-}
-
-func (t *nameTaker) drop(e *entry[struct{}]) { delete((*Sink)(t).names.all, e.name) }
 
 // servedByADS reports whether a secret comes from the control plane. Those of Istio's
 // agent (default, ROOTCA), of files (file-cert:, file-root:) and of a server of its own

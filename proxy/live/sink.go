@@ -286,15 +286,20 @@ func (s *Sink) Status() []TypeStatus {
 	return []TypeStatus{s.clusters.status(), s.endpoints.status(), s.listeners.status(), s.routes.status(), s.secrets.status(), s.names.status()}
 }
 
-// NameTable returns the serialized istio.networking.nds.v1.NameTable that came
-// last, nil if none has.
-func (s *Sink) NameTable() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.names.all {
-		return e.good.body
+// Answers returns how many responses with resources of a type were taken as a whole, and
+// of how many something was refused.
+func (s *Sink) Answers(typeURL string) (taken, refused uint64) {
+	for _, t := range []struct {
+		url string
+		*counts
+	}{{ClusterType, &s.clusters.counts}, {EndpointType, &s.endpoints.counts}, {ListenerType, &s.listeners.counts},
+		{RouteType, &s.routes.counts}, {SecretType, &s.secrets.counts}, {NameTableType, &s.names.counts}} {
+		if t.url == typeURL {
+			refused = t.rejected.Value()
+			return t.updates.Value() - refused, refused
+		}
 	}
-	return nil
+	return 0, 0
 }
 
 // Subscribe has to told what to ask for, now and whenever that changes.

@@ -78,7 +78,12 @@ type Proxy struct {
 	tracker *Tracker // immutable
 	total   uint64   // of the targets' weights; immutable
 	turn    atomic.Uint64
+	retired atomic.Int64 // when it was, of http.Now; 0: it wasn't
 }
+
+// Retire gives the open connections Tracker.DrainTime to end by themselves. They
+// would not be let in any more, or otherwise than they were.
+func (p *Proxy) Retire() { p.retired.CompareAndSwap(0, max(http.Now(), 1)) }
 
 // New returns a proxy whose connections t looks after.
 func New(cfg *Config, t *Tracker) *Proxy {
