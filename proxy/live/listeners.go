@@ -78,6 +78,7 @@ func (t *listenerTaker) drop(e *entry[listenerRun]) {
 		s.pending.free = append(s.pending.free, e.run.unit)
 	}
 	delete(s.warmListeners, e)
+	delete(s.lacking, e)
 	delete(s.listeners.all, e.name)
 	s.stale |= staleRoutes | staleSecrets
 }
@@ -106,6 +107,14 @@ func (s *Sink) missing(u *config.Unit) string {
 // commitListeners serves the listeners that wait for nothing any more, and those that
 // have waited for long enough and have no older version.
 func (s *Sink) commitListeners() error {
+	for e := range s.lacking {
+		if s.missing(e.run.unit) == "" {
+			delete(s.lacking, e)
+			if !e.warm {
+				e.waits = ""
+			}
+		}
+	}
 	var put []*config.Listener
 	var ready []*entry[listenerRun]
 	for e := range s.warmListeners {
@@ -154,8 +163,10 @@ func (s *Sink) serveListener(e *entry[listenerRun]) {
 	delete(s.warmListeners, e)
 	e.serve()
 	s.stale |= staleRoutes | staleSecrets
+	delete(s.lacking, e)
 	if waits != "" {
 		e.waits, e.since = waits+", served without", since
+		s.lacking[e] = true
 		s.o.Logger.Warn("a listener is served without all that it names", "listener", e.name, "reason", waits, "waited", s.o.WarmFor)
 	}
 }

@@ -62,10 +62,12 @@ type Sink struct {
 	names     table[struct{}]    //
 
 	byEDS map[string][]*entry[clusterRun] // clusters by the names of their assignments
-	// warmClusters and warmListeners are those that wait, leaving the clusters that
-	// are kept although the server has removed them.
+	// warmClusters and warmListeners are those that wait, lacking listeners that are
+	// served without all that they name, leaving clusters that are kept although the
+	// server has removed them.
 	warmClusters  map[*entry[clusterRun]]bool
 	warmListeners map[*entry[listenerRun]]bool
+	lacking       map[*entry[listenerRun]]bool
 	leaving       map[*entry[clusterRun]]bool
 	unbound       bool            // a listener is refused because its address can't be had
 	warned        map[string]bool // warnings that were logged
@@ -106,6 +108,7 @@ func New(o Options) *Sink {
 		byEDS:         map[string][]*entry[clusterRun]{},
 		warmClusters:  map[*entry[clusterRun]]bool{},
 		warmListeners: map[*entry[listenerRun]]bool{},
+		lacking:       map[*entry[listenerRun]]bool{},
 		leaving:       map[*entry[clusterRun]]bool{},
 		warned:        map[string]bool{},
 		told:          map[string][]string{},
