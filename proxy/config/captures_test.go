@@ -17,96 +17,23 @@ import (
 	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/http"
 	"pillion/proxy/router"
+	"pillion/test/captures"
 	"pillion/test/need"
 )
 
-// capture is what a real istiod sent to one node.
-type capture struct {
-	node string // full-reviews-v1-delta
-	Resources
-}
-
-// captures returns what istiod sent to each node.
-func captures(t testing.TB) []*capture {
-	t.Helper()
-	dir := need.Captures(t)
-	nodes, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []*capture
-	for _, n := range nodes {
-		if !n.IsDir() {
-			continue
-		}
-		files, err := filepath.Glob(filepath.Join(dir, n.Name(), "*.pb"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: there are no responses (%v)", n.Name(), err)
-		}
-		c := &capture{node: n.Name()}
-		for _, f := range files {
-			c.read(t, f)
-		}
-		out = append(out, c)
-	}
-	return out
-}
-
-// read takes the resources of one response.
-func (c *capture) read(t testing.TB, file string) {
-	t.Helper()
-	wire, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []*anypb.Any
-	if strings.Contains(filepath.Base(file), "-delta-") {
-		m := &discoveryv3.DeltaDiscoveryResponse{}
-		if err := proto.Unmarshal(wire, m); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		for _, r := range m.GetResources() {
-			list = append(list, r.GetResource())
-		}
-	} else {
-		m := &discoveryv3.DiscoveryResponse{}
-		if err := proto.Unmarshal(wire, m); err != nil {
-			t.Fatalf("%s: %v", file, err)
-		}
-		list = m.GetResources()
-	}
-	for _, a := range list {
-		c.add(t, a)
-	}
-}
-
-func (c *capture) add(t testing.TB, a *anypb.Any) {
-	t.Helper()
-	m, err := a.UnmarshalNew()
-	if err != nil && !strings.Contains(a.GetTypeUrl(), "NameTable") {
-		t.Fatal(err)
-	}
-	switch m := m.(type) {
-	case *clusterv3.Cluster:
-		c.Clusters = append(c.Clusters, m)
-	case *endpointv3.ClusterLoadAssignment:
-		c.Endpoints = append(c.Endpoints, m)
-	case *listenerv3.Listener:
-		c.Listeners = append(c.Listeners, m)
-	case *routev3.RouteConfiguration:
-		c.Routes = append(c.Routes, m)
-	}
+// captured returns a node's resources.
+func captured(n *captures.Node) *Resources {
+	return &Resources{Listeners: n.Listeners, Routes: n.Routes, Clusters: n.Clusters, Endpoints: n.Endpoints}
 }
 
 // each calls f for each resource alone, with those that it can't be understood without: a
 // listener with the routes that it asks for, a cluster with its endpoints.
-func (c *capture) each(f func(kind, name string, r *Resources)) {
+func each(c *captures.Node, f func(kind, name string, r *Resources)) {
 	for _, l := range c.Listeners {
 		f("listener", l.GetName(), &Resources{Listeners: []*listenerv3.Listener{l}, Routes: c.Routes})
 	}
@@ -235,11 +162,11 @@ func TestCaptures(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := make([]bool, len(absent))
-	for _, c := range captures(t) {
-		kitchen := strings.HasPrefix(c.node, "kitchen-")
+	for _, c := range captures.All(t) {
+		kitchen := strings.HasPrefix(c.Name, "kitchen-")
 		refused := map[string]bool{}
-		c.each(func(kind, name string, r *Resources) {
-			what := c.node + ": " + kind + " " + name
+		each(c, func(kind, name string, r *Resources) {
+			what := c.Name + ": " + kind + " " + name
 			snap, err := compileAlone(r)
 			for err != nil {
 				i := absentIn(err.Error())
@@ -268,13 +195,13 @@ func TestCaptures(t *testing.T) {
 			}
 		})
 		c.Clusters = slices.DeleteFunc(c.Clusters, func(cl *clusterv3.Cluster) bool { return refused[cl.GetName()] })
-		snap, err := compileAlone(&c.Resources)
+		snap, err := compileAlone(captured(c))
 		if err != nil {
-			t.Errorf("%s as a whole: %v", c.node, err)
+			t.Errorf("%s as a whole: %v", c.Name, err)
 			continue
 		}
 		if len(snap.Listeners) != len(c.Listeners) || len(snap.Clusters) != len(c.Clusters) {
-			t.Errorf("%s: %d of %d listeners, %d of %d clusters", c.node, len(snap.Listeners), len(c.Listeners), len(snap.Clusters), len(c.Clusters))
+			t.Errorf("%s: %d of %d listeners, %d of %d clusters", c.Name, len(snap.Listeners), len(c.Listeners), len(snap.Clusters), len(c.Clusters))
 		}
 	}
 	for i, a := range absent {
