@@ -3,10 +3,12 @@
 package live
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -50,7 +52,7 @@ type rig struct {
 func newRig(t testing.TB, change ...func(*Options)) *rig {
 	r := &rig{t: t, serving: map[string]*config.Listener{}, fail: map[string]error{}, wanted: map[string][]string{}}
 	registry := stats.NewRegistry()
-	r.clusters = cluster.NewManager(cluster.Options{Stats: registry})
+	r.clusters = cluster.NewManager(cluster.Options{Stats: registry, Resolver: silentDNS{}})
 	o := Options{
 		Env:       config.Env{Clusters: r.clusters, Registry: registry, Secrets: tls.NewSecrets()},
 		Listeners: r, Logger: slog.New(slog.DiscardHandler),
@@ -62,6 +64,14 @@ func newRig(t testing.TB, change ...func(*Options)) *rig {
 	r.Subscribe(r)
 	t.Cleanup(r.end)
 	return r
+}
+
+// silentDNS answers nothing, which holds up nobody.
+type silentDNS struct{}
+
+func (silentDNS) LookupNetIP(ctx context.Context, _, _ string) ([]netip.Addr, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
 }
 
 func (r *rig) end() {
@@ -290,4 +300,10 @@ func testSecret(t testing.TB, name string) *tlsv3.Secret {
 	}
 	return &tlsv3.Secret{Name: name, Type: &tlsv3.Secret_TlsCertificate{TlsCertificate: &tlsv3.TlsCertificate{
 		CertificateChain: inline(leaf.Chain), PrivateKey: inline(leaf.Key)}}}
+}
+
+// rootsOf makes trust anchors of the chain of a certificate's secret.
+func rootsOf(s *tlsv3.Secret) *tlsv3.Secret {
+	return &tlsv3.Secret{Name: s.GetName(), Type: &tlsv3.Secret_ValidationContext{ValidationContext: &tlsv3.CertificateValidationContext{
+		TrustedCa: s.GetTlsCertificate().GetCertificateChain()}}}
 }
