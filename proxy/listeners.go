@@ -191,12 +191,15 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	b.hcms, b.tcps = map[string]*boundManager{}, map[string]*boundTCP{}
 	handler := func(c *config.Chain) listener.Handler {
 		if c.TCP != nil {
-			t := &boundTCP{tcp.New(c.TCP, s.trackers.tcp), c.Gate}
-			b.tcps[c.Name] = t
+			t := &boundTCP{gate: c.Gate}
 			if old := tcps[c.Name]; old != nil && old.gate == c.Gate {
+				t.Proxy = old.Next(c.TCP)
 				delete(tcps, c.Name)
+			} else {
+				t.Proxy = tcp.New(c.TCP, s.trackers.tcp)
 			}
-			return s.secure(b, c, t)
+			b.tcps[c.Name] = t
+			return s.secure(b, c, t.Proxy)
 		}
 		m := hcms[c.Name]
 		if m == nil {

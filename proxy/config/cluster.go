@@ -51,6 +51,16 @@ func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment)
 // compileCluster is CompileCluster with what TLS contexts are wired to, and what
 // connections with TLS offer instead of what these say; nil for that.
 func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
+	out, warnings, err := buildCluster(c, cla, contexts, alpn)
+	if err != nil {
+		return nil, nil, err
+	}
+	out.Hash, err = contentHash(c, cla, alpnText(out.Conn.ALPN))
+	return out, warnings, err
+}
+
+// buildCluster is compileCluster without a Hash.
+func buildCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
 	b := &clusterBuilder{in: c, out: &cluster.Config{}, contexts: contexts, alpn: alpn}
 	if c.GetName() == "" {
 		return nil, nil, fmt.Errorf("name: is empty")
@@ -70,9 +80,7 @@ func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment,
 		return nil, nil, err
 	}
 	b.ignored()
-	var err error
-	b.out.Hash, err = contentHash(c, cla, alpnText(b.out.Conn.ALPN))
-	return b.out, b.warnings, err
+	return b.out, b.warnings, nil
 }
 
 // CompileEndpoints compiles a load assignment of a cluster that is compiled

@@ -28,11 +28,11 @@ import (
 // Cluster compiles one cluster; cla is what EDS has brought for it, nil if there is
 // none yet. The result has no Hash: who calls it knows what has changed.
 func (c *Compiler) Cluster(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) (*cluster.Config, []string, error) {
-	cfg, warnings, err := compileCluster(in, cla, c.tls, c.alpn)
+	cfg, warnings, err := buildCluster(in, cla, c.tls, c.alpn)
 	if err != nil {
 		return nil, nil, err
 	}
-	cfg.Hash, cfg.AddedViaAPI = [16]byte{}, true
+	cfg.AddedViaAPI = true
 	if cfg.Discovery == cluster.EDS && cla != nil && cfg.Endpoints == nil {
 		cfg.Endpoints = []cluster.Endpoint{} // nil would keep those of before
 	}
