@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
 	"pillion/proxy"
 	"pillion/proxy/stats"
 )
@@ -63,13 +65,14 @@ func TestPodHooks(t *testing.T) {
 // TestNotReadyWithoutAControlPlane: a proxy that is to be driven isn't ready on
 // nothing.
 func TestNotReadyWithoutAControlPlane(t *testing.T) {
-	s, err := proxy.New(proxy.Options{Discovery: &proxy.Discovery{Address: "istiod.example:15012"}})
+	s, err := proxy.New(proxy.Options{Discovery: &proxy.Discovery{Address: "istiod.example:15012", Plaintext: true, Node: &corev3.Node{Id: "sidecar~127.0.0.1~a.b~c"}},
+		Identity: proxy.Identity{CA: "istiod.example:15010"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Shutdown(context.Background())
 	reasons := strings.Join(s.Health().Reasons(false), "\n")
-	for _, want := range []string{"CDS", "LDS", "istiod.example:15012"} {
+	for _, want := range []string{"CDS", "LDS", "istiod.example:15012", "no certificate", "roots of the mesh"} {
 		if !strings.Contains(reasons, want) {
 			t.Errorf("no %s in %q", want, reasons)
 		}

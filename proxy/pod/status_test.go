@@ -51,6 +51,7 @@ func TestReadiness(t *testing.T) {
 	}{
 		{"ready", healthy(), false, nil},
 		{"ready, with names", Health{State: stats.StateLive, Clusters: Updates{1, 9}, Listeners: Updates{2, 0}, NameTable: true}, true, nil},
+		{"a certificate is waited for", Health{State: stats.StateLive, Clusters: Updates{1, 0}, Listeners: Updates{1, 0}, Waiting: []string{"no certificate"}}, false, []string{"no certificate"}},
 		{"names are wanted", healthy(), true, []string{"NDS"}},
 		{"nothing has come", Health{State: stats.StatePreInitializing, ControlPlane: "istiod:15012: connection refused"}, false,
 			[]string{"clusters (CDS)", "listeners (LDS)", "PRE_INITIALIZING", "control plane: istiod:15012: connection refused"}},

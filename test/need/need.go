@@ -7,6 +7,7 @@
 package need
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,6 +77,27 @@ func Mesh(t testing.TB) string {
 		missing(t, "reference mesh", "it belongs in "+dir)
 	}
 	return dir
+}
+
+// Captures returns the folder of what a real istiod sent, which stands beside the
+// repository and isn't part of it.
+func Captures(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(Root(t), "..", "shared", "xds-captures")
+	if _, err := os.Stat(dir); err != nil {
+		missing(t, "captured responses of istiod", "they belong in "+dir)
+	}
+	return dir
+}
+
+// IPv6 ends the test unless the machine has IPv6, if only on its loopback.
+func IPv6(t testing.TB) {
+	t.Helper()
+	ln, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		missing(t, "IPv6", "turn it on (net.ipv6.conf.lo.disable_ipv6)")
+	}
+	_ = ln.Close()
 }
 
 // Superuser ends the test unless it runs as root.
