@@ -209,7 +209,7 @@ func TestPodServesApplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"istio_agent_scrapes_total 1", "envoy_server_state 2", "app_requests_total 7", "istio_agent_process_resident_memory_bytes"} {
+	for _, want := range []string{"istio_agent_scrapes_total 1", "envoy_server_live 0", "app_requests_total 7", "istio_agent_process_resident_memory_bytes"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the merged page lacks %s", want)
 		}
