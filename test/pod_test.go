@@ -352,6 +352,16 @@ func TestPodRefuses(t *testing.T) {
 			t.Errorf("%q: %d %q", c.args, code, stderr)
 		}
 	}
+	// An identity that isn't there.
+	for variable, want := range map[string]string{
+		"WORKLOAD_IDENTITY_SOCKET_FILE=spire.sock": "workload-spiffe-uds/spire.sock, which was asked for by name",
+		"CA_PROVIDER=GkeWorkloadCertificate":       "there is no identity: no SDS server in",
+	} {
+		p := newPod(t, variable)
+		if _, stderr, code := p.hook(t, program, append(slices.Clone(sidecarArgs), "--root", p.root)...); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: %d %s", variable, code, stderr)
+		}
+	}
 	// A port that is taken.
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
