@@ -39,8 +39,8 @@ type Server struct {
 	sinks    *accesslog.Sinks
 	clusters *cluster.Manager
 	secrets  *tls.Secrets
-	files    *tls.Files // the secrets that are files
-	source   liveSource // of the workload's certificate, if it is no file; immutable after New
+	files    *tls.Files       // the secrets that are files
+	source   liveSource       // of the workload's certificate, if it is no file; immutable after New
 	compiler *config.Compiler // of files; nil with a control plane
 	live     *live.Sink       // nil without a control plane, as is xds
 	xds      *xds.Client
