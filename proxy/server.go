@@ -144,11 +144,14 @@ func (s *Server) Start() error {
 		return err
 	}
 	s.goRun(s.watchCerts)
-	s.startSource()
 	if s.o.Discovery != nil {
+		// The control plane and the source of the certificate are asked at the same
+		// time; the proxy is ready when both have answered.
 		s.startDiscovery()
+		s.startSource()
 		return nil
 	}
+	s.startSource()
 	if err := s.startFiles(); err != nil {
 		s.stopAll()
 		return err
