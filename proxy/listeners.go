@@ -325,6 +325,18 @@ func (s *listenerSet) addresses() map[string]string {
 	return out
 }
 
+// allAddresses returns all addresses that are bound.
+func (s *listenerSet) allAddresses() (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.bound {
+		if b.ln.Bound() {
+			out = append(out, b.ln.Addrs()...)
+		}
+	}
+	return out
+}
+
 // configured returns the address that a listener was configured with.
 func (s *listenerSet) configured(name string) string {
 	s.mu.Lock()
