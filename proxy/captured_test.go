@@ -70,9 +70,15 @@ func newSidecar(t *testing.T, node string, ca *localca.CA, account string) *side
 // serve makes the node's resources what is served.
 func (s *sidecar) serve(t *testing.T) {
 	t.Helper()
+	commit(t, s.Server, &config.Resources{Listeners: s.node.Listeners, Routes: s.node.Routes, Clusters: s.node.Clusters, Endpoints: s.node.Endpoints})
+}
+
+// commit makes resources what a server serves.
+func commit(t *testing.T, s *Server, r *config.Resources) {
+	t.Helper()
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
-	snap, err := s.compiler.Compile(&config.Resources{Listeners: s.node.Listeners, Routes: s.node.Routes, Clusters: s.node.Clusters, Endpoints: s.node.Endpoints})
+	snap, err := s.compiler.Compile(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ func (s *Server) addDiscovery(env config.Env) error {
 		Logger:    s.o.Logger,
 		WarmFor:   d.WarmFor,
 		Cache:     d.Cache,
+		QuietFor:  d.QuietFor,
 		Node:      node.GetId(),
 		Changed:   s.noteServed,
 	})

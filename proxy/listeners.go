@@ -59,6 +59,14 @@ type listenerSet struct {
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
+	// closed is set when no connection is to be accepted any more, whatever
+	// configuration says; noInbound when no inbound one is. Guarded by mu.
+	closed, noInbound bool
+}
+
+// mayOpen reports whether a listener may accept; mu is held.
+func (s *listenerSet) mayOpen(w *config.Listener) bool {
+	return !s.closed && !(s.noInbound && w.Direction == http.Inbound)
 }
 
 // trackers know the open connections, by what serves them.
@@ -100,7 +108,9 @@ func addressKey(w *config.Listener) string {
 func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	want = maps.Clone(want) // a snapshot doesn't change
 	st := &staged{want: want, fresh: map[string]*listener.Listener{}}
+	maps.DeleteFunc(want, func(_ string, w *config.Listener) bool { return !s.mayOpen(w) })
 	all := make([]*listener.Listener, 0, len(want))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		w := want[name]
@@ -152,6 +162,13 @@ func (s *listenerSet) commit(st *staged) {
 }
 
 func (s *listenerSet) commitLocked(st *staged) {
+	maps.DeleteFunc(st.want, func(name string, w *config.Listener) bool {
+		stays := s.mayOpen(w)
+		if ln := st.fresh[name]; ln != nil && !stays {
+			ln.Close()
+		}
+		return !stays
+	})
 	// Those that are found by hand-off serve before the table names them, and are
 	// named until they don't.
 	for _, unbound := range []bool{true, false} {
@@ -276,6 +293,7 @@ func (s *listenerSet) removeLocked(name string) {
 func (s *listenerSet) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for name := range s.bound {
 		s.removeLocked(name)
 	}
@@ -285,6 +303,7 @@ func (s *listenerSet) closeAll() {
 func (s *listenerSet) closeInbound() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.noInbound = true
 	for name, b := range s.bound {
 		if b.inbound {
 			s.removeLocked(name)
@@ -301,6 +320,18 @@ func (s *listenerSet) addresses() map[string]string {
 	for name, b := range s.bound {
 		if b.ln.Bound() {
 			out[name] = b.ln.Addr()
+		}
+	}
+	return out
+}
+
+// allAddresses returns all addresses that are bound.
+func (s *listenerSet) allAddresses() (out []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, b := range s.bound {
+		if b.ln.Bound() {
+			out = append(out, b.ln.Addrs()...)
 		}
 	}
 	return out

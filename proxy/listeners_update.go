@@ -20,6 +20,9 @@ func (s *listenerSet) Update(put []*config.Listener, remove []string) map[string
 	st := &staged{want: make(map[string]*config.Listener, len(put)), fresh: map[string]*listener.Listener{}, gone: remove}
 	failed := map[string]error{}
 	for _, w := range put {
+		if !s.mayOpen(w) {
+			continue
+		}
 		ln, err := s.openLocked(w, remove)
 		if err != nil {
 			failed[w.Name] = errors.New(strings.TrimPrefix(err.Error(), "listener "+w.Name+": "))

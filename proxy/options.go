@@ -91,6 +91,8 @@ type Discovery struct {
 	// Cache is a folder for the last good configuration, which is served until the
 	// server answers; empty: none is kept.
 	Cache string
+	// QuietFor is how long nothing must have come before Cache is written; 0 for 5 s.
+	QuietFor time.Duration
 }
 
 func (o *Options) setDefaults() {

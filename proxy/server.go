@@ -272,10 +272,17 @@ func (s *Server) stopAll() {
 type Endpoint struct{ Name, Addr string }
 
 // isOwnAddress reports whether an address is one of our own listeners, which
-// a request must not be sent to in a circle.
+// a request must not be sent to in a circle. It is asked while requests wait, also
+// during a change of configuration.
 func (s *Server) isOwnAddress(a netip.AddrPort) bool {
-	for _, e := range s.Endpoints() {
-		own, err := netip.ParseAddrPort(e.Addr)
+	own := s.bound.allAddresses()
+	for _, e := range []*admin.Server{s.admin, s.metrics} {
+		if e != nil {
+			own = append(own, e.Addr())
+		}
+	}
+	for _, text := range own {
+		own, err := netip.ParseAddrPort(text)
 		if err != nil || own.Port() != a.Port() {
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 	"unique"
 
@@ -115,18 +116,26 @@ func (b *clusterBuilder) warn(format string, args ...any) {
 	b.warnings = append(b.warnings, fmt.Sprintf(format, args...))
 }
 
+// hashed are buffers for contentHash: a set of thousands of clusters would make one
+// for each.
+var hashed = sync.Pool{New: func() any { return new([]byte) }}
+
 // contentHash stands for all that a cluster is compiled from; more is what comes
 // from elsewhere.
 func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, more string) (h [16]byte, err error) {
+	buf := hashed.Get().(*[]byte)
+	defer hashed.Put(buf)
 	opts := proto.MarshalOptions{Deterministic: true}
-	buf, err := opts.Marshal(c)
+	wire, err := opts.MarshalAppend((*buf)[:0], c)
 	if err == nil && cla != nil {
-		buf, err = opts.MarshalAppend(append(buf, 0), cla)
+		wire, err = opts.MarshalAppend(append(wire, 0), cla)
 	}
 	if err != nil {
 		return h, fmt.Errorf("is no valid message: %w", err)
 	}
-	sum := sha256.Sum256(append(append(buf, 0), more...))
+	wire = append(append(wire, 0), more...)
+	*buf = wire
+	sum := sha256.Sum256(wire)
 	copy(h[:], sum[:])
 	return h, nil
 }

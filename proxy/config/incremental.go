@@ -168,22 +168,22 @@ func noChain(...map[string]*anypb.Any) (*filter.Chain, error) { return filter.Ne
 
 // identify gives the chains of a listener what tells them from those of other
 // versions of it.
-func (l *Listener) identify(in *listenerv3.Listener) error {
+func (out *Listener) identify(in *listenerv3.Listener) error {
 	list := in.GetFilterChains()
-	if len(list) != len(l.Chains) {
-		return fmt.Errorf("filter_chains: %d of %d were compiled", len(l.Chains), len(list))
+	if len(list) != len(out.Chains) {
+		return fmt.Errorf("filter_chains: %d of %d were compiled", len(out.Chains), len(list))
 	}
 	used := map[string]int{}
 	for _, fc := range list {
 		used[fc.GetName()]++
 	}
 	for i, fc := range list {
-		if err := l.Chains[i].identify(fc, used[fc.GetName()] > 1); err != nil {
+		if err := out.Chains[i].identify(fc, used[fc.GetName()] > 1); err != nil {
 			return err
 		}
 	}
 	if fc := in.GetDefaultFilterChain(); fc != nil {
-		return l.Default.identify(fc, used[fc.GetName()] > 0)
+		return out.Default.identify(fc, used[fc.GetName()] > 0)
 	}
 	return nil
 }

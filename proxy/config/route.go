@@ -267,19 +267,13 @@ func withoutCORS(overrides []map[string]*anypb.Any) []map[string]*anypb.Any {
 // harmless to pass over; of the latter it warns.
 func (c *routeCompiler) only(at *place, m proto.Message, compiled, passed map[protoreflect.Name]bool) error {
 	r := m.ProtoReflect()
-	var bad protoreflect.Name
-	r.Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		switch name := fd.Name(); {
-		case compiled[name]:
-		case passed[name]:
-			c.warn(at.in(string(name)), "has no effect here")
-		default:
-			bad = name
-		}
-		return bad == ""
-	})
-	if bad != "" {
+	if bad := setField(r, func(n protoreflect.Name) bool { return !compiled[n] && !passed[n] }); bad != "" {
 		return at.in(string(bad)).errorf("is not supported")
+	}
+	for fields, i := r.Descriptor().Fields(), 0; len(passed) > 0 && i < fields.Len(); i++ {
+		if fd := fields.Get(i); passed[fd.Name()] && r.Has(fd) {
+			c.warn(at.in(string(fd.Name())), "has no effect here")
+		}
 	}
 	if len(r.GetUnknown()) > 0 {
 		return at.errorf("holds fields that this build doesn't know")

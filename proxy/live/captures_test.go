@@ -3,7 +3,6 @@
 package live
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -146,6 +145,6 @@ func TestKitchen(t *testing.T) {
 		if bad == 0 || served < total/2 {
 			t.Errorf("%s: of %d resources %d are served, %d refused", node, total, served, bad)
 		}
-		t.Log(fmt.Sprintf("%s: of %d resources %d are served, %d refused", node, total, served, bad))
+		t.Logf("%s: of %d resources %d are served, %d refused", node, total, served, bad)
 	}
 }

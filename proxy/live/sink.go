@@ -289,8 +289,8 @@ func (s *Sink) Status() []TypeStatus {
 	return []TypeStatus{s.clusters.status(), s.endpoints.status(), s.listeners.status(), s.routes.status(), s.secrets.status(), s.names.status()}
 }
 
-// Answers returns how many responses with resources of a type were taken as a whole, and
-// of how many something was refused.
+// Answers returns of how many responses of a type something was taken, and of how many
+// something was refused: a bad resource doesn't keep the good ones from being served.
 func (s *Sink) Answers(typeURL string) (taken, refused uint64) {
 	for _, t := range []struct {
 		url string
@@ -298,8 +298,7 @@ func (s *Sink) Answers(typeURL string) (taken, refused uint64) {
 	}{{ClusterType, &s.clusters.counts}, {EndpointType, &s.endpoints.counts}, {ListenerType, &s.listeners.counts},
 		{RouteType, &s.routes.counts}, {SecretType, &s.secrets.counts}, {NameTableType, &s.names.counts}} {
 		if t.url == typeURL {
-			refused = t.rejected.Value()
-			return t.updates.Value() - refused, refused
+			return t.taken.Value(), t.rejected.Value()
 		}
 	}
 	return 0, 0

@@ -34,7 +34,9 @@ type table[R any] struct {
 
 // counts are what is counted of one type.
 type counts struct {
-	updates, rejected                     stats.Counter // responses
+	// taken are responses of which something was taken, or that held nothing; rejected
+	// those of which something was refused.
+	taken, rejected                       stats.Counter
 	accepted, unchanged, refused, removed stats.Counter // resources
 }
 
@@ -81,7 +83,6 @@ type taker[R any] interface {
 
 // update takes one response. The error names each resource that was refused.
 func (t *table[R]) update(u *xds.Update, by taker[R]) error {
-	t.counts.updates.Inc()
 	t.version, t.updated = u.Version, time.Now()
 	full := u.Full || t.isFirst(u)
 	seen := make(map[string]bool, len(u.Resources))
@@ -110,6 +111,9 @@ func (t *table[R]) update(u *xds.Update, by taker[R]) error {
 	}
 	if len(errs) > 0 {
 		t.counts.rejected.Inc()
+	}
+	if len(errs) < len(u.Resources) || len(errs) == 0 {
+		t.counts.taken.Inc()
 	}
 	return errors.Join(errs...)
 }

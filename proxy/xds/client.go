@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ const (
 	// slowAfter is when a server that hasn't answered is called silent. It is
 	// waited for all the same.
 	slowAfter = 10 * time.Second
+	// openTimeout is how long a server may let no stream be opened. Pings, which
+	// tell a dead connection, begin with the stream.
+	openTimeout = 30 * time.Second
 	// The settings of Istio's agent. A message has no limit there; ours is far
 	// above what a mesh makes, and keeps the memory of a mistake in bounds.
 	keepAliveTime    = 30 * time.Second
@@ -67,6 +71,8 @@ type Client struct {
 	o    Options       // immutable
 	wake chan struct{} // holds one: there may be something to send
 
+	keepAlive time.Duration // owned by Run
+
 	mu    sync.Mutex
 	types []*subscription          // in the order of asking; guarded by mu
 	byURL map[string]*subscription // the same; guarded by mu
@@ -93,7 +99,7 @@ func New(o Options) (*Client, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	o.Logger = o.Logger.With("address", o.Server.Address)
-	c := &Client{o: o, wake: make(chan struct{}, 1), byURL: map[string]*subscription{}, line: line{state: Connecting, since: time.Now()}}
+	c := &Client{o: o, keepAlive: cmp.Or(o.KeepAlive, keepAliveTime), wake: make(chan struct{}, 1), byURL: map[string]*subscription{}, line: line{state: Connecting, since: time.Now()}}
 	for _, url := range o.Types {
 		if c.byURL[url] != nil {
 			return nil, fmt.Errorf("xDS: the type %s is asked for twice", url)
@@ -159,6 +165,11 @@ func (c *Client) Run(ctx context.Context) {
 			c.ended(err)
 			continue
 		}
+		if strings.Contains(err.Error(), "too_many_pings") {
+			// The server wants to be left alone for longer (gRFC A8); gRPC itself
+			// forgets that with the connection.
+			c.keepAlive *= 2
+		}
 		c.failed(err)
 		renew.Wait(ctx, wait.Next())
 	}
@@ -192,8 +203,11 @@ func (c *Client) session(ctx context.Context) (good bool, err error) {
 	// one and say nothing.
 	slow := time.AfterFunc(slowAfter, c.silent)
 	defer slow.Stop()
+	opening := time.AfterFunc(openTimeout, cancel)
 	st, err := open(ctx, conn, c.o.StateOfTheWorld, c.o.Name)
-	if err != nil {
+	if !opening.Stop() {
+		return false, renew.Because(renew.Slow, fmt.Errorf("no stream could be opened for %s", openTimeout))
+	} else if err != nil {
 		return false, err
 	}
 	c.begin()
@@ -235,13 +249,7 @@ func (c *Client) explain(err error, token bool) error {
 }
 
 func (c *Client) dialOptions() []grpc.DialOption {
-	alive := keepalive.ClientParameters{Time: keepAliveTime, Timeout: keepAliveTimeout}
-	if c.o.KeepAlive > 0 {
-		alive.Time = c.o.KeepAlive
-	}
-	if c.o.KeepAliveTimeout > 0 {
-		alive.Timeout = c.o.KeepAliveTimeout
-	}
+	alive := keepalive.ClientParameters{Time: c.keepAlive, Timeout: cmp.Or(c.o.KeepAliveTimeout, keepAliveTimeout)}
 	return []grpc.DialOption{
 		grpc.WithKeepaliveParams(alive), grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(window),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -24,6 +25,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/grpclog"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
@@ -32,7 +35,11 @@ import (
 	"pillion/proxy/tls/controlplane"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// gRPC writes of its own what the tests provoke.
+	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+	goleak.VerifyTestMain(m)
+}
 
 // short are the names of types in the scripts of the tests.
 var short = map[string]string{
@@ -58,6 +65,7 @@ type fakeServer struct {
 	streams chan *fakeStream
 	refuse  func(context.Context) error // immutable; nil: every stream is taken
 	deaf    bool                        // immutable: requests aren't read
+	options []grpc.ServerOption         // immutable
 }
 
 // fakeStream is a stream as the server has it.
@@ -263,8 +271,9 @@ func newRig(t *testing.T, world bool, server *fakeServer, creds credentials.Tran
 	if creds == nil {
 		creds = insecure.NewCredentials()
 	}
-	r.ln = bufconn.Listen(1 << 16)
-	g := grpc.NewServer(grpc.Creds(creds), grpc.MaxRecvMsgSize(64<<20))
+	r.ln = newListener()
+	// istiod lets its clients ping every 15 s.
+	g := grpc.NewServer(append([]grpc.ServerOption{grpc.Creds(creds), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 15 * time.Second})}, server.options...)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, r.server)
 	served := make(chan struct{})
 	go func() { defer close(served); _ = g.Serve(r.ln) }()
@@ -285,6 +294,8 @@ func newRig(t *testing.T, world bool, server *fakeServer, creds credentials.Tran
 	return r
 }
 
+func newListener() *bufconn.Listener { return bufconn.Listen(1 << 16) }
+
 // next waits until all is quiet and returns what there is, "" if nothing.
 func next(ch <-chan string) string {
 	synctest.Wait()
@@ -296,13 +307,15 @@ func next(ch <-chan string) string {
 	}
 }
 
-// stream returns the next stream that is opened.
+// stream returns the next stream that is opened, once the client has asked on
+// it: what comes before wasn't asked for.
 func (r *rig) stream() *fakeStream {
 	r.t.Helper()
 	st := <-r.server.streams
 	if st == nil {
 		r.t.Fatal("no stream")
 	}
+	synctest.Wait()
 	return st
 }
 
@@ -375,8 +388,8 @@ func (r *rig) script(world bool, text string) {
 			r.sink.have[f[1]] = held
 			continue
 		case "end":
-			err := io.EOF
-			if err = nil; len(f) > 1 {
+			var err error
+			if len(f) > 1 {
 				err = status.Error(codes.Unavailable, rest)
 			}
 			st.end <- err

@@ -129,6 +129,7 @@ func TestDelta(t *testing.T) {
 			> CDS ack n1
 			have CDS a@ b@2
 			have RDS 80@ 443@9
+			have LDS @7
 			want RDS 80 81
 			> RDS +81
 			end try another
@@ -156,7 +157,7 @@ func TestDelta(t *testing.T) {
 			> LDS
 			push CDS n1 v1 a=1 !b=2
 			= CDS v1 a=1
-			> CDS nack(3) n1 {"b" is of type "type.googleapis.com/istio.networking.nds.v1.NameTable" in a response of type "type.googleapis.com/envoy.config.cluster.v3.Cluster"}`,
+			> CDS nack(3) n1 {resource 1 of the response, "b", is of type "type.googleapis.com/istio.networking.nds.v1.NameTable" and not of "type.googleapis.com/envoy.config.cluster.v3.Cluster"}`,
 		"of two contents under one name neither is taken, of one twice it is": `
 			open
 			> CDS node:me
@@ -175,9 +176,16 @@ func TestDelta(t *testing.T) {
 			open
 			> CDS node:me
 			> LDS
-			push CDS n1 v1 =1
+			push CDS n1 v1 !a=1
 			=
-			> CDS nack(3) n1 {resource 0 of the response has no name}`,
+			> CDS nack(3) n1 {resource 0 of the response, "a", is of type "type.googleapis.com/istio.networking.nds.v1.NameTable" and not of "type.googleapis.com/envoy.config.cluster.v3.Cluster"}`,
+		"a type may be of one resource without a name": `
+			open
+			> CDS node:me
+			> LDS
+			push LDS n1 v1 =1
+			= LDS v1 =1
+			> LDS ack n1`,
 	} {
 		t.Run(name, func(t *testing.T) { play(t, false, script) })
 	}
@@ -291,7 +299,7 @@ func TestStateOfTheWorld(t *testing.T) {
 			> LDS
 			push CDS n1 v1 a=1 !b=2
 			= CDS v1 a=1
-			> CDS nack(3) n1 {resource 1 of the response, of type "type.googleapis.com/istio.networking.nds.v1.NameTable", has no name}`,
+			> CDS nack(3) n1 {resource 1 of the response, "", is of type "type.googleapis.com/istio.networking.nds.v1.NameTable" and not of "type.googleapis.com/envoy.config.cluster.v3.Cluster"}`,
 		"what isn't wanted any more is dropped": `
 			open
 			> CDS node:me

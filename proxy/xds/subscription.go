@@ -20,7 +20,6 @@ func (s set) sorted() []string { return slices.Sorted(maps.Keys(s)) }
 // request is what one message to the server says, in either protocol.
 type request struct {
 	typeURL string
-	first   bool   // of its stream: says who asks
 	nonce   string // of the response that is answered; empty if none is
 	refusal string // why that was refused; empty if it was taken
 
@@ -52,10 +51,11 @@ type subscription struct {
 	initial map[string]string // what is held, for the first request
 	nonce   string            // of the last response
 	answers []answer          // that are still to be sent, at most maxAnswers
-	// State of the world: the nonce under which the names were last changed,
-	// while no answer has confirmed them; and that they have to be said again.
-	unsure string
-	again  bool
+	// State of the world: the nonce under which the names were said last, since
+	// they were changed at unsureAt; and that they have to be said again.
+	unsure   string
+	unsureAt time.Time
+	again    bool
 
 	version string // the last that was taken; outlives the stream
 
@@ -172,7 +172,7 @@ func (s *subscription) first(r *request, world bool) {
 	// Istio's server takes these names for subscribed to.
 	r.initial = make(map[string]string, len(s.initial))
 	for name, version := range s.initial {
-		if s.wildcard || s.asked.has(name) {
+		if name != "" && (s.wildcard || s.asked.has(name)) {
 			r.initial[name] = version
 		}
 	}
@@ -218,20 +218,27 @@ func (s *subscription) changeWorld(r *request) bool {
 	s.asked, s.forget, s.changed, s.again = list, nil, anew, false
 	r.names, r.nonce = list.sorted(), s.nonce
 	if said {
-		s.unsure = s.nonce
+		s.unsure, s.unsureAt = s.nonce, time.Now()
 	}
 	return said
 }
 
-// confirm follows an answer. One that takes a response repeats the names. One
-// that refuses it doesn't count for names, and a change that crossed the
-// response didn't either, because its nonce was the old one: it is said again.
+// crossing is how long a request may be on its way to the server while a
+// response is on its way here.
+const crossing = time.Minute
+
+// confirm follows an answer. One that takes a response says the names again, by
+// its own nonce. Istio's server looks at no names in one that refuses it; and if
+// they were said under the nonce before, it may have had the new one out by then
+// and have ignored that too (ShouldRespond in pkg/xds/server.go). So they are
+// said once more.
 func (s *subscription) confirm(a answer) {
-	if a.refusal != "" && s.unsure != "" && s.unsure != a.nonce {
+	switch {
+	case s.unsure == "":
+	case a.refusal == "":
+		s.unsure = a.nonce
+	case s.unsure != a.nonce && time.Since(s.unsureAt) < crossing:
 		s.again = true
-	}
-	if a.refusal == "" || s.again {
-		s.unsure = ""
 	}
 }
 
@@ -244,6 +251,11 @@ func (s *subscription) took(nonce, version, refusal string) {
 	} else {
 		s.updates.Inc()
 		s.version = version
+	}
+	if nonce == "" {
+		// An answer without a nonce would be taken for a first request, and be
+		// answered with everything, for ever.
+		return
 	}
 	if len(s.answers) == maxAnswers {
 		s.answers = slices.Delete(s.answers, 0, 1)

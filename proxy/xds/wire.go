@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -131,14 +132,10 @@ func readDelta(m *discoveryv3.DeltaDiscoveryResponse) *response {
 	}
 	c := collector{r: r, at: make(map[string]int, len(m.GetResources()))}
 	for i, res := range m.GetResources() {
-		switch {
-		case res.GetName() == "":
-			r.problems.add("resource %d of the response has no name", i)
-		case res.GetResource() == nil && res.GetTtl() != nil:
-			// A heartbeat: the resource is as it was.
-		default:
-			c.add(res.GetName(), res.GetVersion(), res.GetResource())
+		if res.GetResource() == nil && res.GetTtl() != nil {
+			continue // a heartbeat: the resource is as it was
 		}
+		c.add(i, res.GetName(), res.GetVersion(), res.GetResource())
 	}
 	c.done()
 	for _, name := range m.GetRemovedResources() {
@@ -181,15 +178,15 @@ func readWorld(m *discoveryv3.DiscoveryResponse, nameOf func(typeURL string, bod
 	}
 	c := collector{r: r, at: make(map[string]int, len(m.GetResources()))}
 	for i, body := range m.GetResources() {
-		name := ""
+		var wrapped discoveryv3.Resource
 		if body.GetTypeUrl() == wrapperType {
-			var wrapped discoveryv3.Resource
 			if err := proto.Unmarshal(body.GetValue(), &wrapped); err != nil {
 				r.problems.add("resource %d of the response can't be read: %v", i, err)
 				continue
 			}
-			name, body = wrapped.GetName(), wrapped.GetResource()
+			body = wrapped.GetResource()
 		}
+		name := wrapped.GetName()
 		if name == "" && body.GetTypeUrl() == typeURL {
 			var err error
 			if name, err = nameOf(typeURL, body.GetValue()); err != nil {
@@ -197,56 +194,44 @@ func readWorld(m *discoveryv3.DiscoveryResponse, nameOf func(typeURL string, bod
 				continue
 			}
 		}
-		if name == "" {
-			r.problems.add("resource %d of the response, of type %.200q, has no name", i, body.GetTypeUrl())
-			continue
-		}
-		c.add(name, version, body)
+		c.add(i, name, version, body)
 	}
 	c.done()
 	return r
 }
 
-// collector puts resources into an update, each name once.
+// collector puts resources into an update, each name once. There are types of
+// one resource that has no name, as Istio's table of names: it is called "".
 type collector struct {
 	r     *response
-	at    map[string]int // where each name stands; -1: it is refused
-	twice bool           // some name stands there twice, with two contents
+	at    map[string]int // where each name stands
+	twice set            // names that stand there twice, with two contents
 }
 
-func (c *collector) add(name, version string, body *anypb.Any) {
+// add takes the i-th resource of the response.
+func (c *collector) add(i int, name, version string, body *anypb.Any) {
 	u := &c.r.update
-	if got := body.GetTypeUrl(); body == nil || got != u.TypeURL {
-		c.r.problems.add("%.200q is of type %.200q in a response of type %.200q", name, got, u.TypeURL)
-		if _, sent := c.at[name]; !sent {
-			c.at[name] = -1
-		}
+	if got := body.GetTypeUrl(); got != u.TypeURL {
+		c.r.problems.add("resource %d of the response, %.200q, is of type %.200q and not of %.200q", i, name, got, u.TypeURL)
 		return
 	}
-	i, sent := c.at[name]
+	at, sent := c.at[name]
 	switch {
-	case !sent || i == -1:
+	case !sent:
 		c.at[name] = len(u.Resources)
 		u.Resources = append(u.Resources, Resource{name, version, body.GetValue()})
-	case !bytes.Equal(u.Resources[i].Body, body.GetValue()):
-		c.r.problems.add("%.200q stands in the response twice, with different contents", name)
-		u.Resources[i].Name = "" // which one is meant can't be known: neither is taken
-		c.twice = true
+	case !bytes.Equal(u.Resources[at].Body, body.GetValue()):
+		if c.twice == nil {
+			c.twice = set{}
+		}
+		if !c.twice.has(name) {
+			c.r.problems.add("%.200q stands in the response twice, with different contents", name)
+		}
+		c.twice[name] = struct{}{}
 	}
 }
 
-// done leaves out what stood there twice.
+// done leaves out what stood there twice: which one is meant can't be known.
 func (c *collector) done() {
-	if !c.twice {
-		return
-	}
-	u, kept := &c.r.update, 0
-	for _, res := range u.Resources {
-		if res.Name != "" {
-			u.Resources[kept] = res
-			kept++
-		}
-	}
-	clear(u.Resources[kept:])
-	u.Resources = u.Resources[:kept]
+	c.r.update.Resources = slices.DeleteFunc(c.r.update.Resources, func(r Resource) bool { return c.twice.has(r.Name) })
 }

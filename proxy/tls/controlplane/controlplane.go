@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
@@ -126,7 +127,7 @@ func (s *Server) Connect(options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	// A dialer of our own resolves the name at each connection, and asks no
 	// HTTP proxy of the environment.
 	return grpc.NewClient("passthrough:///"+s.Address, append(options, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout}),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: dialTimeout}),
 		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry())...)
 }
 
