@@ -52,7 +52,7 @@ func (s *adsServer) set(list ...proto.Message) {
 func (s *adsServer) DeltaAggregatedResources(st discoveryv3.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
 	s.mu.Lock()
 	s.streams++
-	end := s.end
+	end, changed := s.end, s.changed
 	s.mu.Unlock()
 	asks := make(chan *discoveryv3.DeltaDiscoveryRequest)
 	go func() {
@@ -68,9 +68,6 @@ func (s *adsServer) DeltaAggregatedResources(st discoveryv3.AggregatedDiscoveryS
 	names := map[string][]string{} // that are asked for
 	var order []string
 	for {
-		s.mu.Lock()
-		changed := s.changed
-		s.mu.Unlock()
 		select {
 		case <-end:
 			return nil
@@ -98,6 +95,9 @@ func (s *adsServer) DeltaAggregatedResources(st discoveryv3.AggregatedDiscoveryS
 				return err
 			}
 		case <-changed:
+			s.mu.Lock()
+			changed = s.changed
+			s.mu.Unlock()
 			for _, typ := range order {
 				if err := s.send(st, typ, names[typ]); err != nil {
 					return err
@@ -160,8 +160,13 @@ func TestDrivenOverGRPC(t *testing.T) {
 		return s == "200" || err != nil
 	})
 	check("x", "200")
+	inproc.WaitFor(t, "the server is told what was refused", func() bool {
+		ads.mu.Lock()
+		defer ads.mu.Unlock()
+		return len(ads.nacks) > 0
+	})
 	ads.mu.Lock()
-	if len(ads.nacks) == 0 || !strings.HasPrefix(ads.nacks[0], "cluster a: lrs_server: is not supported") {
+	if !strings.HasPrefix(ads.nacks[0], "cluster a: lrs_server: is not supported") {
 		t.Errorf("the server was told %q", ads.nacks)
 	}
 	close(ads.end)
@@ -173,6 +178,11 @@ func TestDrivenOverGRPC(t *testing.T) {
 		return ads.streams > 1
 	})
 	ads.set(edsOf(t, "a"))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("problems: %q, control plane: %q", d.Live().Problems(), d.Health().ControlPlane)
+		}
+	})
 	inproc.WaitFor(t, "nothing is refused any more", func() bool { return len(d.Live().Problems()) == 0 })
 	check("x", "200")
 }

@@ -368,3 +368,26 @@ func TestRawConnectionsDrain(t *testing.T) {
 	c.closes(t, 5*time.Second)
 	check("another listener", other)
 }
+
+// TestHTTP2Drains holds that a client of HTTP/2 is told that its chain lets in otherwise
+// now, and is served what it had asked for before.
+func TestHTTP2Drains(t *testing.T) {
+	d := drive(t)
+	d.push(edsOf(t, "a"))
+	d.push(hostsOf(t, "a", inproc.Echo(t, "ok").Port))
+	d.push(routesOf(t, "80", "*=a"))
+	d.push(listenerOf(t, "l", [3]string{"one", "", managerOf("80")}))
+	c := inproc.Dial2(t, d.addr("l"))
+	c.Get(1)
+	if r := c.Response(1); r.Body != "ok" {
+		t.Fatalf("%+v", r)
+	}
+	d.push(listenerOf(t, "l", [3]string{"one", "127.0.0.1", managerOf("80")}))
+	if e := c.Next(); e.Kind != "goaway" {
+		t.Errorf("it is told %+v", e)
+	}
+	c.Get(3)
+	if r := c.Response(3); r.Body != "ok" {
+		t.Errorf("a request that was on its way: %+v", r)
+	}
+}

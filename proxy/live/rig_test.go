@@ -42,10 +42,10 @@ type rig struct {
 	t        testing.TB
 	clusters *cluster.Manager
 	serving  map[string]*config.Listener
-	log      []string         // what was done to listeners
-	fail     map[string]error // of listeners that can't be bound
 
 	mu     sync.Mutex
+	log    []string            // what was done to listeners; guarded by mu
+	fail   map[string]error    // of listeners that can't be bound; guarded by mu
 	wanted map[string][]string // guarded by mu
 }
 
@@ -81,6 +81,8 @@ func (r *rig) end() {
 
 // Update implements Listeners.
 func (r *rig) Update(put []*config.Listener, remove []string) map[string]error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	failed := map[string]error{}
 	for _, l := range put {
 		if err := r.fail[l.Name]; err != nil {
@@ -104,6 +106,13 @@ func (r *rig) Want(typeURL string, names []string) {
 	r.wanted[typeURL] = names
 }
 
+// busy makes a listener's address one that can't be had, or that can be again.
+func (r *rig) busy(name string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail[name] = err
+}
+
 func (r *rig) wants(typeURL string, names ...string) {
 	r.t.Helper()
 	r.mu.Lock()
@@ -115,6 +124,8 @@ func (r *rig) wants(typeURL string, names ...string) {
 
 // done returns what was done to listeners since the last call.
 func (r *rig) done() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	out := strings.Join(r.log, ", ")
 	r.log = nil
 	return out

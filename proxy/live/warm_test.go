@@ -177,7 +177,7 @@ func TestUnboundListener(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t)
 		r.push(routesTo("80", "a=a"))
-		r.fail["l"] = errBusy
+		r.busy("l", errBusy)
 		if why := r.refused(httpListener("l", "10.0.0.1:80", "80")); why != "listener l: 10.0.0.1:80 is in use" {
 			t.Errorf("refused: %s", why)
 		}
@@ -185,7 +185,7 @@ func TestUnboundListener(t *testing.T) {
 			t.Errorf("waits for %q", w)
 		}
 		pass(5 * time.Second)
-		delete(r.fail, "l")
+		r.busy("l", nil)
 		pass(time.Second)
 		if got := r.done(); got != "serve l" {
 			t.Errorf("when it is free: %q", got)
