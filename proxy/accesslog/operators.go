@@ -46,6 +46,7 @@ const (
 	opTLS     // a fact of the handshake
 	opTLSTime // one that is a time
 	opGRPCStatus
+	opMetadata // a string as text, a value of its own kind in JSON
 
 	// Those from here on are numbers.
 	opResponseCode
@@ -81,6 +82,7 @@ const (
 	grpcParam
 	detailsParam
 	environmentParam
+	metadataParam
 )
 
 // operator describes one name.
@@ -141,6 +143,7 @@ var operators = [...]operator{
 	{"DOWNSTREAM_PEER_CERT_V_END", opTLSTime, timeParam},
 	{"GRPC_STATUS", opGRPCStatus, grpcParam},
 	{"GRPC_STATUS_NUMBER", opGRPCStatusNumber, noParam},
+	{"DYNAMIC_METADATA", opMetadata, metadataParam},
 	{"HOSTNAME", opConstant, noParam},
 	{"ENVIRONMENT", opConstant, environmentParam},
 	{"REQ_WITHOUT_QUERY", opRequestFieldNoQuery, fieldParam},
@@ -185,7 +188,7 @@ func compileCall(c call, env *compileEnv) (segment, error) {
 	if c.hasParam && o.param == noParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no parameter", c.name)
 	}
-	if c.limit > 0 && o.param != fieldParam {
+	if c.limit > 0 && o.param != fieldParam && o.param != metadataParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no length", c.name)
 	}
 	s := segment{op: o.op, limit: c.limit, fact: http.LookupTLSFact(c.name)}
@@ -225,6 +228,9 @@ func (s *segment) setParam(c call, p param, env *compileEnv) (err error) {
 		}
 	case detailsParam:
 		s.spaces = c.param == "ALLOW_WHITESPACES"
+	case metadataParam:
+		s.data, err = http.ParseMetadataPath(c.param)
+		return err
 	case environmentParam:
 		value, ok := env.getenv(c.param)
 		if s.lit = value; !ok {

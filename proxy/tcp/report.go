@@ -69,7 +69,7 @@ func (c *conn) log() {
 	ex.Conn, ex.ClusterName, ex.Flags, ex.Attempts = c.info, c.cluster, c.flags, c.attempts
 	ex.Start, ex.End = c.start, http.Now()
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = int64(c.received.Load()), int64(c.sent.Load())
-	ex.TerminationDetails, ex.Details = c.refusal, c.refusalCode
+	ex.TerminationDetails, ex.Details, ex.Metadata = c.refusal, c.refusalCode, c.metadata
 	if c.host != nil {
 		ex.Upstream = c.host.Facts
 	}
