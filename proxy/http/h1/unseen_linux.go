@@ -28,14 +28,17 @@ func (c *ClientConn) Unseen() bool {
 	if !c.split && c.onSocket() == c.sentBefore { // else the other goroutine may be writing
 		return true
 	}
+	// The kernel tells once that a connection was broken off, and from then on that
+	// it has ended: what the read found comes first.
+	if !c.rd.eofSeen {
+		return false
+	}
 	nc := c.io.NetConn()
 	if s, ok := nc.(netio.Sealed); ok {
 		if c.sealed == nil || !c.io.AwaitEnd(finWait) {
 			return false
 		}
 		nc = s.NetConn()
-	} else if !c.rd.eofSeen {
-		return false
 	}
 	tc, ok := nc.(*net.TCPConn)
 	if !ok {
