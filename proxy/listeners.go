@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"pillion/proxy/accesslog"
 	"pillion/proxy/config"
 	"pillion/proxy/hcm"
 	"pillion/proxy/listener"
@@ -153,7 +154,11 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	if w.Default != nil {
 		sw.Default = handler(w.Default)
 	}
-	b.ln.SetHandler(sw)
+	var h listener.Handler = sw
+	if len(w.AccessLogs) > 0 {
+		h = &accesslog.Connections{Logs: w.AccessLogs, Next: sw}
+	}
+	b.ln.SetHandler(h)
 	for name, m := range b.hcms {
 		if !used[name] {
 			m.remove()

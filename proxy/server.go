@@ -83,6 +83,7 @@ func New(o Options) (*Server, error) {
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
 		Registry: s.registry,
+		Log:      o.Logger,
 	})
 	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
 	if err := s.addSource(); err != nil {

@@ -30,6 +30,7 @@ const (
 	opDetails
 	opTerminationDetails
 	opUpstreamFailure
+	opDownstreamFailure
 	opUpstreamHost
 	opUpstreamHostIP
 	opUpstreamCluster
@@ -109,6 +110,7 @@ var operators = [...]operator{
 	{"RESPONSE_FLAGS_LONG", opResponseFlagsLong, noParam},
 	{"CONNECTION_TERMINATION_DETAILS", opTerminationDetails, noParam},
 	{"UPSTREAM_TRANSPORT_FAILURE_REASON", opUpstreamFailure, noParam},
+	{"DOWNSTREAM_TRANSPORT_FAILURE_REASON", opDownstreamFailure, noParam},
 	{"BYTES_RECEIVED", opBytesReceived, noParam},
 	{"BYTES_SENT", opBytesSent, noParam},
 	{"REQUEST_HEADERS_BYTES", opRequestHeadBytes, noParam},

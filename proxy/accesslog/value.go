@@ -87,6 +87,8 @@ func (s *segment) append(dst []byte, ex *http.Exchange, enc encoding) ([]byte, b
 		return appendDetails(dst, ex.Details, enc, s.spaces)
 	case opUpstreamFailure:
 		return appendDetails(dst, ex.UpstreamFailure, enc, false)
+	case opDownstreamFailure:
+		return appendDetails(dst, ex.DownstreamFailure, enc, false)
 	case opServerName:
 		return appendServerName(dst, ex)
 	case opDownstreamRemote, opDownstreamRemoteIP:

@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"log/slog"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -31,6 +32,7 @@ type Env struct {
 	Clusters *cluster.Manager
 	Registry *stats.Registry
 	Secrets  *tls.Secrets // live certificates and trust anchors
+	Log      *slog.Logger // of what compiled filters meet later; nil: told to nobody
 }
 
 // Compiler compiles one set of resources after the other. It remembers the
@@ -72,7 +74,7 @@ func NewCompiler(env Env) *Compiler {
 		env.Secrets = tls.NewSecrets()
 	}
 	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
-	c.filters.jwt = newJWTState(env.Clusters, checks)
+	c.filters.jwt = newJWTState(env.Clusters, checks, env.Log)
 	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c
 }

@@ -9,6 +9,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
+	"pillion/proxy/accesslog"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
 	"pillion/proxy/listener"
@@ -30,6 +31,8 @@ type Listener struct {
 	SniffTLS, SniffHTTP func(port uint16) bool
 	SniffTimeout        time.Duration
 	SniffContinue       bool
+	// AccessLogs get a line for each connection when it has ended.
+	AccessLogs []*accesslog.Logger
 }
 
 // Chain is a compiled filter chain: either HCM or TCP is set. Immutable.
@@ -72,6 +75,9 @@ func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes m
 	}
 	if err := out.compileFilters(l); err != nil {
 		return err
+	}
+	if out.AccessLogs, err = c.accessLogs(l.GetAccessLog()); err != nil {
+		return fmt.Errorf("access_log%w", err)
 	}
 	if err := c.compileChains(s, out, l, routes); err != nil {
 		return err

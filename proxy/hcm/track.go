@@ -25,6 +25,7 @@ type Tracker struct {
 	mu       sync.Mutex
 	head     conn // sentinel of a ring; guarded by mu, as are the links
 	count    int  // guarded by mu
+	over     bool // a drain has broken off what was left; guarded by mu
 	draining atomic.Bool
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
 
@@ -71,6 +72,11 @@ func (t *Tracker) add(c *conn) {
 	c.prev, c.next = t.head.prev, &t.head
 	c.prev.next, c.next.prev = c, c
 	t.count++
+	if t.over { // it was accepted before the drain
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.abortLocked()
+	}
 }
 
 func (t *Tracker) remove(c *conn) {
@@ -134,6 +140,10 @@ func (t *Tracker) sweep(now int64) (moving bool) {
 				c.m.Stats.CxIdleTimeout.Inc()
 				c.closeIdleLocked()
 			}
+		case stateAsking:
+			if age > sweepEvery && c.sc.Watch() == netio.PeerReset {
+				c.giveUpLocked()
+			}
 		case stateActive:
 			if age > sweepEvery && c.sc.Watch() == netio.PeerReset {
 				c.cancelLocked()
@@ -191,6 +201,9 @@ func (t *Tracker) closeQuiet(now int64) {
 }
 
 func (t *Tracker) abortAll() {
+	t.mu.Lock()
+	t.over = true
+	t.mu.Unlock()
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -198,9 +211,15 @@ func (t *Tracker) abortAll() {
 			c.multi.Abort()
 			return
 		}
-		c.cancelLocked()
-		c.sc.Abort()
+		c.abortLocked()
 	})
+}
+
+// abortLocked breaks off whatever the connection does; mu is held.
+func (c *conn) abortLocked() {
+	c.giveUpLocked()
+	c.cancelLocked()
+	c.sc.Abort()
 }
 
 // startDrain marks the tracker and returns the channel that tells the end,

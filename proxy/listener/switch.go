@@ -94,6 +94,9 @@ func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
 	}
 	if h == nil {
 		s.Stats.NoFilterChainMatch.Inc()
+		if o := info.Outcome(); o != nil {
+			o.Flags, o.Details = http.FlagNoRoute, "filter_chain_not_found"
+		}
 		_ = nc.Close()
 		return
 	}

@@ -72,6 +72,7 @@ func (c *conn) admit() bool {
 	}
 	a := filter.Admission{Conn: c.info, Cancelled: c.cancel}
 	admitted := filter.Admit(c.p.cfg.Admit, &a)
+	a.Report(admitted)
 	if len(c.p.cfg.AccessLogs) > 0 {
 		c.metadata = a.Metadata
 	}

@@ -60,8 +60,28 @@ func (c *conn) tellLocked(now int64, closed bool) {
 // exchanges are used to write access logs, whose formats read one.
 var exchanges = sync.Pool{New: func() any { return new(http.Exchange) }}
 
+// outcome tells the listener's access log what became of the connection.
+func (c *conn) outcome() {
+	o := c.info.Outcome()
+	if o == nil {
+		return
+	}
+	o.Flags |= c.flags
+	o.ClusterName, o.Received, o.Sent = c.cluster, int64(c.received.Load()), int64(c.sent.Load())
+	if c.host != nil {
+		o.Upstream = c.host.Facts
+	}
+	if c.raw != nil {
+		o.UpstreamLocal, o.UpstreamTLS = c.raw.NetConn.LocalAddr().String(), c.raw.TLS
+	}
+	if c.failure != nil {
+		o.UpstreamFailure = c.failure.Transport
+	}
+}
+
 // log writes the access log.
 func (c *conn) log() {
+	c.outcome()
 	if len(c.p.cfg.AccessLogs) == 0 {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -173,11 +174,24 @@ func (s *Secret) replace(change func(*material)) {
 func (s *Secret) refuse(source string, err error) error {
 	err = fmt.Errorf("secret %s from %s: %w", s.name, source, err)
 	s.Fail(source, err)
-	return err
+	return &refusal{s, err}
 }
 
+// refusal is what a secret refused, and has recorded.
+type refusal struct {
+	secret *Secret
+	err    error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
 // Fail records why a source could not renew the secret; the old one serves on.
+// What the secret itself refused is recorded already.
 func (s *Secret) Fail(source string, err error) {
+	if r, ok := errors.AsType[*refusal](err); ok && r.secret == s {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures++
