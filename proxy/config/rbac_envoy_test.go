@@ -67,7 +67,7 @@ func bothJudges(t *testing.T, listen string, clusters ...string) []judge {
 	log := filepath.Join(t.TempDir(), "envoy.log")
 	indent := func(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }
 	bootstrap := "admin: {address: {socket_address: {address: 127.0.0.1, port_value: " + adminPort + "}}}\nstatic_resources:\n  listeners:\n  - " +
-		strings.ReplaceAll(indent(strings.Replace(listen, "port_value: 1}", "port_value: "+port+"}", 1)), "LOG", log) + "\n  clusters:\n"
+		strings.ReplaceAll(indent(strings.Replace(listen, "port_value: 1}", "port_value: "+port+"}", 1)), "path: LOG", "path: "+log) + "\n  clusters:\n"
 	for _, c := range clusters {
 		bootstrap += "  - " + indent(c) + "\n"
 	}

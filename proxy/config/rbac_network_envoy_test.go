@@ -19,8 +19,7 @@ import (
 )
 
 // networkRules are filters of connections: fields of the network RBAC filter. NET
-// stands for the first three octets of the clients' addresses. The action 2 is that which
-// the path of access logs has the place holder of.
+// stands for the first three octets of the clients' addresses.
 var networkRules = []string{
 	"rules: " + permit(`{any: true}`),
 	"rules: " + refuse(`{any: true}`),
@@ -51,7 +50,7 @@ var networkRules = []string{
 	"rules: " + admit(`{and_ids: {ids: [{source_ip: {address_prefix: NET.1, prefix_len: 32}}, {authenticated: {principal_name: {prefix: spiffe}}}]}}`),
 	"rules: " + shut(`{or_ids: {ids: [{source_ip: {address_prefix: NET.2, prefix_len: 32}}, {authenticated: {principal_name: {prefix: spiffe}}}]}}`),
 	"rules: " + permit(`{metadata: {filter: f, path: [{key: a}], value: {present_match: true}}}`),
-	"rules: {action: 2, policies: {p: {permissions: [{requested_server_name: {exact: a.test}}], principals: [{any: true}]}}}",
+	"rules: {action: LOG, policies: {p: {permissions: [{requested_server_name: {exact: a.test}}], principals: [{any: true}]}}}",
 	"rules: {action: DENY, policies: {b: {permissions: [{any: true}], principals: [{any: true}]}, a: {permissions: [{requested_server_name: {exact: a.test}}], principals: [{any: true}]}}}",
 	"shadow_rules: " + refuse(`{any: true}`),
 	"shadow_rules: " + permit(`{requested_server_name: {exact: a.test}}`) + ", rules: " + permit(`{any: true}`),
@@ -111,9 +110,8 @@ func networkClients(ca *certMaker) []networkClient {
 		{source: 2, tls: true, sni: "a.test", cert: &named}, {source: 2, tls: true, cert: &bare}}
 }
 
-// connect makes a connection and reports whether what it says comes back. key is its
-// own address.
-func (c *networkClient) connect(t *testing.T, rule int, addr string) (key string, passes bool) {
+// connect makes a connection and reports whether what it says comes back.
+func (c *networkClient) connect(t *testing.T, rule int, addr string) (nc net.Conn, passes bool) {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(addr)
 	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(fmt.Sprintf("%s.%d", networkOf(rule), c.source))}}
@@ -121,7 +119,6 @@ func (c *networkClient) connect(t *testing.T, rule int, addr string) (key string
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nc.Close()
 	_ = nc.SetDeadline(time.Now().Add(rig.Patience))
 	if c.tls {
 		cfg := &stdtls.Config{InsecureSkipVerify: true, ServerName: c.sni} //nolint:gosec // who answers plays no part
@@ -136,7 +133,7 @@ func (c *networkClient) connect(t *testing.T, rule int, addr string) (key string
 	if n > 0 && string(p) != "hello" {
 		t.Errorf("%q comes back", p[:n])
 	}
-	return nc.LocalAddr().String(), n > 0
+	return nc, n > 0
 }
 
 // TestNetworkRBACLikeEnvoy makes every kind of connection under every filter, to a
@@ -150,16 +147,21 @@ func TestNetworkRBACLikeEnvoy(t *testing.T) {
 	results := [2]map[string]string{{}, {}} // by rule and client
 	denied := 0
 	for i, j := range both {
-		keys := map[string]string{}
+		keys := map[string]string{} // by the client's address
+		var conns []net.Conn        // open to the end, so that no address is used twice
 		for rule := range networkRules {
 			for k := range clients {
-				key, passes := clients[k].connect(t, rule, j.addr)
+				nc, passes := clients[k].connect(t, rule, j.addr)
+				conns = append(conns, nc)
 				name := fmt.Sprintf("%s by client %d", networkRules[rule], k)
-				keys[key], results[i][name] = name, fmt.Sprintf("passes %t", passes)
+				keys[nc.LocalAddr().String()], results[i][name] = name, fmt.Sprintf("passes %t", passes)
 				if !passes && i == 0 {
 					denied++
 				}
 			}
+		}
+		for _, nc := range conns {
+			_ = nc.Close()
 		}
 		rig.Until(t, j.name+" logs all connections", func() error {
 			text, err := os.ReadFile(j.log)

@@ -72,7 +72,7 @@ func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
 	t.Helper()
 	r := &tcpRig{t: t, registry: stats.NewRegistry(), tracker: tcp.NewTracker(), log: filepath.Join(t.TempDir(), "log")}
 	l := &listenerv3.Listener{}
-	fromYAML(t, strings.ReplaceAll(listen, "LOG", r.log), l)
+	fromYAML(t, strings.ReplaceAll(listen, "path: LOG", "path: "+r.log), l)
 	res := &Resources{Listeners: []*listenerv3.Listener{l}}
 	for _, text := range clusters {
 		c := &clusterv3.Cluster{}
