@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"pillion/proxy/accesslog"
 	"pillion/proxy/config"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
@@ -234,7 +235,7 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
-		Stats: &b.ln.Stats, Inspectors: &s.sniffed, NoChain: w.NoChain,
+		Stats: &b.ln.Stats, Inspectors: &s.sniffed,
 	}
 	for _, c := range w.Chains {
 		sw.Chains = append(sw.Chains, handler(c))
@@ -242,7 +243,11 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	if w.Default != nil {
 		sw.Default = handler(w.Default)
 	}
-	b.ln.SetHandler(sw)
+	var h listener.Handler = sw
+	if len(w.AccessLogs) > 0 {
+		h = &accesslog.Connections{Logs: w.AccessLogs, Next: sw}
+	}
+	b.ln.SetHandler(h)
 	b.ln.SetOriginal(s.original(w))
 	retire(hcms, tcps)
 }

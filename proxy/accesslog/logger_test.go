@@ -169,12 +169,16 @@ func TestOperators(t *testing.T) {
 		Version: "TLSv1.3", Peer: &http.Certificate{Subject: `CN=a,OU="`, NotBefore: time.Unix(1, 0), NotAfter: time.Unix(1e9, 0)},
 	}}}
 	odd.Conn = &http.ConnInfo{Local: "[::1]:80", Remote: "pipe", SNI: "a.b-c_d\n\"x", TLS: &http.TLSInfo{Peer: &http.Certificate{URIs: []string{"spiffe://a"}}, Own: &http.Certificate{URIs: []string{"spiffe://b"}}}}
+	told := &http.Exchange{}
+	told.Metadata.Set("f", map[string]any{"t": `a"`, "l": []any{"\n"}, "n": nil})
 	tests := []struct {
 		format string
 		ex     *http.Exchange
 		want   string
 		kept   bool // "-" is a value, and stays when empty values are left out
 	}{
+		{"%DYNAMIC_METADATA(f:t)% %DYNAMIC_METADATA(f:t):1% %DYNAMIC_METADATA(f:l)% %DYNAMIC_METADATA(f:n)%", told, `a\x22 a ["\n"] -`, false},
+		{"%DYNAMIC_METADATA(g)% %DYNAMIC_METADATA(f:t:x)% %DYNAMIC_METADATA(f:l:0)%", told, "- - -", false},
 		{"100%% %% a", answered(), "100% % a", false},
 		{"%REQ(X-M)% %RESP(x-m)%", answered(), "one r1", false},
 		{"%REQ(X-L):3% %REQ(X-NO?X-L):3% %REQ(X-L):9%", answered(), "abc abc abcdef", false},
@@ -341,7 +345,8 @@ func TestFormatErrors(t *testing.T) {
 		{"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:s)%", "must be ms, us or ns"},
 		{"%GRPC_STATUS(x)%", "CAMEL_STRING"},
 		{"%REQ_WITHOUT_QUERY(:PATH)%", "needs the extension"},
-		{"%DYNAMIC_METADATA(a:b)%", "unknown operator %DYNAMIC_METADATA%"},
+		{"%DYNAMIC_METADATA(a:)%", "%DYNAMIC_METADATA(a:)%: must be FILTER or FILTER:KEY"},
+		{"%DYNAMIC_METADATA%", "%DYNAMIC_METADATA()%: must be FILTER or FILTER:KEY"},
 	}
 	for _, tt := range tests {
 		err := (&Logger{}).compile(textConfig("x", tt.format), testEnv())

@@ -224,6 +224,7 @@ func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
 		return 0, err
 	}
 	sent, err := c.tap.io.WriteFill(*record, &c.tap.in)
+	c.tap.sent.Add(uint64(sent))
 	switch {
 	case sent < len(*record):
 		return 0, err
@@ -232,6 +233,10 @@ func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
 	}
 	return len(p), nil
 }
+
+// Sent returns how many bytes were written to the connection below, those of the
+// handshake included.
+func (c *Conn) Sent() uint64 { return c.tap.sent.Load() }
 
 // Close sends close_notify, if that can be done at once, and closes the
 // connection. It may be called from any goroutine.
@@ -279,6 +284,7 @@ type tap struct {
 	rest int // bytes of the current record that were not handed out yet
 	mode tapMode
 
+	sent atomic.Uint64 // bytes that went to the socket
 	// tries: writes don't wait. Set by the writer.
 	tries atomic.Bool
 	// mu is held during a write, of which crypto/tls makes one at a time.
@@ -364,12 +370,14 @@ func (t *tap) Write(p []byte) (int, error) {
 		if err := t.finishLocked(); err != nil {
 			return 0, err
 		}
-		return t.io.Write(p)
+		return t.send(p)
 	}
 	n := 0
 	if len(t.unsent) == 0 {
 		var err error
-		if n, _, err = t.io.TryWrite(p); err != nil {
+		n, _, err = t.io.TryWrite(p)
+		t.sent.Add(uint64(n))
+		if err != nil {
 			return n, err
 		}
 	}
@@ -388,9 +396,16 @@ func (t *tap) finishLocked() error {
 	if len(t.unsent) == 0 {
 		return nil
 	}
-	_, err := t.io.Write(t.unsent)
+	_, err := t.send(t.unsent)
 	t.unsent = nil
 	return err
+}
+
+// send writes to the socket, and waits for it.
+func (t *tap) send(p []byte) (int, error) {
+	n, err := t.io.Write(p)
+	t.sent.Add(uint64(n))
+	return n, err
 }
 
 // full reports whether something waits for the socket.
