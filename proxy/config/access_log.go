@@ -61,7 +61,7 @@ func (c *Compiler) listenerLogs(s *Snapshot, name string, logs []*accesslogv3.Ac
 		return nil, err
 	}
 	for i, l := range logs {
-		if !slices.Equal(l.GetFilter().GetResponseFlagFilter().GetFlags(), []string{"NR"}) {
+		if messageType(l.GetTypedConfig()) == fileLogType && !slices.Equal(l.GetFilter().GetResponseFlagFilter().GetFlags(), []string{"NR"}) {
 			s.warnOnce(fmt.Sprintf("listener %s: access_log[%d]: only connections without a filter chain are logged there", name, i))
 		}
 	}
