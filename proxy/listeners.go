@@ -14,6 +14,7 @@ import (
 
 	"pillion/proxy/config"
 	"pillion/proxy/hcm"
+	"pillion/proxy/http"
 	"pillion/proxy/listener"
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
@@ -21,17 +22,26 @@ import (
 
 // boundListener is a listener with the managers that serve its connections.
 type boundListener struct {
-	where  string // addressKey of its configuration
-	addr   string // as configured
-	ln     *listener.Listener
-	hcms   map[string]*boundManager // by the name of their chain
-	remove func()                   // takes its metrics out
+	where   string // addressKey of its configuration
+	addr    string // as configured
+	inbound bool
+	ln      *listener.Listener
+	hcms    map[string]*boundManager // by the name of their chain
+	tcps    map[string]*boundTCP     // the same
+	remove  func()                   // takes its metrics out
 }
 
 // boundManager is the connection manager of one filter chain.
 type boundManager struct {
 	*hcm.Manager
-	remove func() // takes its metrics out
+	gate   [16]byte // of the chain
+	remove func()   // takes its metrics out
+}
+
+// boundTCP is what serves the raw connections of one filter chain.
+type boundTCP struct {
+	*tcp.Proxy
+	gate [16]byte // of the chain
 }
 
 // listenerSet owns all bound listeners by the name of their resource.
@@ -49,6 +59,14 @@ type listenerSet struct {
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
+	// closed is set when no connection is to be accepted any more, whatever
+	// configuration says; noInbound when no inbound one is. Guarded by mu.
+	closed, noInbound bool
+}
+
+// mayOpen reports whether a listener may accept; mu is held.
+func (s *listenerSet) mayOpen(w *config.Listener) bool {
+	return !s.closed && !(s.noInbound && w.Direction == http.Inbound)
 }
 
 // trackers know the open connections, by what serves them.
@@ -72,11 +90,12 @@ func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSe
 	return s
 }
 
-// staged is a set of listeners that are bound but not yet served.
+// staged is a change of listeners that are bound but not yet served.
 type staged struct {
 	want  map[string]*config.Listener
+	gone  []string
 	fresh map[string]*listener.Listener // made for this change
-	table *listener.Table               // of them and those that stay
+	table *listener.Table               // of all, when it is done
 }
 
 // addressKey tells where a listener is found, and how: another one has to be made
@@ -89,7 +108,9 @@ func addressKey(w *config.Listener) string {
 func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	want = maps.Clone(want) // a snapshot doesn't change
 	st := &staged{want: want, fresh: map[string]*listener.Listener{}}
+	maps.DeleteFunc(want, func(_ string, w *config.Listener) bool { return !s.mayOpen(w) })
 	all := make([]*listener.Listener, 0, len(want))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		w := want[name]
@@ -104,6 +125,11 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 		}
 		st.fresh[name] = ln
 		all = append(all, ln)
+	}
+	for name := range s.bound {
+		if want[name] == nil {
+			st.gone = append(st.gone, name)
+		}
 	}
 	var err error
 	if st.table, err = listener.NewTable(all); err != nil {
@@ -137,6 +163,17 @@ func (st *staged) discard() {
 func (s *listenerSet) commit(st *staged) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.commitLocked(st)
+}
+
+func (s *listenerSet) commitLocked(st *staged) {
+	maps.DeleteFunc(st.want, func(name string, w *config.Listener) bool {
+		stays := s.mayOpen(w)
+		if ln := st.fresh[name]; ln != nil && !stays {
+			ln.Close()
+		}
+		return !stays
+	})
 	// Those that are found by hand-off serve before the table names them, and are
 	// named until they don't.
 	for _, unbound := range []bool{true, false} {
@@ -152,17 +189,15 @@ func (s *listenerSet) commit(st *staged) {
 		}
 		s.dispatch.Store(st.table)
 	}
-	for name := range s.bound {
-		if st.want[name] == nil {
-			s.removeLocked(name)
-		}
+	for _, name := range st.gone {
+		s.removeLocked(name)
 	}
 }
 
 // replaceLocked serves w on ln instead of what had its name; mu is held.
 func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listener.Listener) {
 	s.removeLocked(name)
-	b := &boundListener{where: addressKey(w), addr: w.Address, ln: ln, hcms: map[string]*boundManager{}}
+	b := &boundListener{where: addressKey(w), addr: w.Address, inbound: w.Direction == http.Inbound, ln: ln, hcms: map[string]*boundManager{}, tcps: map[string]*boundTCP{}}
 	b.remove = s.registry.Add(ln)
 	s.bound[name] = b
 	s.serveLocked(b, w)
@@ -171,22 +206,36 @@ func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listene
 
 // serveLocked has b's connections served as w says; mu is held. Managers are
 // found again by the name of their chain, so that connections which are open
-// get what is new. Those of raw bytes go on as they were begun.
+// get what is new. Those of raw bytes go on as they were begun. Connections of
+// chains that are gone, or that now let in others or otherwise, are drained.
 func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
-	used := map[string]bool{}
+	hcms, tcps := b.hcms, b.tcps
+	b.hcms, b.tcps = map[string]*boundManager{}, map[string]*boundTCP{}
 	handler := func(c *config.Chain) listener.Handler {
 		if c.TCP != nil {
-			return s.secure(b, c, tcp.New(c.TCP, s.trackers.tcp))
+			t := &boundTCP{gate: c.Gate}
+			if old := tcps[c.Name]; old != nil && old.gate == c.Gate {
+				t.Proxy = old.Next(c.TCP)
+				delete(tcps, c.Name)
+			} else {
+				t.Proxy = tcp.New(c.TCP, s.trackers.tcp)
+			}
+			b.tcps[c.Name] = t
+			return s.secure(b, c, t.Proxy)
 		}
-		used[c.Name] = true
-		m := b.hcms[c.Name]
+		m := hcms[c.Name]
 		if m == nil {
-			m = &boundManager{Manager: hcm.New(c.HCM, s.trackers.http)}
+			m = &boundManager{Manager: hcm.New(c.HCM, s.trackers.http), gate: c.Gate}
 			m.remove = s.registry.Add(m.Manager)
-			b.hcms[c.Name] = m
+		}
+		delete(hcms, c.Name)
+		b.hcms[c.Name] = m
+		if m.gate != c.Gate {
+			m.gate = c.Gate
+			m.Retire()
 		}
 		m.Update(c.HCM)
-		return s.secure(b, c, m.Manager)
+		return s.secure(b, c, m.Handler())
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
@@ -200,11 +249,17 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	}
 	b.ln.SetHandler(sw)
 	b.ln.SetOriginal(s.original(w))
-	for name, m := range b.hcms {
-		if !used[name] {
-			m.remove()
-			delete(b.hcms, name)
-		}
+	retire(hcms, tcps)
+}
+
+// retire drains the connections of chains that are gone.
+func retire(hcms map[string]*boundManager, tcps map[string]*boundTCP) {
+	for _, m := range hcms {
+		m.Retire()
+		m.remove()
+	}
+	for _, t := range tcps {
+		t.Retire()
 	}
 }
 
@@ -234,9 +289,7 @@ func (s *listenerSet) removeLocked(name string) {
 	if b := s.bound[name]; b != nil {
 		b.ln.Close()
 		b.remove()
-		for _, m := range b.hcms {
-			m.remove()
-		}
+		retire(b.hcms, b.tcps)
 		delete(s.bound, name)
 	}
 }
@@ -245,8 +298,21 @@ func (s *listenerSet) removeLocked(name string) {
 func (s *listenerSet) closeAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.closed = true
 	for name := range s.bound {
 		s.removeLocked(name)
+	}
+}
+
+// closeInbound stops accepting inbound connections. Those that are open stay.
+func (s *listenerSet) closeInbound() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noInbound = true
+	for name, b := range s.bound {
+		if b.inbound {
+			s.removeLocked(name)
+		}
 	}
 }
 

@@ -52,6 +52,16 @@ func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment)
 // compileCluster is CompileCluster with what TLS contexts are wired to, and what
 // connections with TLS offer instead of what these say; nil for that.
 func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
+	out, warnings, err := buildCluster(c, cla, contexts, alpn)
+	if err != nil {
+		return nil, nil, err
+	}
+	out.Hash, err = contentHash(c, cla, alpnText(out.Conn.ALPN))
+	return out, warnings, err
+}
+
+// buildCluster is compileCluster without a Hash.
+func buildCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
 	b := &clusterBuilder{in: c, out: &cluster.Config{}, contexts: contexts, alpn: alpn}
 	if c.GetName() == "" {
 		return nil, nil, fmt.Errorf("name: is empty")
@@ -71,17 +81,18 @@ func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment,
 		return nil, nil, err
 	}
 	b.ignored()
-	var err error
-	b.out.Hash, err = contentHash(c, cla, alpnText(b.out.Conn.ALPN))
-	return b.out, b.warnings, err
+	return b.out, b.warnings, nil
 }
 
 // CompileEndpoints compiles a load assignment of a cluster that is compiled
 // already, for cluster.Manager.SetEndpoints.
 func (c *Compiler) CompileEndpoints(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
 	b := &clusterBuilder{in: in, out: &cluster.Config{Discovery: cluster.EDS}, contexts: c.tls}
-	if err := b.socket(); err != nil {
-		return nil, nil, err
+	// Localities depend on the balance, and sockets are chosen by endpoint.
+	for _, step := range []func() error{b.balance, b.socket} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := b.endpoints(cla); err != nil {
 		return nil, nil, err
@@ -179,7 +190,7 @@ func (b *clusterBuilder) names() error {
 		b.out.ServiceName = shared(f["name"].GetStringValue())
 		b.out.ServiceNamespace = shared(f["namespace"].GetStringValue())
 	}
-	return nil
+	return b.peers(c)
 }
 
 // connections compiles how connections are made.
@@ -370,11 +381,5 @@ func (b *clusterBuilder) ignored() {
 	}
 	if b.out.Discovery == cluster.OriginalDst && c.GetOutlierDetection() != nil {
 		b.warn("outlier_detection: is not done for ORIGINAL_DST clusters")
-	}
-	for i, f := range c.GetFilters() {
-		// The exchange of metadata is part of mutual TLS between sidecars.
-		if !strings.HasSuffix(messageType(f.GetTypedConfig()), "metadataexchange.config.MetadataExchange") {
-			b.warn("filters[%d] (%s): upstream network filters are not supported", i, f.GetName())
-		}
 	}
 }

@@ -53,6 +53,9 @@ type Chain struct {
 	// HandshakeTimeout bounds the handshake.
 	TLS              *tls.Server
 	HandshakeTimeout time.Duration
+	// Gate stands for all that decides who is let in and how: what the chain is for, its
+	// transport socket, and the filters before the last one. Zero: not known.
+	Gate [16]byte
 }
 
 // listenerFields are the fields of a Listener that mean something here, or that

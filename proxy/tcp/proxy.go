@@ -42,7 +42,16 @@ type Config struct {
 	// Admit are asked for each connection before it is served.
 	Admit   []filter.Admitter
 	Filters []filter.ConnectionFilter
-	Stats   *Stats
+	// TellEvery is how often filters hear of a connection that goes on;
+	// DefaultTellEvery if 0.
+	TellEvery time.Duration
+	// Peers is how both ends tell each other who they are, nil if they don't: with
+	// the client if PeerProtocol is what ALPN agreed on, with the host if that of its
+	// cluster is. PeerLabels are further labels to tell the client.
+	Peers        http.PeerExchange
+	PeerProtocol string
+	PeerLabels   []string
+	Stats        *Stats
 }
 
 // Target is a cluster with its share of the connections.
@@ -78,11 +87,25 @@ type Proxy struct {
 	tracker *Tracker // immutable
 	total   uint64   // of the targets' weights; immutable
 	turn    atomic.Uint64
+	// retired is when it was, of http.Now; 0: it wasn't. Shared with what came before it.
+	retired *atomic.Int64
 }
+
+// Next returns a proxy that serves new connections as cfg says. Those that are open go
+// on as they were begun; a Retire of either ends all of them.
+func (p *Proxy) Next(cfg *Config) *Proxy {
+	next := New(cfg, p.tracker)
+	next.retired = p.retired
+	return next
+}
+
+// Retire gives the open connections Tracker.DrainTime to end by themselves. They
+// would not be let in any more, or otherwise than they were.
+func (p *Proxy) Retire() { p.retired.CompareAndSwap(0, max(http.Now(), 1)) }
 
 // New returns a proxy whose connections t looks after.
 func New(cfg *Config, t *Tracker) *Proxy {
-	p := &Proxy{cfg: cfg, tracker: t}
+	p := &Proxy{cfg: cfg, tracker: t, retired: new(atomic.Int64)}
 	for i := range cfg.Targets {
 		p.total += uint64(cfg.Targets[i].Weight)
 	}

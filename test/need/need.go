@@ -68,6 +68,14 @@ func Tool(t testing.TB, names ...string) string {
 	return ""
 }
 
+// Lab ends the test unless there is a program of the istiod lab at path.
+func Lab(t testing.TB, path string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		missing(t, path, "make lab builds it")
+	}
+}
+
 // Mesh returns the folder of the reference mesh, which stands beside the
 // repository and isn't part of it.
 func Mesh(t testing.TB) string {
