@@ -140,12 +140,17 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	return st, nil
 }
 
-// open makes a listener, and binds it unless it is to be found by hand-off alone.
+// open makes a listener, and binds it unless it is to be found by hand-off alone; mu
+// is held.
 func (s *listenerSet) open(name string, w *config.Listener) (*listener.Listener, error) {
 	if w.Unbound {
 		return listener.NewUnbound(name, w.Address, w.Direction, s.log, w.Additional...), nil
 	}
-	return listener.Listen(name, w.Address, w.Direction, s.log, w.Additional...)
+	var old []*listener.Listener
+	for _, b := range s.bound {
+		old = append(old, b.ln)
+	}
+	return listener.ListenAfter(old, name, w.Address, w.Direction, s.log, w.Additional...)
 }
 
 // discard closes what was bound.

@@ -171,6 +171,7 @@ func TestOperators(t *testing.T) {
 	odd.Conn = &http.ConnInfo{Local: "[::1]:80", Remote: "pipe", SNI: "a.b-c_d\n\"x", TLS: &http.TLSInfo{Peer: &http.Certificate{URIs: []string{"spiffe://a"}}, Own: &http.Certificate{URIs: []string{"spiffe://b"}}}}
 	told := &http.Exchange{}
 	told.Metadata.Set("f", map[string]any{"t": `a"`, "l": []any{"\n"}, "n": nil})
+	redirected := &http.Exchange{Conn: &http.ConnInfo{Local: "127.0.0.1:15001", OriginalDst: "10.0.0.1:80"}}
 	tests := []struct {
 		format string
 		ex     *http.Exchange
@@ -191,6 +192,8 @@ func TestOperators(t *testing.T) {
 		{"%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3f %f %6f %E3S %e %j %a %b %Z)%", answered(), "2026/11/23T13:46:21+0000 1795441581 688 688288000 688288 21.688 23 327 Mon Nov UTC", false},
 		{"%START_TIME(%y %A %B %h %D %F %I %p %R %T %E0S %E2f %ET %%)%", answered(), "26 Monday November Nov 11/23/26 2026-11-23 01 PM 13:46 13:46:21 21 68 T %", false},
 		{"%START_TIME%", &http.Exchange{}, "-", false},
+		{"%FILTER_STATE(a.b:PLAIN)% %FILTER_STATE(a):3% %UPSTREAM_FILTER_STATE(x)%", answered(), "- - -", false},
+		{"%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", redirected, "10.0.0.1:80 10.0.0.1 80", false},
 		{"%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)% %COMMON_DURATION(DS_RX_BEG:DS_RX_END:ns)%", answered(), "0 51 0 51560 1000", false},
 		{"%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %COMMON_DURATION(US_TX_BEG:US_RX_BEG:ms)%", refused(), "- - - -", false},
 		{"%DURATION% %DURATION%", &http.Exchange{Start: 5}, "- -", false},
@@ -323,6 +326,8 @@ func TestInjection(t *testing.T) {
 func TestFormatErrors(t *testing.T) {
 	tests := []struct{ format, want string }{
 		{"ab %FOO%", "offset 3: unknown operator %FOO%"},
+		{"%FILTER_STATE%", "needs the name of an object"},
+		{"%FILTER_STATE(:PLAIN)%", "needs the name of an object"},
 		{"%REQ%", "needs a name"},
 		{"%REQ()%", "needs a name"},
 		{"%REQ(a?b?c)%", "needs a name"},
