@@ -57,7 +57,7 @@ type Workload struct {
 	Dir string `json:"dir"`
 }
 
-// ID is its SPIFFE ID, Host its DNS name.
+// ID is its SPIFFE ID.
 func (w Workload) ID() string {
 	return "spiffe://" + TrustDomain + "/ns/" + mesh.Namespace + "/sa/" + w.Name
 }
@@ -65,7 +65,7 @@ func (w Workload) ID() string {
 // Host is its DNS name.
 func (w Workload) Host() string { return w.Name + "." + mesh.Namespace + ".svc.cluster.local" }
 
-// Chain, Key and CA are files of PEM; Both is Chain and Key in one.
+// Chain is the file of the certificate; all files are PEM.
 func (w Workload) Chain() string { return filepath.Join(w.Dir, "cert-chain.pem") }
 
 // Key is the file of the key.
@@ -74,7 +74,7 @@ func (w Workload) Key() string { return filepath.Join(w.Dir, "key.pem") }
 // CA is the file of the CA's certificate.
 func (w Workload) CA() string { return filepath.Join(w.Dir, "root-cert.pem") }
 
-// Both is the file with certificate and key.
+// Both is the file with certificate and key in one, as HAProxy wants it.
 func (w Workload) Both() string { return filepath.Join(w.Dir, "both.pem") }
 
 // Set is what Make has made.
