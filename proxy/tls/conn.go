@@ -30,9 +30,10 @@ type Conn struct {
 	serverName string
 
 	// more says that the last read may have left decrypted bytes; ahead is
-	// one that Buffered had to take out to find out. Owned by the reader.
-	more, hasAhead bool
-	ahead          [1]byte
+	// one that Buffered had to take out to find out; over says that a read has
+	// failed, and that the next one will again. Owned by the reader.
+	more, hasAhead, over bool
+	ahead                [1]byte
 }
 
 func newConn(nc net.Conn) *Conn {
@@ -89,7 +90,7 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 // Read reads decrypted bytes. While it waits it holds no buffer.
 func (c *Conn) Read(p []byte) (int, error) {
 	if !c.hasAhead || len(p) == 0 {
-		n, err := c.std.Read(p)
+		n, err := c.readStd(p)
 		c.more = n == len(p)
 		return n, err
 	}
@@ -104,13 +105,22 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n + 1, err
 }
 
+// readStd reads decrypted bytes as the mode of the tap lets it.
+func (c *Conn) readStd(p []byte) (int, error) {
+	n, err := c.std.Read(p)
+	if err != nil && err != errWouldBlock {
+		c.over = true
+	}
+	return n, err
+}
+
 // readWaiting reads what is in memory. It returns errWouldBlock if nothing is.
 func (c *Conn) readWaiting(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	c.tap.mode = tapMemory
-	n, err := c.std.Read(p)
+	n, err := c.readStd(p)
 	c.tap.mode = tapWaits
 	return n, err
 }
@@ -122,7 +132,7 @@ func (c *Conn) TryRead(p []byte) (int, error) {
 		return c.Read(p)
 	}
 	c.tap.mode = tapTries
-	n, err := c.std.Read(p)
+	n, err := c.readStd(p)
 	c.tap.mode = tapWaits
 	c.more = n == len(p)
 	if err == errWouldBlock {
@@ -169,6 +179,11 @@ func (c *Conn) Await() error {
 func (c *Conn) Probe() (data bool, err error) {
 	if c.hasAhead {
 		return true, nil
+	}
+	// Mostly nothing has come, and the kernel says so for less than a read that finds
+	// nothing costs.
+	if !c.more && !c.over && c.tap.in.Len() == 0 && c.tap.io.Look() == netio.PeerQuiet {
+		return false, nil
 	}
 	n, err := c.TryRead(c.ahead[:])
 	c.hasAhead = n == 1
