@@ -66,8 +66,8 @@ func (s *Services) Routes(moved map[string]bool) *routev3.RouteConfiguration {
 		field := &routev3.HeaderMatcher{Name: mesh.MatchField, HeaderMatchSpecifier: &routev3.HeaderMatcher_StringMatch{
 			StringMatch: &matcherv3.StringMatcher{MatchPattern: &matcherv3.StringMatcher_Exact{Exact: mesh.MatchValue}}}}
 		rc.VirtualHosts = append(rc.VirtualHosts, &routev3.VirtualHost{
-			Name:                       fmt.Sprintf("%s:%d", svc.Host(), mesh.Port),
-			Domains:                    domains(i, svc),
+			Name:    fmt.Sprintf("%s:%d", svc.Host(), mesh.Port),
+			Domains: domains(i, svc),
 			Routes: []*routev3.Route{
 				route(svc, "matched", matched, "/", field), route(svc, "beta", "v2", "/beta/", nil),
 				route(svc, "internal", "v1", "/internal/", nil), route(svc, "default", "v1", "/", nil),
