@@ -204,3 +204,25 @@ func (s *Server) settledLocked() bool {
 	}
 	return false
 }
+
+// PushEndpoints changes the endpoints of subset v1 of one service.
+func (s *Server) PushEndpoints(of *Services, service int, weight uint32) error {
+	svc := of.Mesh.Services[service%len(of.Mesh.Services)]
+	a, err := pack(of.Endpoints(svc, "v1", weight))
+	if err != nil {
+		return err
+	}
+	s.Push(clusterName(svc, "v1"), a)
+	return nil
+}
+
+// PushRoutes changes one route of one service, and that of the service changed
+// before back: the whole route configuration is sent.
+func (s *Server) PushRoutes(of *Services, service int) error {
+	a, err := pack(of.Routes(map[string]bool{of.Mesh.Services[service%len(of.Mesh.Services)].Name: true}))
+	if err != nil {
+		return err
+	}
+	s.Push(RouteName, a)
+	return nil
+}

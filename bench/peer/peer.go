@@ -36,6 +36,23 @@ type Job struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Plane, if not nil, is where the configuration comes from instead of files.
+	Plane *Plane
+}
+
+// Plane is a control plane that speaks Envoy's aggregated discovery service.
+type Plane struct {
+	// Addr is where it listens, without TLS.
+	Addr string
+	// Listen is the address of the listener that it configures.
+	Listen string
+}
+
+// Driven is a peer that a control plane can drive.
+type Driven interface {
+	Peer
+	// PrepareDriven is Prepare for a job with a Plane.
+	PrepareDriven(tool Tool, dir string, job Job) (Launch, error)
 }
 
 // Tool is a peer's program on this machine.

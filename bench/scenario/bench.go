@@ -139,7 +139,13 @@ func (b *Bench) otherCPUs() []int {
 // can't.
 func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 	for _, l := range b.Peers {
-		if why := l.Peer.Unable(b.job(sc)); why != "" {
+		why := l.Peer.Unable(b.job(sc))
+		if _, driven := sc.Measure.(Driven); driven && why == "" {
+			if _, can := l.Peer.(peer.Driven); !can {
+				why = l.Peer.Name() + " isn't driven by a control plane"
+			}
+		}
+		if why != "" {
 			absent = append(absent, why)
 			b.Progress("%s: left out: %s", sc.Name, why)
 			continue

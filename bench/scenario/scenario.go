@@ -9,6 +9,7 @@ package scenario
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -45,7 +46,7 @@ type Measurer interface {
 }
 
 // All returns the table of scenarios in the order in which they run.
-func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofMemory()) }
+func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofMemory(), ofControlPlane()) }
 
 // ofHTTP1 are the loads of HTTP/1.1.
 func ofHTTP1() []Scenario {
@@ -171,4 +172,18 @@ func ofMemory() []Scenario {
 			Measure: Startup{Headline: report.Ready},
 		},
 	}
+}
+
+// ofControlPlane are driven as istiod drives a sidecar.
+func ofControlPlane() []Scenario {
+	var out []Scenario
+	for _, n := range []int{100, 1000, 5000} {
+		out = append(out, Scenario{
+			Name:     fmt.Sprintf("xds-%d", n),
+			Summary:  fmt.Sprintf("driven by a control plane: %d services with two subsets and a route each, then single changes", n),
+			Services: n, Subsets: true, Connections: 64,
+			Measure: Driven{},
+		})
+	}
+	return out
 }
