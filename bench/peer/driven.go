@@ -13,8 +13,7 @@ import (
 )
 
 // PrepareDriven implements Driven: the bootstrap has the control plane's address
-// and nothing else. Names of secrets resolve to static ones that are never used,
-// since no endpoint asks for TLS.
+// and the certificates that names of secrets stand for.
 func (e envoy) PrepareDriven(tool Tool, dir string, job Job) (Launch, error) {
 	admin, err := listenAddr()
 	if err != nil {
@@ -44,9 +43,12 @@ dynamic_resources:
 static_resources:
   secrets:
   - name: default
-    tls_certificate: {}
+    tls_certificate:
+      certificate_chain: {filename: {{.Plane.Certificates.Client.Chain}}}
+      private_key: {filename: {{.Plane.Certificates.Client.Key}}}
   - name: ROOTCA
-    validation_context: {}
+    validation_context:
+      trusted_ca: {filename: {{.Plane.Certificates.Client.CA}}}
   clusters:
   - name: xds-grpc
     type: STATIC
@@ -84,7 +86,10 @@ func (p pillion) PrepareDriven(tool Tool, dir string, job Job) (Launch, error) {
 	if err != nil {
 		return Launch{}, fmt.Errorf("PROXY_CONFIG: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "etc", "istio", "proxy"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
+		return Launch{}, err
+	}
+	if err := os.Symlink(job.Plane.Certificates.Client.Dir, filepath.Join(dir, "etc", "certs")); err != nil {
 		return Launch{}, err
 	}
 	return Launch{Addr: job.Plane.Listen, Metrics: addrs[3], Spec: &proc.Spec{

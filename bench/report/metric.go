@@ -21,6 +21,9 @@ const (
 	CPUSystem Metric = "cpu_system_us_per_request"
 	// Rate is answered requests per second.
 	Rate Metric = "requests_per_s"
+	// Handshakes is how many TLS handshakes, each with one request, a second of the
+	// peer's CPU time is enough for.
+	Handshakes Metric = "handshakes_per_cpu_s"
 	// RateAlone is Rate in the same turn without what disturbs, RateKept the
 	// share of it, in percent, that is left with it.
 	RateAlone Metric = "requests_per_s_undisturbed"
@@ -81,6 +84,8 @@ func (m Metric) describe() about {
 		return about{title: "CPU per GiB", unit: "ms", digits: 1}
 	case BytesRate:
 		return about{title: "throughput", unit: "MiB/s", higher: true}
+	case Handshakes:
+		return about{title: "handshakes", unit: "/CPU s", higher: true}
 	case Rate:
 		return about{title: "requests", unit: "/s", higher: true}
 	case RateAlone:

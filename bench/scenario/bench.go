@@ -13,6 +13,7 @@ import (
 	"pillion/bench/mesh"
 	"pillion/bench/origin"
 	"pillion/bench/peer"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 	"pillion/bench/report"
 )
@@ -60,6 +61,9 @@ type Bench struct {
 	Progress func(format string, args ...any)
 
 	origin *origin.Origin
+	// sealed and certs are for scenarios with TLS; made for the first of them.
+	sealed *origin.Sealed
+	certs  pki.Set
 }
 
 // WrkRemedy says how to get the closed-loop load generator.
@@ -85,7 +89,24 @@ func (b *Bench) Run(ctx context.Context, sc Scenario) ([]report.Group, error) {
 			return nil, err
 		}
 	}
+	if b.sealed == nil && sc.Sealed != Nowhere {
+		var err error
+		if b.certs, err = pki.Make(b.Dir); err != nil {
+			return nil, err
+		}
+		if b.sealed, err = origin.StartSealed(b.Group, b.Self, b.otherCPUs(), b.certs); err != nil {
+			return nil, err
+		}
+	}
 	return sc.Measure.Run(ctx, b, sc)
+}
+
+// group is the key exchange with clients.
+func (sc Scenario) group() pki.Group {
+	if sc.Group == "" {
+		return pki.X25519
+	}
+	return sc.Group
 }
 
 // job is what the peers are configured for in a scenario.
@@ -99,8 +120,16 @@ func (b *Bench) job(sc Scenario) peer.Job {
 	case mesh.TCP:
 		kind = origin.TCP
 	}
+	origins := b.origin.Addrs[kind]
+	if sc.Sealed == Out {
+		origins = b.sealed.Addrs
+	}
 	return peer.Job{
-		Mesh: m, Downstream: sc.Downstream, Origins: b.origin.Addrs[kind],
+		TLS: peer.TLS{
+			In: sc.Sealed == In || sc.Sealed == Between, Out: sc.Sealed == Out || sc.Sealed == Between,
+			Certificates: b.certs, Group: sc.group(),
+		},
+		Mesh: m, Downstream: sc.Downstream, Origins: origins,
 		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams),
 	}
 }
@@ -116,6 +145,9 @@ func (b *Bench) request(sc Scenario, addr string) load.Request {
 
 // start starts a peer for a scenario.
 func (b *Bench) start(ctx context.Context, l Located, sc Scenario) (*peer.Running, error) {
+	if sc.Sealed == Between {
+		return peer.StartPair(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
+	}
 	return peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"pillion/bench/ads"
 	"pillion/bench/peer"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 	"pillion/bench/report"
 )
@@ -75,7 +76,11 @@ func (Driven) measure(ctx context.Context, b *Bench, l Located, sc Scenario) (re
 		return s, err
 	}
 	defer plane.Close()
-	job.Plane = &peer.Plane{Addr: plane.Addr(), Listen: of.Listen.String()}
+	certs, err := pki.Make(b.Dir)
+	if err != nil {
+		return s, err
+	}
+	job.Plane = &peer.Plane{Addr: plane.Addr(), Listen: of.Listen.String(), Certificates: certs}
 	r, err := peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, job, b.peerCPUs())
 	if err != nil {
 		return s, err
