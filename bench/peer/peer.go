@@ -39,6 +39,9 @@ type Job struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Inbound: it stands before the workload, the first origin, and routes
+	// nothing.
+	Inbound bool
 	// Plane, if not nil, is where the configuration comes from instead of files.
 	Plane *Plane
 }

@@ -38,6 +38,9 @@ type Scenario struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each has under way where the protocol lets it choose.
 	Connections, Streams int
+	// Features compares ours with itself, with one thing more or less each, on the
+	// way out of a workload or, if Inbound is set, before it.
+	Features, Inbound bool
 	// Measure is how it is measured.
 	Measure Measurer
 }
@@ -64,7 +67,7 @@ type Measurer interface {
 
 // All returns the table of scenarios in the order in which they run.
 func All() []Scenario {
-	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofMemory(), ofControlPlane())
+	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofFeatures(), ofMemory(), ofControlPlane())
 }
 
 // ofHTTP1 are the loads of HTTP/1.1.
@@ -256,4 +259,22 @@ func ofControlPlane() []Scenario {
 		})
 	}
 	return out
+}
+
+// ofFeatures tell what one thing costs.
+func ofFeatures() []Scenario {
+	return []Scenario{
+		{
+			Name:     "features-out",
+			Summary:  "as h1, through ours with one thing more or less each",
+			Services: 1, Subsets: true, Connections: 64, Features: true,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "features-in",
+			Summary:  "HTTP/1.1 to a workload behind ours, with one thing more each; every request has a token",
+			Services: 1, Connections: 64, Features: true, Inbound: true,
+			Measure: Throughput{},
+		},
+	}
 }
