@@ -10,7 +10,7 @@ VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 UNIT := ./cmd/... ./proxy/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit blackbox tools check fips bench bench-quick microbench fuzz soak image
+.PHONY: help run build test unit blackbox tools lab lab-up check fips bench bench-quick microbench fuzz soak image
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,16 @@ run: ## run the demo mesh
 build: ## build the static binary into build/proxy
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxy ./cmd/proxy
 
-test: tools unit blackbox fips ## install what the tests need, then run them all
+test: tools lab unit blackbox fips ## install what the tests need, then run them all
 
 tools: ## install the programs that tests and benchmarks drive
 	./scripts/install-tools.sh
+
+lab: ## build the istiod that tests drive; minutes when it is cold
+	./scripts/install-lab.sh pilot-discovery pilot-agent
+
+lab-up: lab ## run an istiod without a cluster, on the bookinfo mesh (LAB='-flavour safe …')
+	$(GO) run ./test/lab/up $(LAB)
 
 # The data path once with the race detector and once without: its bookkeeping
 # allocates, so the tests that count allocations say nothing under it.

@@ -33,7 +33,9 @@ const lattice = `
 	# Encryption and identity.
 	http, match, netio < tls;
 	NONE < tls/localca;
+	NONE < tls/controlplane;
 	tls < tls/renew < tls/workloadapi, tls/sds, tls/istioca;
+	tls/controlplane < tls/istioca;
 
 	# The way up to an upstream.
 	stats < outlier;
@@ -58,7 +60,7 @@ const lattice = `
 
 	stats < admin;
 	NONE < demo;
-	stats < xds;
+	stats, tls/renew, tls/controlplane < xds;
 	config, xds < live;
 	stats < pod;
 	config, istio, live, pod, admin, tls/localca, tls/renew, tls/workloadapi, tls/sds, tls/istioca < root;
@@ -86,16 +88,16 @@ var outside = []struct {
 	{"net/http", "admin pod demo cmd proxytest/inproc http/h1 istio",
 		"the data path has its own codecs; net/http costs several times as much, and its HTTP/2 is served on no port. " +
 			"The codec and the translator take the texts of statuses from it"},
-	{"crypto/tls", "tls tls/istioca",
+	{"crypto/tls", "tls tls/controlplane tls/istioca",
 		"identity checks can't be forgotten where one package alone makes TLS configurations. " +
-			"A CA is no workload: it is known by a name of DNS"},
+			"A control plane is no workload: it is known by a name of DNS. The client of a CA matches keys with certificates"},
 	{"github.com/spf13/cobra", "cmd",
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",
 		"everyone else counts through the handles of proxy/stats"},
 	{"github.com/fsnotify/fsnotify", "istio/source tls root",
 		"only the readers of files watch them"},
-	{"google.golang.org/grpc/...", "xds istio tls/renew tls/workloadapi tls/sds tls/istioca",
+	{"google.golang.org/grpc/...", "xds istio tls/renew tls/workloadapi tls/sds tls/controlplane tls/istioca",
 		"the request path makes no gRPC call; the translator names status codes"},
 	{"github.com/spiffe/go-spiffe/...", "tls/workloadapi",
 		"one package speaks the Workload API; identities are checked by proxy/tls"},

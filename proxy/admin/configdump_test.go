@@ -170,6 +170,62 @@ func TestConfigDump(t *testing.T) {
 	}
 }
 
+// TestDumpOfStates: a listener's states are in one place, and what was refused
+// is there with the reason, whether something is served or not.
+func TestDumpOfStates(t *testing.T) {
+	f, h := newFake()
+	listener := func(stat string) *anypb.Any {
+		return pack(t, &listenerv3.Listener{Name: "l", StatPrefix: stat})
+	}
+	at0 := Resource{Name: "l", Version: "1", Updated: dumpTime, Message: listener("served")}
+	warming, draining, refused := at0, at0, at0
+	warming.Version, warming.Warming, warming.Message = "2", true, listener("next")
+	draining.Draining, draining.Message = true, listener("gone")
+	bad := &Failure{Details: "filter_chains[0]: no", Version: "3", At: dumpTime, Message: pack(t, &clusterv3.Cluster{Name: "c", TransportSocket: secretTLS(t)})}
+	refused = Resource{Name: "never", Failure: bad}
+	f.dump = Dump{
+		Listeners: []Resource{at0, warming, draining, refused},
+		Clusters:  []Resource{{Name: "c", Version: "1", Message: pack(t, &clusterv3.Cluster{Name: "c"}), Failure: bad}, {Name: "new", Failure: bad}},
+		Routes:    []Resource{{Name: "80", Version: "1", Message: pack(t, &routev3.RouteConfiguration{Name: "80"}), Failure: bad}, {Name: "81", Failure: bad}},
+	}
+	_, body := ask(t, h, "GET", "/config_dump")
+	if strings.Contains(body, password) {
+		t.Error("what was refused shows its secrets")
+	}
+	c := configs(t, body)
+	var doc any = map[string]any{"l": c["ListenersConfigDump"]["dynamic_listeners"], "c": c["ClustersConfigDump"], "r": c["RoutesConfigDump"]}
+	for _, e := range []struct {
+		want any
+		path []any
+	}{
+		{"served", []any{"l", 0, "active_state", "listener", "stat_prefix"}},
+		{"next", []any{"l", 0, "warming_state", "listener", "stat_prefix"}},
+		{"2", []any{"l", 0, "warming_state", "version_info"}},
+		{"gone", []any{"l", 0, "draining_state", "listener", "stat_prefix"}},
+		{nil, []any{"l", 0, "error_state"}},
+		{"never", []any{"l", 1, "name"}},
+		{nil, []any{"l", 1, "active_state"}},
+		{"filter_chains[0]: no", []any{"l", 1, "error_state", "details"}},
+		{"c", []any{"c", "dynamic_active_clusters", 0, "cluster", "name"}},
+		{"3", []any{"c", "dynamic_active_clusters", 0, "error_state", "version_info"}},
+		{nil, []any{"c", "dynamic_warming_clusters", 0, "cluster"}},
+		{"filter_chains[0]: no", []any{"c", "dynamic_warming_clusters", 0, "error_state", "details"}},
+		{"filter_chains[0]: no", []any{"r", "dynamic_route_configs", 0, "error_state", "details"}},
+	} {
+		if got := at(t, doc, e.path...); got != e.want {
+			t.Errorf("%v = %v, want %v", e.path, got, e.want)
+		}
+	}
+	for _, list := range []struct {
+		of   any
+		want int
+	}{{doc.(map[string]any)["l"], 2}, {c["RoutesConfigDump"]["dynamic_route_configs"], 1}} {
+		if got := len(list.of.([]any)); got != list.want {
+			t.Errorf("%d elements, want %d", got, list.want)
+		}
+	}
+}
+
 // TestDumpHasNoSecrets: neither in the middle of a listener nor in a secret,
 // under no query, and the resource itself keeps them.
 func TestDumpHasNoSecrets(t *testing.T) {
@@ -267,11 +323,11 @@ func TestDumpOfBrokenResources(t *testing.T) {
 	if got := at(t, list, 0, "cluster", "@type"); got != url+".undecodable" {
 		t.Errorf("a broken resource has the type %v", got)
 	}
-	if got := at(t, list, 5, "cluster", "name"); got != "good" {
+	if got := at(t, list, 4, "cluster", "name"); got != "good" {
 		t.Errorf("the last resource is %v", got)
 	}
-	if got := len(list.([]any)); got != 6 {
-		t.Errorf("%d resources, want 6:\n%s", got, body)
+	if got := len(list.([]any)); got != 5 {
+		t.Errorf("%d resources, want 5:\n%s", got, body)
 	}
 	if got := at(t, c["BootstrapConfigDump"], "bootstrap", "@type"); got != broken.Message.TypeUrl+".undecodable" {
 		t.Errorf("a broken bootstrap has the type %v", got)

@@ -84,7 +84,9 @@ type Config interface {
 
 // Dump is the configuration as the resources it came in.
 type Dump struct {
-	Bootstrap                                       *Resource // nil when there is none
+	Bootstrap *Resource // nil when there is none
+	// A name may stand several times behind each other in Listeners: what is
+	// served, what is to be, and what is being drained.
 	Clusters, Listeners, Routes, Endpoints, Secrets []Resource
 	// ClustersVersion and ListenersVersion are the versions of the last
 	// response that brought such resources.
@@ -98,9 +100,19 @@ type Resource struct {
 	Version string
 	Updated time.Time
 	// Static is set for what the bootstrap brought, Warming for what is not
-	// served yet.
-	Static, Warming bool
-	Message         *anypb.Any
+	// served yet, Draining for what the control plane has taken back.
+	Static, Warming, Draining bool
+	// Message is nil of a name of which nothing was ever accepted.
+	Message *anypb.Any
+	// Failure is the last form of it, if that was refused; nil if it wasn't.
+	Failure *Failure
+}
+
+// Failure is a resource that was refused. Details say why.
+type Failure struct {
+	Details, Version string
+	At               time.Time
+	Message          *anypb.Any
 }
 
 // Info describes the process for /server_info.

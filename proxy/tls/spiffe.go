@@ -67,6 +67,9 @@ func checkTrustDomain(d string) error {
 	if d == "" || len(d) > maxTrustDomain {
 		return fmt.Errorf("a trust domain has 1 to %d bytes, not %d", maxTrustDomain, len(d))
 	}
+	if d == "." || d == ".." { // which URIs of other forms would resolve
+		return errors.New("a trust domain is no segment of dots")
+	}
 	for i := range len(d) {
 		if c := d[i]; !lowerOrDigit(c) && c != '.' && c != '-' && c != '_' {
 			return fmt.Errorf("%q has no place in a trust domain", c)

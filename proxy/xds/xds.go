@@ -10,13 +10,14 @@ import corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 // Resource is one resource as the server sent it.
 type Resource struct {
 	// Name is its name; Version is what the server calls it, which may be empty
-	// (istiod's are).
+	// (istiod's are). The state of the world has no version of a resource: it is
+	// the one of the whole.
 	Name, Version string
 	// Body is the serialized message. It belongs to whoever receives it.
 	Body []byte
 }
 
-// Update is one response of a server: resources of one type.
+// Update is one response of a server: resources of one type, each name once.
 type Update struct {
 	// TypeURL says of which, type.googleapis.com/ included.
 	TypeURL string
@@ -29,7 +30,8 @@ type Update struct {
 	Removed []string
 	// Full says that Resources is all there is of the type, so that what isn't
 	// among them is gone too. Only the state-of-the-world protocol says so, and only of
-	// types that are subscribed to as a whole.
+	// types that are subscribed to as a whole. A response of which something
+	// couldn't be read is never full: what that was called isn't known.
 	Full bool
 }
 

@@ -67,6 +67,14 @@ func Tool(t testing.TB, names ...string) string {
 	return ""
 }
 
+// Lab ends the test unless there is a program of the istiod lab at path.
+func Lab(t testing.TB, path string) {
+	t.Helper()
+	if _, err := os.Stat(path); err != nil {
+		missing(t, path, "make lab builds it")
+	}
+}
+
 // Mesh returns the folder of the reference mesh, which stands beside the
 // repository and isn't part of it.
 func Mesh(t testing.TB) string {
@@ -74,6 +82,17 @@ func Mesh(t testing.TB) string {
 	dir := filepath.Join(Root(t), "..", "shared", "mesh")
 	if _, err := os.Stat(dir); err != nil {
 		missing(t, "reference mesh", "it belongs in "+dir)
+	}
+	return dir
+}
+
+// Captures returns the folder of what a real istiod sent, which stands beside the
+// repository and isn't part of it.
+func Captures(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(Root(t), "..", "shared", "xds-captures")
+	if _, err := os.Stat(dir); err != nil {
+		missing(t, "captured responses of istiod", "they belong in "+dir)
 	}
 	return dir
 }

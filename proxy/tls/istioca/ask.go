@@ -4,20 +4,10 @@ package istioca
 
 import (
 	"context"
-	stdtls "crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
-	"os"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/structpb"
 	capb "istio.io/api/security/v1alpha1"
 
@@ -34,11 +24,11 @@ func (s *Source) ask(ctx context.Context) (*answer, error) {
 	if err != nil {
 		return nil, renew.Because(renew.Local, err)
 	}
-	ctx, token, err := s.metadata(ctx)
+	ctx, token, err := s.server.Metadata(ctx)
 	if err != nil {
 		return nil, renew.Because(renew.Local, err)
 	}
-	conn, err := s.connect()
+	conn, err := s.server.Connect(grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 	if err != nil {
 		return nil, renew.Because(renew.Local, err)
 	}
@@ -57,71 +47,4 @@ func (s *Source) ask(ctx context.Context) (*answer, error) {
 		return nil, err
 	}
 	return readAnswer(resp.GetCertChain(), req.key, s.o.ID, time.Now())
-}
-
-// metadata adds what the CA knows the caller by, and reports whether there is
-// a token among it.
-func (s *Source) metadata(ctx context.Context) (_ context.Context, token bool, err error) {
-	text, err := readToken(s.o.TokenFile)
-	if err != nil {
-		return ctx, false, err
-	}
-	if text != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+text)
-	}
-	if s.o.ClusterID != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "clusterid", s.o.ClusterID)
-	}
-	for k, v := range s.o.Headers {
-		ctx = metadata.AppendToOutgoingContext(ctx, strings.ToLower(k), v)
-	}
-	return ctx, text != "", nil
-}
-
-// readToken reads the bearer token. A file that isn't there means that there
-// is none: the CA may know the caller otherwise.
-func readToken(file string) (string, error) {
-	if file == "" {
-		return "", nil
-	}
-	raw, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("token: %w", err)
-	}
-	text := strings.TrimSpace(string(raw))
-	for i := range len(text) {
-		if text[i] <= ' ' || text[i] >= 0x7f {
-			return "", fmt.Errorf("token: %s holds no token: octet %d can't be part of one", file, i)
-		}
-	}
-	return text, nil
-}
-
-func (s *Source) connect() (*grpc.ClientConn, error) {
-	creds := insecure.NewCredentials()
-	if !s.o.Plaintext {
-		cfg := &stdtls.Config{MinVersion: stdtls.VersionTLS12, ServerName: s.o.ServerName}
-		if s.o.RootFile != "" {
-			text, err := os.ReadFile(s.o.RootFile)
-			if err != nil {
-				return nil, fmt.Errorf("the CA's roots: %w", err)
-			}
-			cfg.RootCAs = x509.NewCertPool()
-			if !cfg.RootCAs.AppendCertsFromPEM(text) {
-				return nil, fmt.Errorf("the CA's roots: %s holds no certificate", s.o.RootFile)
-			}
-		}
-		creds = credentials.NewTLS(cfg)
-	}
-	dial := s.o.Dial
-	if dial == nil {
-		dial = func(ctx context.Context, addr string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", addr)
-		}
-	}
-	return grpc.NewClient("passthrough:///"+s.o.Addr, grpc.WithTransportCredentials(creds), grpc.WithContextDialer(dial),
-		grpc.WithDisableServiceConfig(), grpc.WithDisableRetry(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxAnswer)))
 }

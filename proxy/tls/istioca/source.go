@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"pillion/proxy/tls"
+	"pillion/proxy/tls/controlplane"
 	"pillion/proxy/tls/renew"
 )
 
@@ -82,6 +83,7 @@ const (
 // Source is a tls.Source.
 type Source struct {
 	o      Options
+	server controlplane.Server
 	status *renew.Status
 }
 
@@ -113,7 +115,12 @@ func New(o Options) (*Source, error) {
 	if o.GraceJitter <= 0 || o.GraceJitter >= 1 {
 		o.GraceJitter = defaultJitter
 	}
-	return &Source{o: o, status: renew.NewStatus(Name, o.Logger)}, nil
+	server := controlplane.Server{Address: o.Addr, Plaintext: o.Plaintext, ServerName: o.ServerName, RootFile: o.RootFile,
+		TokenFile: o.TokenFile, ClusterID: o.ClusterID, Headers: o.Headers, Dial: o.Dial}
+	if err := server.Check(); err != nil {
+		return nil, fmt.Errorf("the CA: %w", err)
+	}
+	return &Source{o: o, server: server, status: renew.NewStatus(Name, o.Logger)}, nil
 }
 
 // Status tells how renewals fare.
