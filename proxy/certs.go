@@ -26,18 +26,23 @@ const (
 	meshRoots      = "ROOTCA"
 )
 
-// loadCerts reads the folder of Options.CertsDir; it is kept live by watchCerts.
+// loadCerts reads the files of Options.CertsDir or Identity.Files; they are kept
+// live by watchCerts.
 func (s *Server) loadCerts() error {
-	dir := s.o.CertsDir
-	if dir == "" {
+	f, dir := s.o.Identity.Files, s.o.CertsDir
+	if dir != "" {
+		f = CertFiles{Chain: filepath.Join(dir, localca.ChainFile), Key: filepath.Join(dir, localca.KeyFile), Root: filepath.Join(dir, localca.RootFile)}
+	}
+	if f.Chain == "" {
 		return nil
 	}
-	s.files.Pair(ownCertificate, filepath.Join(dir, localca.ChainFile), filepath.Join(dir, localca.KeyFile), "")
-	s.files.Roots(meshRoots, filepath.Join(dir, localca.RootFile), "")
-	if err := s.files.Load(); err != nil {
+	s.files.Pair(ownCertificate, f.Chain, f.Key, "")
+	s.files.Roots(meshRoots, f.Root, "")
+	err := s.files.Load()
+	if err != nil && dir != "" {
 		return fmt.Errorf("--certs: %w\n'proxy certs init DIR --workload NAMESPACE/SERVICE-ACCOUNT' makes a folder with such files", err)
 	}
-	return nil
+	return err
 }
 
 // watchCerts keeps secrets that are files live until ctx ends.

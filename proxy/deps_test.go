@@ -88,17 +88,18 @@ var outside = []struct {
 	{"net/http", "admin pod demo cmd proxytest/inproc http/h1 istio",
 		"the data path has its own codecs; net/http costs several times as much, and its HTTP/2 is served on no port. " +
 			"The codec and the translator take the texts of statuses from it"},
-	{"crypto/tls", "tls tls/controlplane tls/istioca",
+	{"crypto/tls", "tls tls/controlplane tls/istioca pod",
 		"identity checks can't be forgotten where one package alone makes TLS configurations. " +
-			"A control plane is no workload: it is known by a name of DNS. The client of a CA matches keys with certificates"},
+			"A control plane is no workload: it is known by a name of DNS. The client of a CA matches keys with certificates. " +
+			"The kubelet's probes, which the pod sends on, check nobody"},
 	{"github.com/spf13/cobra", "cmd",
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",
 		"everyone else counts through the handles of proxy/stats"},
 	{"github.com/fsnotify/fsnotify", "istio/source tls root",
 		"only the readers of files watch them"},
-	{"google.golang.org/grpc/...", "xds istio tls/renew tls/workloadapi tls/sds tls/controlplane tls/istioca",
-		"the request path makes no gRPC call; the translator names status codes"},
+	{"google.golang.org/grpc/...", "xds istio pod tls/renew tls/workloadapi tls/sds tls/controlplane tls/istioca",
+		"the request path makes no gRPC call; the translator names status codes; the pod sends on the kubelet's gRPC probes"},
 	{"github.com/spiffe/go-spiffe/...", "tls/workloadapi",
 		"one package speaks the Workload API; identities are checked by proxy/tls"},
 	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds live pod filter/* accesslog tls/sds",

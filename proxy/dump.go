@@ -53,6 +53,9 @@ func newDump(r *config.Resources) (*dump, error) {
 type configView struct{ s *Server }
 
 func (v configView) ConfigDump() admin.Dump {
+	if v.s.live != nil {
+		return v.s.liveDump()
+	}
 	v.s.applyMu.Lock()
 	cur := v.s.current
 	v.s.applyMu.Unlock()

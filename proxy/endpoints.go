@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"pillion/proxy/admin"
 	"pillion/proxy/stats"
@@ -47,7 +48,9 @@ func (s *Server) startEndpoints() error {
 
 // addOwnStats adds the metrics of the process and of configuration.
 func (s *Server) addOwnStats() error {
-	s.registry.Add(&s.reloads)
+	if s.o.Discovery == nil {
+		s.registry.Add(&s.reloads)
+	}
 	s.registry.Add(s.sinks)
 	s.registry.Add(s.tracker)
 	s.registry.Add(s.secrets)
@@ -64,6 +67,9 @@ type readiness struct{ s *Server }
 func (r readiness) State() stats.State { return r.s.State() }
 
 func (r readiness) WaitingFor() []string {
+	if r.s.live != nil {
+		return r.s.waitingForControlPlane()
+	}
 	if r.s.State() == stats.StatePreInitializing {
 		return []string{"the first configuration, of " + strings.Join(r.s.o.Paths, ", ")}
 	}
@@ -85,13 +91,35 @@ func (v listenerView) Listeners() []admin.ListenerStatus {
 // lifecycle lets the admin endpoint end the server.
 type lifecycle struct{ s *Server }
 
-// Drain stops accepting and lets connections end. It has no inbound listeners
-// to tell apart yet, so InboundOnly drains nothing.
+// Drain stops accepting and lets connections end.
 func (l lifecycle) Drain(o admin.DrainOptions) {
 	if o.InboundOnly {
+		l.s.drainInbound(o)
 		return
 	}
 	go l.s.drain(o)
+}
+
+// drainInbound lets inbound connections of HTTP end by themselves, for as long as they
+// take, and stops accepting them when their time is over. What the application itself
+// has begun goes on.
+func (s *Server) drainInbound(o admin.DrainOptions) {
+	s.setDraining()
+	s.tracker.DrainInbound()
+	if o.SkipExit {
+		return
+	}
+	if !o.Graceful {
+		s.bound.closeInbound()
+		return
+	}
+	s.goRun(func(ctx context.Context) {
+		select {
+		case <-time.After(s.o.DrainTime):
+			s.bound.closeInbound()
+		case <-ctx.Done():
+		}
+	})
 }
 
 func (s *Server) drain(o admin.DrainOptions) {

@@ -39,14 +39,58 @@ type Identity struct {
 	// of what its certificate has to lead to, empty for the machine's own
 	// anchors; Token the file of the bearer token.
 	CA, CARoot, Token string
+	// Request is how CA is spoken to and what it is asked for.
+	Request CARequest
+	// Files are the certificate's where they don't have the names that
+	// Options.CertsDir wants.
+	Files CertFiles
 	// Timeout bounds the wait for the first certificate; 0: ten seconds.
 	Timeout time.Duration
+}
+
+// CARequest is what a CA is told beside the workload's identity. The zero value
+// has the defaults of Istio's agent.
+type CARequest struct {
+	ServerName              string            // that its certificate is for; empty: the host of its address
+	ClusterID               string            // empty: "Kubernetes"
+	Headers                 map[string]string // of gRPC
+	ECDSA                   string            // the key's curve, P256 or P384; empty: RSA
+	RSABits                 int               // 2048, 3072 or 4096; 0: 2048
+	PKCS8                   bool              // the key's form in OutputDir
+	TTL                     time.Duration
+	GraceRatio, GraceJitter float64 // of a certificate's life is left when it is renewed
+	OutputDir               string  // where the certificate is written for others
+	CertSigner              string
+}
+
+// CertFiles are a certificate, its key, and what others' have to lead to.
+type CertFiles struct{ Chain, Key, Root string }
+
+// keyKind is the kind of key that is asked for.
+func (r *CARequest) keyKind() (istioca.KeyKind, error) {
+	switch r.ECDSA {
+	case "P256":
+		return istioca.P256, nil
+	case "P384":
+		return istioca.P384, nil
+	case "":
+		switch r.RSABits {
+		case 0, 2048:
+			return istioca.RSA2048, nil
+		case 3072:
+			return istioca.RSA3072, nil
+		case 4096:
+			return istioca.RSA4096, nil
+		}
+		return 0, fmt.Errorf("RSA keys have 2048, 3072 or 4096 bits, not %d", r.RSABits)
+	}
+	return 0, fmt.Errorf("keys of ECDSA are of P256 or P384, not of %q", r.ECDSA)
 }
 
 // validateIdentity refuses an identity that nobody can mean.
 func (o *Options) validateIdentity() error {
 	n := 0
-	for _, source := range []string{o.CertsDir, o.Identity.WorkloadAPI, o.Identity.SDS, o.Identity.CA} {
+	for _, source := range []string{o.CertsDir, o.Identity.Files.Chain, o.Identity.WorkloadAPI, o.Identity.SDS, o.Identity.CA} {
 		if source != "" {
 			n++
 		}
@@ -98,7 +142,14 @@ func (s *Server) newSource() (liveSource, error) {
 		if want == "" {
 			want = tls.MeshID(s.trustDomain(), s.o.Namespace, firstOf(s.o.ServiceAccount, "default")).String()
 		}
-		return istioca.New(istioca.Options{Addr: id.CA, RootFile: id.CARoot, TokenFile: id.Token, ClusterID: "Kubernetes", ID: want,
+		q := &id.Request
+		key, err := q.keyKind()
+		if err != nil {
+			return nil, err
+		}
+		return istioca.New(istioca.Options{Addr: id.CA, RootFile: id.CARoot, TokenFile: id.Token, ServerName: q.ServerName,
+			ClusterID: firstOf(q.ClusterID, "Kubernetes"), Headers: q.Headers, ID: want, Key: key, PKCS8: q.PKCS8, TTL: q.TTL,
+			GraceRatio: q.GraceRatio, GraceJitter: q.GraceJitter, OutputDir: q.OutputDir, CertSigner: q.CertSigner,
 			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.o.Logger})
 	}
 	return nil, nil
@@ -132,6 +183,9 @@ func (s *Server) applySecret(r *tlsv3.Secret) error {
 
 // node is the proxy as servers of xDS know it, in Istio's form.
 func (s *Server) node() *corev3.Node {
+	if d := s.o.Discovery; d != nil && d.Node != nil {
+		return d.Node
+	}
 	name := firstOf(s.o.Workload, s.o.ServiceAccount, "default")
 	return &corev3.Node{
 		Id:            "sidecar~127.0.0.1~" + name + "." + s.o.Namespace + "~" + s.o.Namespace + ".svc.cluster.local",

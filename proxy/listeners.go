@@ -4,13 +4,17 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
+	"net"
+	"net/netip"
 	"slices"
 	"sync"
 
 	"pillion/proxy/config"
 	"pillion/proxy/hcm"
+	"pillion/proxy/http"
 	"pillion/proxy/listener"
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
@@ -18,16 +22,26 @@ import (
 
 // boundListener is a listener with the managers that serve its connections.
 type boundListener struct {
-	addr   string // as configured
-	ln     *listener.Listener
-	hcms   map[string]*boundManager // by the name of their chain
-	remove func()                   // takes its metrics out
+	where   string // addressKey of its configuration
+	addr    string // as configured
+	inbound bool
+	ln      *listener.Listener
+	hcms    map[string]*boundManager // by the name of their chain
+	tcps    map[string]*boundTCP     // the same
+	remove  func()                   // takes its metrics out
 }
 
 // boundManager is the connection manager of one filter chain.
 type boundManager struct {
 	*hcm.Manager
-	remove func() // takes its metrics out
+	gate   [16]byte // of the chain
+	remove func()   // takes its metrics out
+}
+
+// boundTCP is what serves the raw connections of one filter chain.
+type boundTCP struct {
+	*tcp.Proxy
+	gate [16]byte // of the chain
 }
 
 // listenerSet owns all bound listeners by the name of their resource.
@@ -37,6 +51,11 @@ type listenerSet struct {
 	trackers trackers
 	sniffed  listener.InspectorStats
 	halfOpen *listener.HalfOpen
+
+	// dispatch is where redirected connections find the listener that they are for.
+	dispatch listener.Dispatch
+	// lookup is as listener.Original has it. Immutable.
+	lookup func(nc net.Conn) (netip.AddrPort, bool)
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
@@ -63,10 +82,18 @@ func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSe
 	return s
 }
 
-// staged is a set of listeners that are bound but not yet served.
+// staged is a change of listeners that are bound but not yet served.
 type staged struct {
 	want  map[string]*config.Listener
-	fresh map[string]*listener.Listener // bound for this change
+	gone  []string
+	fresh map[string]*listener.Listener // made for this change
+	table *listener.Table               // of all, when it is done
+}
+
+// addressKey tells where a listener is found, and how: another one has to be made
+// when it changes.
+func addressKey(w *config.Listener) string {
+	return fmt.Sprint(w.Unbound, w.Direction, w.Address, w.Additional)
 }
 
 // stage binds what is new in want. On an error everything is as before.
@@ -74,19 +101,40 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &staged{want: want, fresh: map[string]*listener.Listener{}}
+	all := make([]*listener.Listener, 0, len(want))
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		w := want[name]
-		if b := s.bound[name]; b != nil && b.addr == w.Address {
+		if b := s.bound[name]; b != nil && b.where == addressKey(w) {
+			all = append(all, b.ln)
 			continue
 		}
-		ln, err := listener.Listen(name, w.Address, w.Direction, s.log)
+		ln, err := s.open(name, w)
 		if err != nil {
 			st.discard()
 			return nil, err
 		}
 		st.fresh[name] = ln
+		all = append(all, ln)
+	}
+	for name := range s.bound {
+		if want[name] == nil {
+			st.gone = append(st.gone, name)
+		}
+	}
+	var err error
+	if st.table, err = listener.NewTable(all); err != nil {
+		st.discard()
+		return nil, err
 	}
 	return st, nil
+}
+
+// open makes a listener, and binds it unless it is to be found by hand-off alone.
+func (s *listenerSet) open(name string, w *config.Listener) (*listener.Listener, error) {
+	if w.Unbound {
+		return listener.NewUnbound(name, w.Address, w.Direction, s.log, w.Additional...), nil
+	}
+	return listener.Listen(name, w.Address, w.Direction, s.log, w.Additional...)
 }
 
 // discard closes what was bound.
@@ -100,24 +148,34 @@ func (st *staged) discard() {
 func (s *listenerSet) commit(st *staged) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for name, w := range st.want {
-		if ln := st.fresh[name]; ln != nil {
-			s.replaceLocked(name, w, ln)
-			continue
+	s.commitLocked(st)
+}
+
+func (s *listenerSet) commitLocked(st *staged) {
+	// Those that are found by hand-off serve before the table names them, and are
+	// named until they don't.
+	for _, unbound := range []bool{true, false} {
+		for name, w := range st.want {
+			if w.Unbound != unbound {
+				continue
+			}
+			if ln := st.fresh[name]; ln != nil {
+				s.replaceLocked(name, w, ln)
+				continue
+			}
+			s.serveLocked(s.bound[name], w)
 		}
-		s.serveLocked(s.bound[name], w)
+		s.dispatch.Store(st.table)
 	}
-	for name := range s.bound {
-		if st.want[name] == nil {
-			s.removeLocked(name)
-		}
+	for _, name := range st.gone {
+		s.removeLocked(name)
 	}
 }
 
 // replaceLocked serves w on ln instead of what had its name; mu is held.
 func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listener.Listener) {
 	s.removeLocked(name)
-	b := &boundListener{addr: w.Address, ln: ln, hcms: map[string]*boundManager{}}
+	b := &boundListener{where: addressKey(w), addr: w.Address, inbound: w.Direction == http.Inbound, ln: ln, hcms: map[string]*boundManager{}, tcps: map[string]*boundTCP{}}
 	b.remove = s.registry.Add(ln)
 	s.bound[name] = b
 	s.serveLocked(b, w)
@@ -126,26 +184,40 @@ func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listene
 
 // serveLocked has b's connections served as w says; mu is held. Managers are
 // found again by the name of their chain, so that connections which are open
-// get what is new. Those of raw bytes go on as they were begun.
+// get what is new. Those of raw bytes go on as they were begun. Connections of
+// chains that are gone, or that now let in others or otherwise, are drained.
 func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
-	used := map[string]bool{}
+	hcms, tcps := b.hcms, b.tcps
+	b.hcms, b.tcps = map[string]*boundManager{}, map[string]*boundTCP{}
 	handler := func(c *config.Chain) listener.Handler {
 		if c.TCP != nil {
-			return s.secure(b, c, tcp.New(c.TCP, s.trackers.tcp))
+			t := &boundTCP{gate: c.Gate}
+			if old := tcps[c.Name]; old != nil && old.gate == c.Gate {
+				t.Proxy = old.Next(c.TCP)
+				delete(tcps, c.Name)
+			} else {
+				t.Proxy = tcp.New(c.TCP, s.trackers.tcp)
+			}
+			b.tcps[c.Name] = t
+			return s.secure(b, c, t.Proxy)
 		}
-		used[c.Name] = true
-		m := b.hcms[c.Name]
+		m := hcms[c.Name]
 		if m == nil {
-			m = &boundManager{Manager: hcm.New(c.HCM, s.trackers.http)}
+			m = &boundManager{Manager: hcm.New(c.HCM, s.trackers.http), gate: c.Gate}
 			m.remove = s.registry.Add(m.Manager)
-			b.hcms[c.Name] = m
+		}
+		delete(hcms, c.Name)
+		b.hcms[c.Name] = m
+		if m.gate != c.Gate {
+			m.gate = c.Gate
+			m.Retire()
 		}
 		m.Update(c.HCM)
-		return s.secure(b, c, m.Manager)
+		return s.secure(b, c, m.Handler())
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
-		Stats: &b.ln.Stats, Inspectors: &s.sniffed,
+		Stats: &b.ln.Stats, Inspectors: &s.sniffed, NoChain: w.NoChain,
 	}
 	for _, c := range w.Chains {
 		sw.Chains = append(sw.Chains, handler(c))
@@ -154,12 +226,32 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 		sw.Default = handler(w.Default)
 	}
 	b.ln.SetHandler(sw)
-	for name, m := range b.hcms {
-		if !used[name] {
-			m.remove()
-			delete(b.hcms, name)
-		}
+	b.ln.SetOriginal(s.original(w))
+	retire(hcms, tcps)
+}
+
+// retire drains the connections of chains that are gone.
+func retire(hcms map[string]*boundManager, tcps map[string]*boundTCP) {
+	for _, m := range hcms {
+		m.Retire()
+		m.remove()
 	}
+	for _, t := range tcps {
+		t.Retire()
+	}
+}
+
+// original says how connections of a listener are found to be redirected; nil for
+// not at all.
+func (s *listenerSet) original(w *config.Listener) *listener.Original {
+	if !w.Redirected {
+		return nil
+	}
+	o := &listener.Original{Lookup: s.lookup}
+	if w.HandOff {
+		o.HandOff = &s.dispatch
+	}
+	return o
 }
 
 // secure puts a chain's TLS, if it has some, before what serves it.
@@ -175,9 +267,7 @@ func (s *listenerSet) removeLocked(name string) {
 	if b := s.bound[name]; b != nil {
 		b.ln.Close()
 		b.remove()
-		for _, m := range b.hcms {
-			m.remove()
-		}
+		retire(b.hcms, b.tcps)
 		delete(s.bound, name)
 	}
 }
@@ -191,13 +281,27 @@ func (s *listenerSet) closeAll() {
 	}
 }
 
-// addresses returns the bound addresses by listener name.
+// closeInbound stops accepting inbound connections. Those that are open stay.
+func (s *listenerSet) closeInbound() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, b := range s.bound {
+		if b.inbound {
+			s.removeLocked(name)
+		}
+	}
+}
+
+// addresses returns the bound addresses by listener name. Those that are found by
+// hand-off have none: theirs are the addresses of others.
 func (s *listenerSet) addresses() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make(map[string]string, len(s.bound))
 	for name, b := range s.bound {
-		out[name] = b.ln.Addr()
+		if b.ln.Bound() {
+			out[name] = b.ln.Addr()
+		}
 	}
 	return out
 }

@@ -6,8 +6,10 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"log/slog"
+	"net"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -50,7 +52,8 @@ type Options struct {
 	// Identity is where they come from if not from there.
 	Identity Identity
 
-	// Discovery is the control plane that drives the proxy; nil: Paths do.
+	// Discovery is the control plane that drives the proxy; nil: Paths do, and only one
+	// of the two may be given.
 	Discovery *Discovery
 
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
@@ -80,6 +83,11 @@ type Discovery struct {
 	StateOfTheWorld bool
 	// Node is the proxy as the server knows it.
 	Node *corev3.Node
+	// WarmFor bounds the wait for endpoints, routes and secrets of what was sent; 0 for
+	// 15 s.
+	WarmFor time.Duration
+	// Dial makes a connection to Address; nil: one of the machine's.
+	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Cache is a folder for the last good configuration, which is served until the
 	// server answers; empty: none is kept.
 	Cache string

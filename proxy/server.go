@@ -18,9 +18,11 @@ import (
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
 	"pillion/proxy/istio/source"
+	"pillion/proxy/live"
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
 	"pillion/proxy/tls"
+	"pillion/proxy/xds"
 )
 
 // reloadAfter is how long the files must be quiet before they are read again:
@@ -39,7 +41,9 @@ type Server struct {
 	secrets  *tls.Secrets
 	files    *tls.Files // the secrets that are files
 	source   liveSource // of the workload's certificate, if it is no file; immutable after New
-	compiler *config.Compiler
+	compiler *config.Compiler // of files; nil with a control plane
+	live     *live.Sink       // nil without a control plane, as is xds
+	xds      *xds.Client
 	tracker  *hcm.Tracker
 	raw      *tcp.Tracker // connections that aren't HTTP
 	bound    *listenerSet
@@ -75,7 +79,9 @@ func New(o Options) (*Server, error) {
 	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
 	s.secrets = tls.NewSecrets()
 	s.files = tls.NewFiles(s.secrets, o.Logger)
-	s.compiler = config.NewCompiler(config.Env{
+	s.tracker.DrainTime, s.raw.DrainTime = o.DrainTime, o.DrainTime
+	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
+	env := config.Env{
 		Secrets:  s.secrets,
 		Own:      s.ownPeer(),
 		Labels:   o.Labels,
@@ -83,8 +89,12 @@ func New(o Options) (*Server, error) {
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
 		Registry: s.registry,
-	})
-	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
+	}
+	if o.Discovery == nil {
+		s.compiler = config.NewCompiler(env)
+	} else if err := s.addDiscovery(env); err != nil {
+		return nil, err
+	}
 	if err := s.addSource(); err != nil {
 		return nil, err
 	}
@@ -135,6 +145,20 @@ func (s *Server) Start() error {
 	}
 	s.goRun(s.watchCerts)
 	s.startSource()
+	if s.o.Discovery != nil {
+		s.startDiscovery()
+		return nil
+	}
+	if err := s.startFiles(); err != nil {
+		s.stopAll()
+		return err
+	}
+	s.state.Store(int64(stats.StateLive))
+	return nil
+}
+
+// startFiles serves what the files say, and what they will say.
+func (s *Server) startFiles() error {
 	// Watching begins before the first reading, so that no change in between
 	// is missed.
 	watcher, err := s.newWatcher()
@@ -145,13 +169,11 @@ func (s *Server) Start() error {
 		if watcher != nil {
 			_ = watcher.Close()
 		}
-		s.stopAll()
 		return err
 	}
 	if watcher != nil {
 		s.goRun(func(ctx context.Context) { s.watch(ctx, watcher) })
 	}
-	s.state.Store(int64(stats.StateLive))
 	return nil
 }
 
@@ -226,8 +248,12 @@ func (s *Server) stopAll() {
 	s.bound.closeAll()
 	s.raw.Close()
 	s.work.Wait()
+	if s.live != nil {
+		s.live.Close()
+	} else {
+		s.compiler.Close()
+	}
 	s.clusters.Close()
-	s.compiler.Close()
 	_ = s.sinks.Close()
 	for _, a := range []*admin.Server{s.admin, s.metrics} {
 		if a != nil {

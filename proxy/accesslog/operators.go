@@ -46,6 +46,7 @@ const (
 	opTLS     // a fact of the handshake
 	opTLSTime // one that is a time
 	opGRPCStatus
+	opNothing // what no exchange has; absent always
 
 	// Those from here on are numbers.
 	opResponseCode
@@ -81,6 +82,7 @@ const (
 	grpcParam
 	detailsParam
 	environmentParam
+	stateParam
 )
 
 // operator describes one name.
@@ -143,6 +145,10 @@ var operators = [...]operator{
 	{"GRPC_STATUS_NUMBER", opGRPCStatusNumber, noParam},
 	{"HOSTNAME", opConstant, noParam},
 	{"ENVIRONMENT", opConstant, environmentParam},
+	// There are no objects of filter state, so that these are what Envoy writes of
+	// one that isn't there.
+	{"FILTER_STATE", opNothing, stateParam},
+	{"UPSTREAM_FILTER_STATE", opNothing, stateParam},
 	{"REQ_WITHOUT_QUERY", opRequestFieldNoQuery, fieldParam},
 }
 
@@ -185,7 +191,7 @@ func compileCall(c call, env *compileEnv) (segment, error) {
 	if c.hasParam && o.param == noParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no parameter", c.name)
 	}
-	if c.limit > 0 && o.param != fieldParam {
+	if c.limit > 0 && o.param != fieldParam && o.param != stateParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no length", c.name)
 	}
 	s := segment{op: o.op, limit: c.limit, fact: http.LookupTLSFact(c.name)}
@@ -229,6 +235,10 @@ func (s *segment) setParam(c call, p param, env *compileEnv) (err error) {
 		value, ok := env.getenv(c.param)
 		if s.lit = value; !ok {
 			s.lit = "-"
+		}
+	case stateParam:
+		if key, _, _ := strings.Cut(c.param, ":"); key == "" {
+			return fmt.Errorf("needs the name of an object")
 		}
 	case noParam:
 		s.lit = env.hostname // of the one constant without a parameter

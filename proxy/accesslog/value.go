@@ -275,9 +275,14 @@ func upstreamAddress(ex *http.Exchange) string {
 	return ex.Upstream.Address
 }
 
+// local is where the client connected to. Of a redirected connection that is where
+// it was going, as in Envoy (ConnectionInfoSetterImpl::restoreLocalAddress).
 func local(ex *http.Exchange) string {
-	if ex.Conn == nil {
+	switch {
+	case ex.Conn == nil:
 		return ""
+	case ex.Conn.OriginalDst != "":
+		return ex.Conn.OriginalDst
 	}
 	return ex.Conn.Local
 }

@@ -52,7 +52,12 @@ type Manager struct {
 	clusters map[string]*Cluster           // guarded by mu
 	slots    map[string]weak.Pointer[Slot] // guarded by mu
 	counts   managerStats
+	warming  atomic.Int64 // clusters that wait to be given to the manager; for metrics
 }
+
+// SetWarming tells how many clusters there are that the manager doesn't have yet, because
+// what they need has not come.
+func (m *Manager) SetWarming(n int) { m.warming.Store(int64(n)) }
 
 // managerStats are the counters below "cluster_manager.".
 type managerStats struct{ added, modified, removed, updated stats.Counter }
@@ -154,12 +159,17 @@ func (m *Manager) Apply(cfgs []*Config) error {
 			m.drop(name, c)
 		}
 	}
+	m.prune()
+	return nil
+}
+
+// prune forgets handles that nobody keeps. mu is held.
+func (m *Manager) prune() {
 	for name, p := range m.slots {
 		if p.Value() == nil {
 			delete(m.slots, name)
 		}
 	}
-	return nil
 }
 
 // Update adds or changes some clusters and removes others by name, as Apply
@@ -179,6 +189,9 @@ func (m *Manager) Update(put []*Config, remove []string) error {
 		if c := m.clusters[name]; c != nil {
 			m.drop(name, c)
 		}
+	}
+	if len(remove) > 0 {
+		m.prune()
 	}
 	return nil
 }

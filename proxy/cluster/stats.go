@@ -112,7 +112,7 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 	gauge := func(name string, v int64) { e.Gauge("cluster_manager."+name, "", v) }
 	counter := func(name string, v *stats.Counter) { e.Counter("cluster_manager."+name, "", v.Value()) }
 	gauge("active_clusters", int64(len(clusters)))
-	gauge("warming_clusters", 0) // a cluster serves as soon as it has a host
+	gauge("warming_clusters", m.warming.Load())
 	counter("cluster_added", &m.counts.added)
 	counter("cluster_modified", &m.counts.modified)
 	counter("cluster_removed", &m.counts.removed)

@@ -51,6 +51,16 @@ func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment)
 // compileCluster is CompileCluster with what TLS contexts are wired to, and what
 // connections with TLS offer instead of what these say; nil for that.
 func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
+	out, warnings, err := buildCluster(c, cla, contexts, alpn)
+	if err != nil {
+		return nil, nil, err
+	}
+	out.Hash, err = contentHash(c, cla, alpnText(out.Conn.ALPN))
+	return out, warnings, err
+}
+
+// buildCluster is compileCluster without a Hash.
+func buildCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
 	b := &clusterBuilder{in: c, out: &cluster.Config{}, contexts: contexts, alpn: alpn}
 	if c.GetName() == "" {
 		return nil, nil, fmt.Errorf("name: is empty")
@@ -70,17 +80,18 @@ func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment,
 		return nil, nil, err
 	}
 	b.ignored()
-	var err error
-	b.out.Hash, err = contentHash(c, cla, alpnText(b.out.Conn.ALPN))
-	return b.out, b.warnings, err
+	return b.out, b.warnings, nil
 }
 
 // CompileEndpoints compiles a load assignment of a cluster that is compiled
 // already, for cluster.Manager.SetEndpoints.
 func (c *Compiler) CompileEndpoints(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) ([]cluster.Endpoint, []string, error) {
 	b := &clusterBuilder{in: in, out: &cluster.Config{Discovery: cluster.EDS}, contexts: c.tls}
-	if err := b.socket(); err != nil {
-		return nil, nil, err
+	// Localities depend on the balance, and sockets are chosen by endpoint.
+	for _, step := range []func() error{b.balance, b.socket} {
+		if err := step(); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := b.endpoints(cla); err != nil {
 		return nil, nil, err
@@ -193,8 +204,13 @@ func (b *clusterBuilder) connections() error {
 	return at("upstream_bind_config", b.bind(b.in.GetUpstreamBindConfig()))
 }
 
-var bindFields = fieldSet("source_address", "extra_source_addresses", "freebind")
+var (
+	bindFields        = fieldSet("source_address", "extra_source_addresses", "freebind")
+	extraSourceFields = fieldSet("address")
+)
 
+// bind compiles the local addresses of connections: of several, the first one of a
+// host's own family counts (Envoy: DefaultUpstreamLocalAddressSelector).
 func (b *clusterBuilder) bind(c *corev3.BindConfig) error {
 	if c == nil {
 		return nil
@@ -205,25 +221,47 @@ func (b *clusterBuilder) bind(c *corev3.BindConfig) error {
 	if c.GetFreebind().GetValue() {
 		return fmt.Errorf("freebind: is not supported")
 	}
-	if len(c.GetExtraSourceAddresses()) > 0 {
-		b.warn("upstream_bind_config.extra_source_addresses: are not used; hosts of the other address family can't be reached")
+	src, err := sourceAddress(c.GetSourceAddress())
+	if err != nil {
+		return at("source_address", err)
 	}
-	src := c.GetSourceAddress()
+	socket := &b.out.Conn.Socket
+	socket.Bind = src
+	for i, e := range c.GetExtraSourceAddresses() {
+		path := fmt.Sprintf("extra_source_addresses[%d]", i)
+		if c.GetSourceAddress() == nil {
+			return fmt.Errorf("%s: stands without a source_address", path)
+		}
+		if err := onlyFields(e, extraSourceFields); err != nil {
+			return at(path, err)
+		}
+		extra, err := sourceAddress(e.GetAddress())
+		if err != nil {
+			return at(path+".address", err)
+		}
+		if sameFamily := src.IsValid() && src.Addr().Is4() == extra.Addr().Is4(); extra.IsValid() && !sameFamily && !socket.BindOther.IsValid() {
+			socket.BindOther = extra
+		}
+	}
+	return nil
+}
+
+// sourceAddress reads a local address; not valid where the kernel chooses.
+func sourceAddress(src *corev3.SocketAddress) (none netip.AddrPort, err error) {
 	if src == nil {
-		return nil
+		return none, nil
 	}
 	ip, err := netip.ParseAddr(src.GetAddress())
 	if err != nil {
-		return fmt.Errorf("source_address.address: %q is no IP address", src.GetAddress())
+		return none, fmt.Errorf("address: %q is no IP address", src.GetAddress())
 	}
 	if src.GetPortValue() > 65535 {
-		return fmt.Errorf("source_address.port_value: %d is no port", src.GetPortValue())
+		return none, fmt.Errorf("port_value: %d is no port", src.GetPortValue())
 	}
-	if ip.IsUnspecified() && src.GetPortValue() == 0 {
-		return nil // leaves the choice to the kernel
+	if ip = ip.Unmap(); ip.IsUnspecified() && src.GetPortValue() == 0 {
+		return none, nil
 	}
-	b.out.Conn.Socket.Bind = netip.AddrPortFrom(ip, uint16(src.GetPortValue()))
-	return nil
+	return netip.AddrPortFrom(ip, uint16(src.GetPortValue())), nil
 }
 
 // discovery compiles where hosts come from.

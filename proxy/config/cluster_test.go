@@ -340,7 +340,6 @@ func TestClusterWarnings(t *testing.T) {
 		{`{name: a, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, outlier_detection: {enforcing_success_rate: 0}}`, "outlier_detection: is not done"},
 		{`{name: a, ` + httpOptions(`common_http_protocol_options: {max_headers_count: 5}`) + `}`, "common_http_protocol_options: responses"},
 		{`{name: a, typed_extension_protocol_options: {x: {"@type": type.googleapis.com/google.protobuf.Empty}}}`, "typed_extension_protocol_options[x]: is not known"},
-		{`{name: a, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: "::6", port_value: 0}}]}}`, "upstream_bind_config.extra_source_addresses"},
 		{`{name: a, load_assignment: {endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}, additional_addresses: [{}]}}]}]}}`, "endpoint 10.0.0.1:80: additional_addresses"},
 	} {
 		c := parseYAML(t, tc.yaml)
@@ -376,6 +375,10 @@ func TestClusterValues(t *testing.T) {
 	cfg = compile(`{name: a, upstream_bind_config: {source_address: {address: 0.0.0.0, port_value: 0}}}`)
 	if cfg.Conn.Socket.Bind.IsValid() {
 		t.Errorf("bind: %v", cfg.Conn.Socket.Bind)
+	}
+	cfg = compile(`{name: a, upstream_bind_config: {source_address: {address: 127.0.0.6, port_value: 0}, extra_source_addresses: [{address: {address: 127.0.0.7, port_value: 0}}, {address: {address: "::6", port_value: 0}}]}}`)
+	if s := cfg.Conn.Socket; s.Bind != netip.MustParseAddrPort("127.0.0.6:0") || s.BindOther != netip.MustParseAddrPort("[::6]:0") {
+		t.Errorf("bind of both families: %v, %v", s.Bind, s.BindOther)
 	}
 	cfg = compile(`{name: a, outlier_detection: {base_ejection_time: 400s, always_eject_one_host: true, max_ejection_time_jitter: 2s}}`)
 	if o := cfg.Outlier; o.MaxEjectionTime != 400*time.Second || !o.AlwaysEjectOneHost || o.Jitter != 2*time.Second || o.MaxEjectionPercent != 10 {

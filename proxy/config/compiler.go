@@ -3,20 +3,11 @@
 package config
 
 import (
-	"fmt"
-
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-
 	"pillion/proxy/accesslog"
 	"pillion/proxy/cluster"
 	"pillion/proxy/filter/istiostats"
-	"pillion/proxy/hcm"
 	"pillion/proxy/http"
 	"pillion/proxy/pool"
-	"pillion/proxy/router"
 	"pillion/proxy/stats"
 	"pillion/proxy/tls"
 )
@@ -33,12 +24,13 @@ type Env struct {
 	Secrets  *tls.Secrets // live certificates and trust anchors
 }
 
-// Compiler compiles one set of resources after the other. It remembers the
-// places where route tables are published, so that a table finds the managers
-// that read it. Not safe for concurrent use.
+// Compiler compiles sets of resources, one after the other (Compile), or
+// resources one by one (Cluster, Endpoints, Listener, Table); one Compiler does
+// one of the two. It remembers the places where route tables are published, so that
+// a table finds the managers that read it. Not safe for concurrent use.
 type Compiler struct {
 	env    Env
-	places map[placeKey]*hcm.Routes
+	places map[placeKey]*Place
 	// filters are the parts of filters that live on between compilations.
 	filters *filterState
 	tls     *tlsContexts
@@ -46,13 +38,9 @@ type Compiler struct {
 	close   []func()   // of what Env left out
 }
 
-// placeKey tells route tables apart: the same route configuration under
-// another list of filters has other chains.
-type placeKey struct{ routes, filters string }
-
 // NewCompiler returns a compiler. It must be closed.
 func NewCompiler(env Env) *Compiler {
-	c := &Compiler{places: map[placeKey]*hcm.Routes{}}
+	c := &Compiler{places: map[placeKey]*Place{}}
 	if env.Registry == nil {
 		env.Registry = stats.NewRegistry()
 	}
@@ -82,86 +70,4 @@ func (c *Compiler) Close() {
 	for _, f := range c.close {
 		f()
 	}
-}
-
-// attachRoutes gives a manager its route table, its chains and the options of
-// its terminal filter.
-func (c *Compiler) attachRoutes(s *Snapshot, cfg *hcm.Config, m *hcmv3.HttpConnectionManager, d http.Direction, routes map[string]*routev3.RouteConfiguration) error {
-	warned := map[string]bool{} // chains are built over and over
-	chains, err := c.newChains(m, d, func(w string) {
-		if !warned[w] {
-			warned[w] = true
-			s.Warnings = append(s.Warnings, m.GetStatPrefix()+": "+w)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	cfg.Forward = chains.terminal
-	if cfg.NoRouteChain, err = chains.build(); err != nil {
-		return err
-	}
-	rc, key := m.GetRouteConfig(), placeKey{filters: chains.signature}
-	if rds := m.GetRds(); rds != nil {
-		rc, key.routes = routes[rds.GetRouteConfigName()], rds.GetRouteConfigName()
-		if rc == nil {
-			return fmt.Errorf("rds.route_config_name: there is no route configuration %q", key.routes)
-		}
-	} else {
-		key.routes = "inline of " + m.GetStatPrefix()
-	}
-	place := c.places[key]
-	if place == nil {
-		place = new(hcm.Routes)
-		c.places[key] = place
-	}
-	cfg.Routes = place
-	if s.Tables[place] != nil {
-		return nil
-	}
-	table, err := CompileRoutes(rc, RouteEnv{
-		Cluster: func(name string) router.Cluster { return c.env.Clusters.Slot(name) },
-		Chain:   chains.build,
-		Warn: func(w string) {
-			s.Warnings = append(s.Warnings, "route configuration "+rc.GetName()+": "+w)
-		},
-		SuppressEnvoyHeaders: cfg.Forward.SuppressEnvoyHeaders,
-	})
-	if err != nil {
-		return fmt.Errorf("route configuration %s: %w", rc.GetName(), err)
-	}
-	s.Tables[place] = table
-	return nil
-}
-
-// accessLogs compiles the loggers of a manager.
-func (c *Compiler) accessLogs(logs []*accesslogv3.AccessLog) ([]*accesslog.Logger, error) {
-	var out []*accesslog.Logger
-	for i, l := range logs {
-		logger, err := c.accessLog(l)
-		if err != nil {
-			return nil, fmt.Errorf("[%d].%w", i, err)
-		}
-		out = append(out, logger)
-	}
-	return out, nil
-}
-
-func (c *Compiler) accessLog(l *accesslogv3.AccessLog) (*accesslog.Logger, error) {
-	file := &filev3.FileAccessLog{}
-	if err := l.GetTypedConfig().UnmarshalTo(file); err != nil {
-		return nil, fmt.Errorf("typed_config: only a FileAccessLog is supported, got %s", l.GetTypedConfig().GetTypeUrl())
-	}
-	logger, err := accesslog.Parse(file, c.env.Sinks)
-	if err != nil {
-		return nil, fmt.Errorf("typed_config: %w", err)
-	}
-	if l.GetFilter() == nil {
-		return logger, nil
-	}
-	f, err := accesslog.ParseFilter(l.GetFilter())
-	if err != nil {
-		return nil, fmt.Errorf("filter: %w", err)
-	}
-	return logger.WithFilter(f), nil
 }

@@ -11,6 +11,8 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	requestidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/forward"
 	"pillion/proxy/hcm"
@@ -28,15 +30,28 @@ func direction(d corev3.TrafficDirection) http.Direction {
 	return http.DirectionUnspecified
 }
 
+var listenAddressFields = fieldSet("protocol", "address", "port_value", "ipv4_compat")
+
+// socketAddress returns an address to listen on, in the form of listener.Listen.
 func socketAddress(a *corev3.Address) (string, error) {
 	sa := a.GetSocketAddress()
 	if sa == nil {
 		return "", fmt.Errorf("only a socket_address is supported")
 	}
+	if err := onlyFields(sa, listenAddressFields); err != nil {
+		return "", at("socket_address", err)
+	}
 	if sa.GetProtocol() != corev3.SocketAddress_TCP {
 		return "", fmt.Errorf("socket_address.protocol: only TCP is supported")
 	}
-	return net.JoinHostPort(sa.GetAddress(), strconv.Itoa(int(sa.GetPortValue()))), nil
+	if sa.GetPortValue() > 65535 {
+		return "", fmt.Errorf("socket_address.port_value: %d is no port", sa.GetPortValue())
+	}
+	host := sa.GetAddress()
+	if sa.GetIpv4Compat() && host == "::" {
+		host = "" // every address of both families
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(sa.GetPortValue()))), nil
 }
 
 // hcmFields are the fields of an HttpConnectionManager that mean something
@@ -90,6 +105,7 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	if n := common.GetMaxHeadersCount(); n != nil {
 		cfg.Limits.MaxFields = int(n.GetValue())
 	}
+	warnTracing(s, m)
 	var err error
 	if cfg.Internal, err = internalAddresses(m.GetInternalAddressConfig()); err != nil {
 		return nil, fmt.Errorf("internal_address_config: %w", err)
@@ -104,12 +120,18 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	http2.Connect = http2.Connect || cfg.Upgrades.Any()
 	http2.MaxHeadBytes, http2.MaxFields = cfg.Limits.MaxHeadBytes, cfg.Limits.MaxFields
 	cfg.HTTP2 = &http2
-	logs, err := c.accessLogs(m.GetAccessLog())
-	if err != nil {
-		return nil, fmt.Errorf("access_log: %w", err)
+	if cfg.AccessLogs, err = c.accessLogs(s, m.GetAccessLog()); err != nil {
+		return nil, fmt.Errorf("access_log%w", err)
 	}
-	cfg.AccessLogs = logs
 	return cfg, c.attachRoutes(s, cfg, m, d, routes)
+}
+
+// warnTracing tells that spans are asked for in vain. Without a provider there are
+// none with Envoy either.
+func warnTracing(s *Snapshot, m *hcmv3.HttpConnectionManager) {
+	if p := m.GetTracing().GetProvider(); p != nil {
+		s.warnOnce("tracing: " + messageType(p.GetTypedConfig()) + " is not supported, no spans are sent")
+	}
 }
 
 // escapedSlashes are the actions on encoded slashes by their names in xDS.
@@ -133,8 +155,35 @@ func orDefault(s, def string) string {
 	return s
 }
 
+// Fields of messages in an HttpConnectionManager that mean something here, or that
+// say what is done anyway: names of fields keep their case, trailers are passed on,
+// targets may be in absolute form, and any method may be used.
+var (
+	commonDownstreamFields = fieldSet("idle_timeout", "max_requests_per_connection", "max_headers_count", "max_response_headers_kb")
+	http1DownstreamFields  = fieldSet("accept_http_10", "allow_absolute_url", "header_key_format", "enable_trailers",
+		"override_stream_error_on_invalid_http_message", "allow_custom_methods", "use_balsa_parser")
+	requestIDFields = fieldSet("pack_trace_reason", "use_request_id_for_trace_sampling")
+)
+
+const (
+	preserveCaseType = "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig"
+	requestIDType    = "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+)
+
 // checkHCM refuses values that would be served other than they say.
 func checkHCM(m *hcmv3.HttpConnectionManager) error {
+	if err := onlyFields(m.GetCommonHttpProtocolOptions(), commonDownstreamFields); err != nil {
+		return at("common_http_protocol_options", err)
+	}
+	if err := onlyFields(m.GetHttpProtocolOptions(), http1DownstreamFields); err != nil {
+		return at("http_protocol_options", err)
+	}
+	if f := m.GetHttpProtocolOptions().GetHeaderKeyFormat(); f != nil && messageType(f.GetStatefulFormatter().GetTypedConfig()) != preserveCaseType {
+		return fmt.Errorf("http_protocol_options.header_key_format: only %s is supported", preserveCaseType)
+	}
+	if err := checkRequestID(m.GetRequestIdExtension().GetTypedConfig()); err != nil {
+		return at("request_id_extension.typed_config", err)
+	}
 	switch m.GetCodecType() {
 	case hcmv3.HttpConnectionManager_AUTO, hcmv3.HttpConnectionManager_HTTP1, hcmv3.HttpConnectionManager_HTTP2:
 	default:
@@ -153,6 +202,18 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 		return fmt.Errorf("stream_idle_timeout: is not supported, only 0")
 	}
 	return nil
+}
+
+// checkRequestID refuses request IDs of another kind than a UUID.
+func checkRequestID(a *anypb.Any) error {
+	if a == nil {
+		return nil
+	}
+	cfg := &requestidv3.UuidRequestIdConfig{}
+	if err := unmarshalAs(a, cfg, requestIDType); err != nil {
+		return err
+	}
+	return onlyFields(cfg, requestIDFields)
 }
 
 // routerOptions reads the terminal filter.

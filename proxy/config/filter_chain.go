@@ -127,7 +127,7 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 	case tcpProxyType:
 		m := &tcpv3.TcpProxy{}
 		if err = last.UnmarshalTo(m); err == nil {
-			chain.TCP, err = c.compileTCP(m, connection)
+			chain.TCP, err = c.compileTCP(s, m, connection)
 		}
 		if err == nil {
 			chain.TCP.Admit = admit

@@ -18,14 +18,24 @@ import (
 
 // Listener is a compiled listener. Immutable.
 type Listener struct {
-	Name      string
-	Address   string // host:port to bind
+	Name    string
+	Address string // host:port
+	// Additional are further addresses, of the same form.
+	Additional []string
+	// Unbound says that the addresses are not bound: connections come to them from a
+	// listener that hands off.
+	Unbound   bool
 	Direction http.Direction
+	// Redirected says that connections may have been redirected to the listener, so
+	// that the kernel is asked where they were going. HandOff leaves those to the
+	// listener of that address, if there is one.
+	Redirected, HandOff bool
 	// Matcher chooses one of Chains by index. Default takes what none is for;
-	// nil: such connections are closed.
+	// nil: such connections are closed, and NoChain, unless nil, is told.
 	Matcher *listener.Matcher
 	Chains  []*Chain
 	Default *Chain
+	NoChain func(info *http.ConnInfo, start int64)
 	// SniffTLS and SniffHTTP are as listener.Switch has them.
 	SniffTLS, SniffHTTP func(port uint16) bool
 	SniffTimeout        time.Duration
@@ -43,13 +53,19 @@ type Chain struct {
 	// HandshakeTimeout bounds the handshake.
 	TLS              *tls.Server
 	HandshakeTimeout time.Duration
+	// Gate stands for all that decides who is let in and how: what the chain is for, its
+	// transport socket, and the filters before the last one. Zero: not known.
+	Gate [16]byte
 }
 
-// listenerFields are the fields of a Listener that mean something here. Any
-// other one that is set refuses the resource.
-var listenerFields = fieldSet("name", "address", "filter_chains", "default_filter_chain", "traffic_direction", "access_log", "stat_prefix",
-	"listener_filters", "listener_filters_timeout", "continue_on_listener_filters_timeout", "bind_to_port", "metadata",
-	"per_connection_buffer_limit_bytes", "max_connections_to_accept_per_socket_event", "enable_reuse_port")
+// listenerFields are the fields of a Listener that mean something here, or that
+// change nothing that can be seen from outside: how sockets are shared between
+// threads, how many connections are accepted in a row, and how much is buffered.
+// Any other one that is set refuses the resource.
+var listenerFields = fieldSet("name", "address", "additional_addresses", "filter_chains", "default_filter_chain", "traffic_direction",
+	"access_log", "stat_prefix", "listener_filters", "listener_filters_timeout", "continue_on_listener_filters_timeout", "bind_to_port",
+	"use_original_dst", "metadata", "per_connection_buffer_limit_bytes", "max_connections_to_accept_per_socket_event",
+	"enable_reuse_port", "connection_balance_config", "ignore_global_conn_limit")
 
 // defaultSniffTimeout is Envoy's for a listener_filters_timeout that isn't set.
 const defaultSniffTimeout = 15 * time.Second
@@ -58,20 +74,22 @@ func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes m
 	if err := onlyFields(l, listenerFields); err != nil {
 		return err
 	}
-	addr, err := socketAddress(l.GetAddress())
-	if err != nil {
-		return fmt.Errorf("address: %w", err)
-	}
-	if l.GetBindToPort() != nil && !l.GetBindToPort().GetValue() {
-		return fmt.Errorf("bind_to_port: listeners reached by their original destination are not supported")
-	}
-	out := &Listener{Name: l.GetName(), Address: addr, Direction: direction(l.GetTrafficDirection()),
+	out := &Listener{Name: l.GetName(), Direction: direction(l.GetTrafficDirection()),
 		SniffTimeout: defaultSniffTimeout, SniffContinue: l.GetContinueOnListenerFiltersTimeout()}
+	if err := out.compileAddresses(l); err != nil {
+		return err
+	}
+	var err error
 	if d := l.GetListenerFiltersTimeout(); d != nil {
-		out.SniffTimeout = d.AsDuration()
+		if out.SniffTimeout, err = span("listener_filters_timeout", d, 0); err != nil {
+			return err
+		}
 	}
 	if err := out.compileFilters(l); err != nil {
 		return err
+	}
+	if out.NoChain, err = c.listenerLogs(s, out.Name, l.GetAccessLog()); err != nil {
+		return fmt.Errorf("access_log%w", err)
 	}
 	if err := c.compileChains(s, out, l, routes); err != nil {
 		return err
@@ -82,3 +100,29 @@ func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes m
 	s.Listeners[out.Name] = out
 	return nil
 }
+
+// compileAddresses compiles where the listener is found, and by whom.
+func (out *Listener) compileAddresses(l *listenerv3.Listener) (err error) {
+	if out.Address, err = socketAddress(l.GetAddress()); err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	for i, a := range l.GetAdditionalAddresses() {
+		path := fmt.Sprintf("additional_addresses[%d]", i)
+		if err := onlyFields(a, additionalFields); err != nil {
+			return at(path, err)
+		}
+		more, err := socketAddress(a.GetAddress())
+		if err != nil {
+			return fmt.Errorf("%s.address: %w", path, err)
+		}
+		out.Additional = append(out.Additional, more)
+	}
+	out.Unbound = l.GetBindToPort() != nil && !l.GetBindToPort().GetValue()
+	out.HandOff = l.GetUseOriginalDst().GetValue()
+	// use_original_dst brings the listener filter with it
+	// (Envoy: ListenerImpl::buildOriginalDstListenerFilter).
+	out.Redirected = out.HandOff
+	return nil
+}
+
+var additionalFields = fieldSet("address")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
 )
 
 // Listener filters by the name of their message.
@@ -20,6 +21,10 @@ type portSet = func(port uint16) bool
 
 func everyPort(uint16) bool { return true }
 
+// tlsInspectorFields change nothing here: there is one size of buffer, and nothing
+// shows fingerprints.
+var tlsInspectorFields = fieldSet("initial_read_buffer_size", "enable_ja3_fingerprinting", "enable_ja4_fingerprinting")
+
 // compileFilters compiles what is looked at before a chain is chosen.
 func (out *Listener) compileFilters(l *listenerv3.Listener) error {
 	for i, f := range l.GetListenerFilters() {
@@ -29,10 +34,18 @@ func (out *Listener) compileFilters(l *listenerv3.Listener) error {
 		}
 		switch typ := messageType(f.GetTypedConfig()); typ {
 		case tlsInspectorType:
+			cfg := &tlsinspectorv3.TlsInspector{}
+			if err := f.GetTypedConfig().UnmarshalTo(cfg); err != nil {
+				return fmt.Errorf("listener_filters[%d].typed_config: %w", i, err)
+			}
+			if err := onlyFields(cfg, tlsInspectorFields); err != nil {
+				return fmt.Errorf("listener_filters[%d].typed_config.%w", i, err)
+			}
 			out.SniffTLS = ports
 		case httpInspectorType:
 			out.SniffHTTP = ports
-		case originalDstType: // nothing is redirected to a listener that is bound
+		case originalDstType:
+			out.Redirected = true
 		default:
 			return fmt.Errorf("listener_filters[%d] (%s): type %q is not supported", i, f.GetName(), typ)
 		}

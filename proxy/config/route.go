@@ -74,15 +74,29 @@ type routeCompiler struct {
 // that can't be served as it says, such as
 // virtual_hosts[2].routes[0].route.hedge_policy.
 func CompileRoutes(rc *routev3.RouteConfiguration, env RouteEnv) (*router.Table, error) {
+	c, root, opt, err := beginRoutes(rc, env)
+	if err != nil {
+		return nil, err
+	}
+	b := router.NewBuilder(opt)
+	for i, vh := range rc.GetVirtualHosts() {
+		at := root.item("virtual_hosts", i)
+		out, err := c.virtualHost(at, vh)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.enter(b, at, out, vh.GetDomains()); err != nil {
+			return nil, err
+		}
+	}
+	return b.Table(), nil
+}
+
+// beginRoutes compiles all of a route configuration but its virtual hosts.
+func beginRoutes(rc *routev3.RouteConfiguration, env RouteEnv) (*routeCompiler, *place, router.Options, error) {
 	c := &routeCompiler{env: env, rc: rc, bodySize: defaultDirectBody, texts: map[string]string{},
 		regexes: map[string]*match.Regex{}, retries: map[string]*router.RetryPolicy{}}
 	root := &place{name: "route configuration"}
-	if err := c.only(root, rc, tableFields, nil); err != nil {
-		return nil, err
-	}
-	if n := rc.GetMaxDirectResponseBodySizeBytes(); n != nil {
-		c.bodySize = int(n.GetValue())
-	}
 	opt := router.Options{
 		Name:                 rc.GetName(),
 		IgnorePort:           rc.GetIgnorePortInHostMatching(),
@@ -90,29 +104,40 @@ func CompileRoutes(rc *routev3.RouteConfiguration, env RouteEnv) (*router.Table,
 		MostSpecificWins:     rc.GetMostSpecificHeaderMutationsWins(),
 		SuppressEnvoyHeaders: env.SuppressEnvoyHeaders,
 	}
-	var err error
+	err := c.only(root, rc, tableFields, nil)
+	if err != nil {
+		return nil, nil, opt, err
+	}
+	if n := rc.GetMaxDirectResponseBodySizeBytes(); n != nil {
+		c.bodySize = int(n.GetValue())
+	}
 	if opt.Ops, err = compileOps(root, rc); err != nil {
-		return nil, err
+		return nil, nil, opt, err
 	}
 	if c.plain, err = env.Chain(); err != nil {
-		return nil, err
+		return nil, nil, opt, err
 	}
 	opt.BareChain = c.plain
-	b := router.NewBuilder(opt)
-	for i, vh := range rc.GetVirtualHosts() {
-		if err := c.virtualHost(b, root.item("virtual_hosts", i), vh); err != nil {
-			return nil, err
-		}
-	}
-	return b.Table(), nil
+	return c, root, opt, nil
 }
 
-func (c *routeCompiler) virtualHost(b *router.Builder, at *place, vh *routev3.VirtualHost) error {
+// enter enters a virtual host into a table under its domains.
+func (c *routeCompiler) enter(b *router.Builder, at *place, vh *router.VirtualHost, domains []string) error {
+	if err := b.Add(vh, domains); err != nil {
+		if de, ok := err.(*router.DomainError); ok {
+			return at.item("domains", de.Index).errorf("%q %s", de.Domain, de.Reason)
+		}
+		return at.errorf("%w", err)
+	}
+	return nil
+}
+
+func (c *routeCompiler) virtualHost(at *place, vh *routev3.VirtualHost) (*router.VirtualHost, error) {
 	if err := c.only(at, vh, vhostFields, vhostPassed); err != nil {
-		return err
+		return nil, err
 	}
 	if len(vh.GetDomains()) == 0 {
-		return at.in("domains").errorf("at least one is needed")
+		return nil, at.in("domains").errorf("at least one is needed")
 	}
 	out := &router.VirtualHost{
 		Name:                          c.text(vh.GetName()),
@@ -128,24 +153,18 @@ func (c *routeCompiler) virtualHost(b *router.Builder, at *place, vh *routev3.Vi
 	case routev3.VirtualHost_ALL:
 		out.RequireTLS = router.TLSAll
 	default:
-		return at.in("require_tls").errorf("%v is not known", vh.GetRequireTls())
+		return nil, at.in("require_tls").errorf("%v is not known", vh.GetRequireTls())
 	}
 	var err error
 	if out.Ops, err = compileOps(at, vh); err != nil {
-		return err
+		return nil, err
 	}
 	for i, r := range vh.GetRoutes() {
 		if err := c.route(&out.Routes[i], at.item("routes", i), vh, r); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if err := b.Add(out, vh.GetDomains()); err != nil {
-		if de, ok := err.(*router.DomainError); ok {
-			return at.item("domains", de.Index).errorf("%q %s", de.Domain, de.Reason)
-		}
-		return at.errorf("%w", err)
-	}
-	return nil
+	return out, nil
 }
 
 func (c *routeCompiler) route(out *router.Route, at *place, vh *routev3.VirtualHost, r *routev3.Route) (err error) {

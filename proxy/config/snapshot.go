@@ -9,6 +9,8 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
@@ -36,6 +38,10 @@ type Snapshot struct {
 	Tables map[*hcm.Routes]*router.Table
 	// Warnings name what was left out because it changes nothing here.
 	Warnings []string
+	// one says that a single listener is compiled: tables of routes that are received
+	// by themselves are not. used are the places that it reads.
+	one  bool
+	used []*Place
 	// Committed is called once what was compiled is served, and its clusters are
 	// there: what is fetched ahead begins to be. Not safe for concurrent use with
 	// the compiler.
@@ -53,13 +59,20 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 		routes[rc.GetName()] = rc
 	}
 	for _, l := range r.Listeners {
-		if err := c.compileListener(s, l, routes); err != nil {
+		err := c.compileListener(s, l, routes)
+		if err == nil {
+			err = s.Listeners[l.GetName()].identify(l)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.GetName(), err))
 		}
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
+	// A place that no manager reads any more is of no use; managers of what is
+	// served still hold on to theirs.
+	maps.DeleteFunc(c.places, func(_ placeKey, p *Place) bool { return !slices.Contains(s.used, p) })
 	s.Committed = c.filters.jwt.remotes.Commit
 	return s, nil
 }

@@ -19,7 +19,7 @@ import (
 var tcpFields = fieldSet("stat_prefix", "cluster", "weighted_clusters", "idle_timeout", "access_log", "max_connect_attempts", "hash_policy",
 	"max_downstream_connection_duration")
 
-func (c *Compiler) compileTCP(m *tcpv3.TcpProxy, filters []filter.ConnectionFilter) (*tcp.Config, error) {
+func (c *Compiler) compileTCP(s *Snapshot, m *tcpv3.TcpProxy, filters []filter.ConnectionFilter) (*tcp.Config, error) {
 	if err := onlyFields(m, tcpFields); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (c *Compiler) compileTCP(m *tcpv3.TcpProxy, filters []filter.ConnectionFilt
 	if cfg.HashSourceIP, err = hashesSource(m.GetHashPolicy()); err != nil {
 		return nil, err
 	}
-	if cfg.AccessLogs, err = c.accessLogs(m.GetAccessLog()); err != nil {
+	if cfg.AccessLogs, err = c.accessLogs(s, m.GetAccessLog()); err != nil {
 		return nil, fmt.Errorf("access_log%w", err)
 	}
 	return cfg, nil

@@ -7,6 +7,7 @@
 package hcm
 
 import (
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"pillion/proxy/accesslog"
 	"pillion/proxy/filter"
 	"pillion/proxy/forward"
+	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
 	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
@@ -105,6 +107,10 @@ type Manager struct {
 	cfg     atomic.Pointer[Config]
 	tracker *Tracker // immutable
 	date    dateCache
+	// generation is that of connections that come now; those of earlier ones end. retired is
+	// when the last one did (http.Now).
+	generation atomic.Uint32
+	retired    atomic.Int64
 }
 
 // New returns a manager. tracker is shared by all managers of a proxy.
@@ -119,3 +125,25 @@ func New(cfg *Config, tracker *Tracker) *Manager {
 func (m *Manager) Update(cfg *Config) { m.cfg.Store(cfg) }
 
 func (m *Manager) config() *Config { return m.cfg.Load() }
+
+// Retire has the connections that are open end: each after its current exchange, and
+// whatever is left after Tracker.DrainTime. So do those that a Handler of before still
+// brings. It is for connections that would not be let in any more, or otherwise than
+// they were.
+func (m *Manager) Retire() {
+	m.retired.Store(http.Now())
+	m.generation.Add(1)
+}
+
+// Handler returns what serves connections until the next Retire.
+func (m *Manager) Handler() *Handler { return &Handler{m, m.generation.Load()} }
+
+// Handler serves the connections of one generation of a Manager. It is a
+// listener.Handler.
+type Handler struct {
+	m          *Manager
+	generation uint32
+}
+
+// Serve serves one connection until it is closed. It takes ownership of nc.
+func (h *Handler) Serve(nc net.Conn, info *http.ConnInfo) { h.m.serve(nc, info, h.generation) }

@@ -34,6 +34,7 @@ type conn struct {
 	cert atomic.Pointer[certElement] // of x-forwarded-client-cert, made when first asked for
 
 	requests   uint32 // that have begun; owned by the goroutine that reads
+	generation uint32 // of m; immutable
 	next, prev *conn  // guarded by Tracker.mu
 
 	mu    sync.Mutex
@@ -79,12 +80,14 @@ type codec interface {
 var streamPool = sync.Pool{New: func() any { return new(stream) }}
 
 // Serve serves one connection until it is closed. It takes ownership of nc.
-func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) {
+func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) { m.serve(nc, info, m.generation.Load()) }
+
+func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
 	if list := m.config().Admit; len(list) > 0 && !filter.Admit(list, &filter.Admission{Conn: info}) {
 		_ = nc.Close()
 		return
 	}
-	c := &conn{m: m, info: info, since: http.Now()}
+	c := &conn{m: m, info: info, since: http.Now(), generation: generation}
 	c.sc = h1.NewServerConn(nc, m.config().Limits)
 	m.tracker.add(c)
 	m.Stats.CxTotal.Inc()

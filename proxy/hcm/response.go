@@ -28,7 +28,7 @@ func (st *stream) ResponseReady() {
 			fields.AddID(http.HeaderServer, cfg.ServerName)
 		}
 	}
-	if st.c.m.tracker.Draining() || ex.Req.Upgrade != nil {
+	if st.c.ending() || ex.Req.Upgrade != nil {
 		// What a client sent behind a request to switch the protocol may be
 		// that protocol, and is never read as a request.
 		st.SetClosing()

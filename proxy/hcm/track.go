@@ -26,10 +26,15 @@ type Tracker struct {
 	head     conn // sentinel of a ring; guarded by mu, as are the links
 	count    int  // guarded by mu
 	draining atomic.Bool
+	inbound  atomic.Bool   // the inbound ones are to end
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
 
 	// HTTP2 is what connections of HTTP/2 count by themselves.
 	HTTP2 h2.Stats
+
+	// DrainTime is how long connections of retired generations may take; 0 for no
+	// bound. Set it before Run.
+	DrainTime time.Duration
 
 	// OnQuiet, unless nil, is called when nothing has moved on any connection
 	// for a second, once after each busy time and at most every quietEvery:
@@ -120,6 +125,11 @@ func (t *Tracker) sweep(now int64) (moving bool) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.ending() {
+			moving = true
+			c.sweepEndingLocked(now)
+			return
+		}
 		if c.multi != nil {
 			moving = c.sweepMultiLocked(now) || moving
 			return
@@ -179,14 +189,7 @@ func (t *Tracker) closeQuiet(now int64) {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.multi != nil {
-			c.drainMultiLocked(now)
-			return
-		}
-		if c.state == stateIdle && now-c.since > int64(drainQuiet) {
-			c.m.Stats.CxDrainClose.Inc()
-			c.closeIdleLocked()
-		}
+		c.endQuietLocked(now)
 	})
 }
 
@@ -194,13 +197,50 @@ func (t *Tracker) abortAll() {
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.multi != nil {
-			c.multi.Abort()
-			return
-		}
-		c.cancelLocked()
-		c.sc.Abort()
+		c.abortLocked()
 	})
+}
+
+// DrainInbound has inbound connections end as Drain does, for as long as they
+// take, and returns. It holds for those that are still to come, too.
+func (t *Tracker) DrainInbound() { t.inbound.Store(true) }
+
+// ending reports whether the connection is to be closed after its current exchange.
+func (c *conn) ending() bool {
+	t := c.m.tracker
+	return t.draining.Load() || c.generation != c.m.generation.Load() || t.inbound.Load() && c.info.Direction == http.Inbound
+}
+
+// sweepEndingLocked brings a connection that is to end nearer to it; mu is held.
+func (c *conn) sweepEndingLocked(now int64) {
+	limit := c.m.tracker.DrainTime
+	if limit > 0 && c.generation != c.m.generation.Load() && time.Duration(now-c.m.retired.Load()) > limit {
+		c.abortLocked()
+		return
+	}
+	c.endQuietLocked(now)
+}
+
+// endQuietLocked ends the connection if nothing is under way; mu is held.
+func (c *conn) endQuietLocked(now int64) {
+	if c.multi != nil {
+		c.drainMultiLocked(now)
+		return
+	}
+	if c.state == stateIdle && now-c.since > int64(drainQuiet) {
+		c.m.Stats.CxDrainClose.Inc()
+		c.closeIdleLocked()
+	}
+}
+
+// abortLocked breaks the connection off; mu is held.
+func (c *conn) abortLocked() {
+	if c.multi != nil {
+		c.multi.Abort()
+		return
+	}
+	c.cancelLocked()
+	c.sc.Abort()
 }
 
 // startDrain marks the tracker and returns the channel that tells the end,

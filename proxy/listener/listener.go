@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -34,17 +36,21 @@ const (
 	acceptPauseMax = time.Second
 )
 
-// Listener is one bound socket with the handler of its connections.
+// Listener is what a listener resource is served by: bound sockets, or an address
+// by which connections are handed to it, and the handler of its connections.
 type Listener struct {
-	name      string         // immutable
-	direction http.Direction // immutable
-	ln        net.Listener   // immutable
-	log       *slog.Logger   // immutable
+	name      string           // immutable
+	direction http.Direction   // immutable
+	addrs     []string         // that are bound, or by which it is found; never empty; immutable
+	keys      []netip.AddrPort // addrs, as a Table has them; immutable
+	lns       []net.Listener   // none if nothing is bound; immutable
+	log       *slog.Logger     // immutable
 
-	handler atomic.Pointer[Handler]
-	closed  chan struct{} // closed by Close, once
-	once    sync.Once
-	served  sync.WaitGroup // the accept loop
+	handler  atomic.Pointer[Handler]
+	original atomic.Pointer[Original]
+	closed   chan struct{} // closed by Close, once
+	once     sync.Once
+	served   sync.WaitGroup // the accept loops
 
 	// Stats are what a Switch counts.
 	Stats SwitchStats
@@ -55,46 +61,100 @@ type Listener struct {
 	cxActive                      stats.Gauge
 }
 
-// Listen binds addr ("ip:port"; port 0 takes a free one). Connections wait in
-// the kernel's queue until Start.
-func Listen(name, addr string, d http.Direction, log *slog.Logger) (*Listener, error) {
+// Listen binds addr ("ip:port"; port 0 takes a free one; no ip is every address of
+// both families) and more, which are of the same form. Connections wait in the
+// kernel's queue until Start.
+func Listen(name, addr string, d http.Direction, log *slog.Logger, more ...string) (*Listener, error) {
+	l := NewUnbound(name, addr, d, log, more...)
+	l.keys = nil
+	for i, a := range l.addrs {
+		ln, err := bind(a)
+		if err != nil {
+			l.Close()
+			var errno syscall.Errno
+			if errors.As(err, &errno) && errno == syscall.EADDRINUSE {
+				return nil, fmt.Errorf("listener %s: %s is in use by another program; stop it or choose another port", name, a)
+			}
+			return nil, fmt.Errorf("listener %s: %w", name, err)
+		}
+		l.lns, l.addrs[i] = append(l.lns, ln), ln.Addr().String()
+		if strings.HasPrefix(a, ":") {
+			_, port, _ := net.SplitHostPort(l.addrs[i])
+			a = ":" + port
+		} else {
+			a = l.addrs[i]
+		}
+		l.keys = append(l.keys, keysOf(a)...)
+	}
+	return l, nil
+}
+
+// NewUnbound returns a listener without a socket: connections come to it from
+// another one, through a Table (xDS: bind_to_port false).
+func NewUnbound(name, addr string, d http.Direction, log *slog.Logger, more ...string) *Listener {
+	l := &Listener{name: name, direction: d, addrs: append([]string{addr}, more...), log: log, closed: make(chan struct{})}
+	for _, a := range l.addrs {
+		l.keys = append(l.keys, keysOf(a)...)
+	}
+	return l
+}
+
+func bind(addr string) (net.Listener, error) {
 	// Keep-alive probes are configuration's to ask for; Go's default would
 	// cost four system calls a connection.
 	lc := net.ListenConfig{KeepAlive: -1}
-	ln, err := lc.Listen(context.Background(), "tcp", addr)
-	if err != nil {
-		var errno syscall.Errno
-		if errors.As(err, &errno) && errno == syscall.EADDRINUSE {
-			return nil, fmt.Errorf("listener %s: %s is in use by another program; stop it or choose another port", name, addr)
-		}
-		return nil, fmt.Errorf("listener %s: %w", name, err)
+	return lc.Listen(context.Background(), network(addr), addr)
+}
+
+// network is the family of an address. Left to itself Go would bind [::] for
+// 0.0.0.0, which then isn't free for a listener of IPv6.
+func network(addr string) string {
+	a, err := netip.ParseAddrPort(addr)
+	switch {
+	case err != nil:
+		return "tcp"
+	case a.Addr().Is4():
+		return "tcp4"
 	}
-	return &Listener{name: name, direction: d, ln: ln, log: log, closed: make(chan struct{})}, nil
+	return "tcp6"
 }
 
 // Name returns the name of the resource that the listener was made for.
 func (l *Listener) Name() string { return l.name }
 
-// Addr returns the address that is really bound, as text.
-func (l *Listener) Addr() string { return l.ln.Addr().String() }
+// Bound reports whether the listener has sockets of its own.
+func (l *Listener) Bound() bool { return len(l.lns) > 0 }
 
-// SetHandler makes h serve the connections accepted from now on.
+// Addr returns the address that is really bound, as text; of several the first
+// one. That of a listener without a socket is the one by which it is found.
+func (l *Listener) Addr() string { return l.addrs[0] }
+
+// Addrs returns all addresses, in the form of Addr. They must not be changed.
+func (l *Listener) Addrs() []string { return l.addrs }
+
+// SetHandler makes h serve the connections that come from now on.
 func (l *Listener) SetHandler(h Handler) { l.handler.Store(&h) }
+
+// SetOriginal says how connections that come from now on are found to be
+// redirected; nil doesn't ask.
+func (l *Listener) SetOriginal(o *Original) { l.original.Store(o) }
 
 // ReportTLS has the listener report what the TLS of its chains counts.
 func (l *Listener) ReportTLS(s *tls.Stats) { l.handshakes.Store(s) }
 
 // Start begins to accept. SetHandler must have been called.
 func (l *Listener) Start() {
-	l.served.Add(1)
-	go l.accept()
+	for _, ln := range l.lns {
+		l.served.Add(1)
+		go l.accept(ln)
+	}
 }
 
-func (l *Listener) accept() {
+func (l *Listener) accept(ln net.Listener) {
 	defer l.served.Done()
 	pause := time.Duration(0)
 	for {
-		nc, err := l.ln.Accept()
+		nc, err := ln.Accept()
 		if err == nil {
 			pause = 0
 			go l.serve(nc)
@@ -115,16 +175,23 @@ func (l *Listener) accept() {
 	}
 }
 
+// serve gives an accepted connection to the listener that is to serve it.
 func (l *Listener) serve(nc net.Conn) {
+	info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
+	to := l
+	if o := l.original.Load(); o != nil {
+		to = o.find(nc, info, l)
+	}
+	to.take(nc, info)
+}
+
+// take serves a connection.
+func (l *Listener) take(nc net.Conn, info *http.ConnInfo) {
 	l.cxTotal.Inc()
 	l.cxActive.Inc()
 	defer l.cxActive.Dec()
 	defer l.contain(nc)
-	info := &http.ConnInfo{
-		Local:     nc.LocalAddr().String(),
-		Remote:    nc.RemoteAddr().String(),
-		Direction: l.direction,
-	}
+	info.Direction = l.direction
 	(*l.handler.Load()).Serve(nc, info)
 }
 
@@ -142,7 +209,9 @@ func (l *Listener) contain(nc net.Conn) {
 // Close stops accepting and frees the address. Connections stay open.
 func (l *Listener) Close() {
 	l.once.Do(func() { close(l.closed) })
-	_ = l.ln.Close()
+	for _, ln := range l.lns {
+		_ = ln.Close()
+	}
 	l.served.Wait()
 }
 

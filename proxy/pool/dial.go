@@ -190,8 +190,8 @@ func Dial(ctx context.Context, address string, s *Socket) (net.Conn, error) {
 			d.KeepAliveConfig.Count = -1
 		}
 	}
-	if s.Bind.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(s.Bind)
+	if from := s.bind(address); from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(from)
 		d.Control = lateBind
 	}
 	return d.DialContext(ctx, network, address)

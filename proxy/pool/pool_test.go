@@ -325,6 +325,42 @@ func TestDialSockets(t *testing.T) {
 	}
 }
 
+// TestDialFrom: the local address is of the host's own family, as far as there is one.
+func TestDialFrom(t *testing.T) {
+	four, six := netip.MustParseAddrPort("127.0.0.6:0"), netip.MustParseAddrPort("[::6]:0")
+	for _, c := range []struct {
+		set  Socket
+		to   string
+		want netip.AddrPort
+	}{
+		{Socket{}, "10.0.0.1:80", netip.AddrPort{}},
+		{Socket{Bind: four}, "10.0.0.1:80", four},
+		{Socket{Bind: four}, "[fd00::1]:80", four}, // which fails, as with Envoy
+		{Socket{Bind: four, BindOther: six}, "10.0.0.1:80", four},
+		{Socket{Bind: four, BindOther: six}, "[fd00::1]:80", six},
+		{Socket{Bind: six, BindOther: four}, "[::ffff:10.0.0.1]:80", four},
+		{Socket{BindOther: six}, "10.0.0.1:80", netip.AddrPort{}},
+		{Socket{BindOther: six}, "[fd00::1]:80", six},
+	} {
+		if got := c.set.bind(c.to); got != c.want {
+			t.Errorf("%+v to %s: from %v, want %v", c.set, c.to, got, c.want)
+		}
+	}
+	to, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	nc, err := Dial(t.Context(), to.Addr().String(), &Socket{Bind: six, BindOther: four})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from := nc.LocalAddr().(*net.TCPAddr).AddrPort().Addr(); from != four.Addr() {
+		t.Errorf("connected from %v, want %v", from, four.Addr())
+	}
+	_ = nc.Close()
+}
+
 func TestDialFirst(t *testing.T) {
 	addrs := []netip.AddrPort{netip.MustParseAddrPort("[2001:db8::1]:80"), netip.MustParseAddrPort("192.0.2.1:80"),
 		netip.MustParseAddrPort("192.0.2.2:80")}

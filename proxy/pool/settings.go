@@ -81,6 +81,19 @@ type Socket struct {
 	// Bind is the local address, not valid to let the kernel choose; port 0
 	// for any.
 	Bind netip.AddrPort
+	// BindOther is that for hosts of the other family than Bind's; not valid to
+	// take Bind for all.
+	BindOther netip.AddrPort
+}
+
+// bind returns the local address for a connection to address.
+func (s *Socket) bind(address string) netip.AddrPort {
+	if s.BindOther.IsValid() {
+		if to, err := netip.ParseAddrPort(address); err == nil && to.Addr().Unmap().Is4() == s.BindOther.Addr().Is4() {
+			return s.BindOther
+		}
+	}
+	return s.Bind
 }
 
 // Speaks says which version of HTTP the hosts are spoken to.

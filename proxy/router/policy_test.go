@@ -278,7 +278,7 @@ func TestTimesOfLaterTries(t *testing.T) {
 func hashRoute(list ...HashPolicy) *Route {
 	r := forwardRoute("a")
 	r.More = &More{Hash: list}
-	r.seal(&VirtualHost{table: NewBuilder(Options{}).Table()})
+	r.seal(&VirtualHost{opt: &Options{}})
 	return &r
 }
 

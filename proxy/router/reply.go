@@ -122,7 +122,7 @@ func (r *Route) redirectPath(ex *http.Exchange) []byte {
 	if (l.Prefix != nil || l.Pattern != nil) && l.Path == "" {
 		ex.OriginalPath = old
 		ex.Req.Path = kept
-		if !r.vhost.table.opt.SuppressEnvoyHeaders {
+		if !r.vhost.opt.SuppressEnvoyHeaders {
 			ex.Req.Fields.SetID(http.HeaderXEnvoyOriginalPath, old)
 		}
 	}

@@ -40,9 +40,9 @@ func (r *Route) ApplyRequest(ex *http.Exchange, t *Target) {
 			ex.Req.Authority = t.HostRewrite
 		}
 	}
-	vh, table := r.vhost, r.vhost.table
-	levels := [3]*HeaderOps{r.Ops.Request, vh.Ops.Request, table.opt.Ops.Request}
-	if table.opt.MostSpecificWins {
+	vh, opt := r.vhost, r.vhost.opt
+	levels := [3]*HeaderOps{r.Ops.Request, vh.Ops.Request, opt.Ops.Request}
+	if opt.MostSpecificWins {
 		levels[0], levels[2] = levels[2], levels[0]
 	}
 	for _, ops := range levels {
@@ -64,9 +64,9 @@ func (r *Route) ApplyResponse(ex *http.Exchange, t *Target) {
 	if t != nil {
 		t.Ops.Response.apply(&ex.Resp.Fields, ex, true)
 	}
-	vh, table := r.vhost, r.vhost.table
-	levels := [3]*HeaderOps{r.Ops.Response, vh.Ops.Response, table.opt.Ops.Response}
-	if table.opt.MostSpecificWins {
+	vh, opt := r.vhost, r.vhost.opt
+	levels := [3]*HeaderOps{r.Ops.Response, vh.Ops.Response, opt.Ops.Response}
+	if opt.MostSpecificWins {
 		levels[0], levels[2] = levels[2], levels[0]
 	}
 	for _, ops := range levels {
@@ -84,7 +84,7 @@ func (r *Route) rewriteHost(ex *http.Exchange) {
 	}
 	old := ex.Req.Authority
 	ex.Req.Authority = w.Host
-	if !r.vhost.table.opt.SuppressEnvoyHeaders {
+	if !r.vhost.opt.SuppressEnvoyHeaders {
 		ex.Req.Fields.SetID(http.HeaderXEnvoyOriginalHost, old)
 	}
 	if w.AppendForwardedHost && len(old) > 0 {
@@ -151,7 +151,7 @@ func (r *Route) rewritePath(ex *http.Exchange) {
 	}
 	ex.OriginalPath = old
 	ex.Req.Path = ex.KeepBytes(out)
-	if !r.vhost.table.opt.SuppressEnvoyHeaders {
+	if !r.vhost.opt.SuppressEnvoyHeaders {
 		ex.Req.Fields.SetID(http.HeaderXEnvoyOriginalPath, old)
 	}
 }

@@ -38,7 +38,7 @@ type Options struct {
 
 // Table is a compiled route configuration. Immutable.
 type Table struct {
-	opt     Options
+	opt     *Options
 	domains domainIndex
 	toTLS   Route // answers requests that have to come by TLS
 }
@@ -54,7 +54,7 @@ const (
 )
 
 // VirtualHost is the routes of a set of domains. Immutable once its table is
-// built.
+// built. Tables with the same options can share it (NewSuccessor).
 type VirtualHost struct {
 	Name string
 	// Routes are tried in order; the first that matches is taken.
@@ -67,7 +67,7 @@ type VirtualHost struct {
 	IncludeAttemptCount, IncludeAttemptCountInResponse, IncludeIsTimeoutRetry bool
 	Ops                                                                       MessageOps
 
-	table *Table
+	opt *Options // of its tables
 }
 
 // Builder makes a Table.
@@ -75,17 +75,23 @@ type Builder struct{ t *Table }
 
 // NewBuilder begins a table.
 func NewBuilder(o Options) *Builder {
-	t := &Table{opt: o}
+	t := &Table{opt: &o}
 	t.toTLS = Route{Kind: Redirect, Chain: o.BareChain, Reply: &Reply{Status: 301, toTLS: true}}
 	return &Builder{t: t}
 }
 
+// NewSuccessor begins a table with the options of another one, whose virtual hosts
+// may be added to it as they are.
+func NewSuccessor(of *Table) *Builder { return &Builder{t: &Table{opt: of.opt, toTLS: of.toTLS}} }
+
 // Add enters a virtual host under its domains: exact names, "*.suffix",
 // "prefix.*" and "*". The error names a domain that is taken or unusable.
 func (b *Builder) Add(vh *VirtualHost, domains []string) error {
-	vh.table = b.t
-	for i := range vh.Routes {
-		vh.Routes[i].seal(vh)
+	if vh.opt != b.t.opt { // else it is shared with another table, which may be in use
+		vh.opt = b.t.opt
+		for i := range vh.Routes {
+			vh.Routes[i].seal(vh)
+		}
 	}
 	for i, d := range domains {
 		if err := b.t.domains.add(d, vh); err != nil {

@@ -56,10 +56,18 @@ func (r *Registry) Add(s Source) (remove func()) {
 func (r *Registry) AddCollector(c prometheus.Collector) error { return r.native.Register(c) }
 
 // AddRuntime adds client_golang's metrics of the process and of the Go runtime.
-func (r *Registry) AddRuntime() error {
-	return errors.Join(
-		r.AddCollector(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
-		r.AddCollector(collectors.NewGoCollector()))
+func (r *Registry) AddRuntime() error { return r.AddRuntimeAs("") }
+
+// AddRuntimeAs adds them under names that begin with prefix.
+func (r *Registry) AddRuntimeAs(prefix string) error {
+	var err error
+	for _, c := range []prometheus.Collector{collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewGoCollector()} {
+		if prefix != "" {
+			c = prometheus.WrapCollectorWithPrefix(prefix, c)
+		}
+		err = errors.Join(err, r.AddCollector(c))
+	}
+	return err
 }
 
 // baseline holds, by dotted name, the values of the counters of that name in

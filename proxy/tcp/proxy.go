@@ -78,11 +78,25 @@ type Proxy struct {
 	tracker *Tracker // immutable
 	total   uint64   // of the targets' weights; immutable
 	turn    atomic.Uint64
+	// retired is when it was, of http.Now; 0: it wasn't. Shared with what came before it.
+	retired *atomic.Int64
 }
+
+// Next returns a proxy that serves new connections as cfg says. Those that are open go
+// on as they were begun; a Retire of either ends all of them.
+func (p *Proxy) Next(cfg *Config) *Proxy {
+	next := New(cfg, p.tracker)
+	next.retired = p.retired
+	return next
+}
+
+// Retire gives the open connections Tracker.DrainTime to end by themselves. They
+// would not be let in any more, or otherwise than they were.
+func (p *Proxy) Retire() { p.retired.CompareAndSwap(0, max(http.Now(), 1)) }
 
 // New returns a proxy whose connections t looks after.
 func New(cfg *Config, t *Tracker) *Proxy {
-	p := &Proxy{cfg: cfg, tracker: t}
+	p := &Proxy{cfg: cfg, tracker: t, retired: new(atomic.Int64)}
 	for i := range cfg.Targets {
 		p.total += uint64(cfg.Targets[i].Weight)
 	}

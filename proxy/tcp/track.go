@@ -18,6 +18,10 @@ const sweepEvery = time.Second
 // counters what has moved, and ends the rest when a drain is over. One
 // goroutine looks after all of them.
 type Tracker struct {
+	// DrainTime is how long connections of a retired Proxy may take; 0 for no bound. Set
+	// it before Run.
+	DrainTime time.Duration
+
 	mu    sync.Mutex
 	head  conn          // sentinel of a ring; guarded by mu, as are the links
 	count int           // guarded by mu
@@ -117,6 +121,9 @@ func (c *conn) look(now int64) cause {
 	}
 	if c.countLocked() {
 		c.moved = now
+	}
+	if at, limit := c.p.retired.Load(), c.p.tracker.DrainTime; at != 0 && limit > 0 && now-at > int64(limit) {
+		return drainOver
 	}
 	if limit := c.p.cfg.MaxDuration; limit > 0 && now-c.start >= int64(limit) {
 		return openTooLong

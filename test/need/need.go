@@ -7,6 +7,7 @@
 package need
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,16 @@ func Captures(t testing.TB) string {
 		missing(t, "captured responses of istiod", "they belong in "+dir)
 	}
 	return dir
+}
+
+// IPv6 ends the test unless the machine has IPv6, if only on its loopback.
+func IPv6(t testing.TB) {
+	t.Helper()
+	ln, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		missing(t, "IPv6", "turn it on (net.ipv6.conf.lo.disable_ipv6)")
+	}
+	_ = ln.Close()
 }
 
 // Superuser ends the test unless it runs as root.

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy
+
+import (
+	"errors"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"pillion/proxy/admin"
+	"pillion/proxy/config"
+	"pillion/proxy/live"
+	"pillion/proxy/stats"
+	"pillion/proxy/tls/controlplane"
+	"pillion/proxy/xds"
+)
+
+// addDiscovery makes the parts of a server that a control plane drives.
+func (s *Server) addDiscovery(env config.Env) error {
+	d := s.o.Discovery
+	if len(s.o.Paths) > 0 {
+		return errors.New("the configuration comes from a control plane or from files, not from both: leave the files out")
+	}
+	node := s.node()
+	s.live = live.New(live.Options{
+		Env:       env,
+		Listeners: s.bound,
+		Logger:    s.o.Logger,
+		WarmFor:   d.WarmFor,
+		Cache:     d.Cache,
+		Node:      node.GetId(),
+		Changed:   s.noteServed,
+	})
+	s.registry.Add(s.live)
+	var err error
+	s.xds, err = xds.New(xds.Options{
+		Server: controlplane.Server{
+			Address: d.Address, Plaintext: d.Plaintext, ServerName: d.ServerName, RootFile: d.RootFile,
+			TokenFile: d.TokenFile, ClusterID: d.ClusterID, Headers: d.Headers, Dial: d.Dial,
+		},
+		Node:            func() *corev3.Node { return node },
+		Types:           []string{live.ClusterType, live.ListenerType, live.NameTableType},
+		StateOfTheWorld: d.StateOfTheWorld,
+		Name:            live.Name,
+		Sink:            s.live,
+		Logger:          s.o.Logger,
+	})
+	if err != nil {
+		s.live.Close()
+		return err
+	}
+	s.live.Subscribe(s.xds)
+	s.registry.Add(s.xds)
+	return nil
+}
+
+// startDiscovery serves what was kept on disk, and begins to ask the control plane. It
+// waits for neither: readiness tells when all has come.
+func (s *Server) startDiscovery() {
+	s.state.CompareAndSwap(int64(stats.StatePreInitializing), int64(stats.StateInitializing))
+	if s.live.LoadCache() {
+		s.noteServed()
+	}
+	s.goRun(s.xds.Run)
+}
+
+// noteServed makes the server live when the first configuration is complete.
+func (s *Server) noteServed() {
+	if s.State() == stats.StateInitializing && len(s.live.WaitingFor()) == 0 &&
+		s.state.CompareAndSwap(int64(stats.StateInitializing), int64(stats.StateLive)) {
+		s.o.Logger.Info("the configuration of the control plane is served")
+		giveBack()
+	}
+}
+
+// Live is what the control plane has sent and what became of it; nil if the
+// configuration comes from files.
+func (s *Server) Live() *live.Sink { return s.live }
+
+// controlPlane says what stands between the proxy and its control plane; empty when
+// all is well.
+func (s *Server) controlPlane() string {
+	st := s.xds.Status()
+	switch {
+	case st.State == xds.Connected:
+		return ""
+	case st.Err != nil:
+		return st.Address + ": " + st.Err.Error()
+	}
+	return st.Address + " hasn't answered"
+}
+
+// waitingForControlPlane names what keeps the server from being live.
+func (s *Server) waitingForControlPlane() []string {
+	out := s.live.WaitingFor()
+	if len(out) > 0 {
+		if why := s.controlPlane(); why != "" {
+			out = append(out, "control plane: "+why)
+		}
+	}
+	return out
+}
+
+// liveDump is the configuration of a control plane as /config_dump shows it.
+func (s *Server) liveDump() admin.Dump {
+	d := admin.Dump{Secrets: secretResources(s.secrets)}
+	for _, t := range s.live.Status() {
+		list := liveResources(&t)
+		switch t.TypeURL {
+		case live.ClusterType:
+			d.Clusters, d.ClustersVersion = list, t.Version
+		case live.ListenerType:
+			d.Listeners, d.ListenersVersion = list, t.Version
+		case live.RouteType:
+			d.Routes = list
+		case live.EndpointType:
+			d.Endpoints = list
+		}
+	}
+	return d
+}
+
+func liveResources(t *live.TypeStatus) []admin.Resource {
+	var out []admin.Resource
+	add := func(name string, h *live.Held, warming bool) {
+		if h != nil {
+			out = append(out, admin.Resource{Name: name, Version: h.Version, Updated: h.Updated, Warming: warming,
+				Message: &anypb.Any{TypeUrl: t.TypeURL, Value: h.Body}})
+		}
+	}
+	for _, r := range t.Resources {
+		add(r.Name, r.Active, false)
+		add(r.Name, r.Warming, true)
+	}
+	return out
+}
