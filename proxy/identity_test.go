@@ -22,6 +22,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	capb "istio.io/api/security/v1alpha1"
 
 	"pillion/proxy"
@@ -80,13 +81,17 @@ type signer struct {
 	root *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  string
+	seen func(ctx context.Context, req *capb.IstioCertificateRequest, csr *x509.CertificateRequest)
 }
 
-func (s *signer) CreateCertificate(_ context.Context, req *capb.IstioCertificateRequest) (*capb.IstioCertificateResponse, error) {
+func (s *signer) CreateCertificate(ctx context.Context, req *capb.IstioCertificateRequest) (*capb.IstioCertificateResponse, error) {
 	block, _ := pem.Decode([]byte(req.GetCsr()))
 	csr, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, err
+	}
+	if s.seen != nil {
+		s.seen(ctx, req, csr)
 	}
 	leaf, err := s.sign(&x509.Certificate{URIs: csr.URIs}, csr.PublicKey)
 	return &capb.IstioCertificateResponse{CertChain: []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf})), s.pem}}, err
@@ -103,6 +108,12 @@ func (s *signer) sign(tmpl *x509.Certificate, key any) ([]byte, error) {
 // its root.
 func startSigner(t *testing.T) (addr, root string) {
 	t.Helper()
+	return startSeenSigner(t, nil)
+}
+
+// startSeenSigner is startSigner that shows what it is asked.
+func startSeenSigner(t *testing.T, seen func(context.Context, *capb.IstioCertificateRequest, *x509.CertificateRequest)) (addr, root string) {
+	t.Helper()
 	dir := t.TempDir()
 	local, _, err := localca.Open(dir, renewtest.TrustDomain)
 	if err != nil {
@@ -113,7 +124,7 @@ func startSigner(t *testing.T) (addr, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &signer{root: pair.Leaf, key: pair.PrivateKey.(*ecdsa.PrivateKey), pem: string(local.Root())}
+	s := &signer{seen: seen, root: pair.Leaf, key: pair.PrivateKey.(*ecdsa.PrivateKey), pem: string(local.Root())}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -189,13 +200,60 @@ func TestIdentityFromCA(t *testing.T) {
 	}
 }
 
+// TestCARequest: the CA is told and asked for what the options say.
+func TestCARequest(t *testing.T) {
+	type asked struct {
+		curve   string
+		ttl     int64
+		signer  string
+		headers metadata.MD
+	}
+	all := make(chan asked, 1)
+	addr, root := startSeenSigner(t, func(ctx context.Context, req *capb.IstioCertificateRequest, csr *x509.CertificateRequest) {
+		a := asked{ttl: req.GetValidityDuration(), signer: req.GetMetadata().GetFields()["CertSigner"].GetStringValue()}
+		if k, ok := csr.PublicKey.(*ecdsa.PublicKey); ok {
+			a.curve = k.Curve.Params().Name
+		}
+		a.headers, _ = metadata.FromIncomingContext(ctx)
+		select {
+		case all <- a:
+		default:
+		}
+	})
+	out := t.TempDir()
+	get := serveIdentity(t, proxy.Options{Identity: proxy.Identity{CA: addr, CARoot: root, ID: "spiffe://td/ns/a/sa/b", Request: proxy.CARequest{
+		ClusterID: "c1", Headers: map[string]string{"X-Tenant": "t"}, ECDSA: "P384", PKCS8: true, TTL: time.Hour, OutputDir: out, CertSigner: "acme.io/ca"}}})
+	got := <-all
+	if got.curve != "P-384" || got.ttl != 3600 || got.signer != "acme.io/ca" || strings.Join(got.headers.Get("clusterid"), "") != "c1" || strings.Join(got.headers.Get("x-tenant"), "") != "t" {
+		t.Errorf("the CA was asked %+v", got)
+	}
+	if certs := get("admin", "/certs"); !strings.Contains(certs, "spiffe://td/ns/a/sa/b") {
+		t.Errorf("/certs: %s", certs)
+	}
+	key, err := os.ReadFile(filepath.Join(out, "key.pem"))
+	if err != nil || !strings.Contains(string(key), "BEGIN PRIVATE KEY") {
+		t.Errorf("the key that was written: %.40q, %v", key, err)
+	}
+	// What was written is an identity from files, under names of one's own.
+	for _, n := range []string{"cert-chain.pem", "key.pem", "root-cert.pem"} {
+		if err := os.Rename(filepath.Join(out, n), filepath.Join(out, "own-"+n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get = serveIdentity(t, proxy.Options{Identity: proxy.Identity{Files: proxy.CertFiles{Chain: filepath.Join(out, "own-cert-chain.pem"),
+		Key: filepath.Join(out, "own-key.pem"), Root: filepath.Join(out, "own-root-cert.pem")}}})
+	if certs := get("admin", "/certs"); !strings.Contains(certs, "spiffe://td/ns/a/sa/b") {
+		t.Errorf("/certs of files: %s", certs)
+	}
+}
+
 // TestIdentityNotThere: without its source the proxy serves all the same, and
 // says why a certificate is missing.
 func TestIdentityNotThere(t *testing.T) {
 	for name, id := range map[string]proxy.Identity{
 		"workload-api": {WorkloadAPI: "/nonexistent/socket"},
 		"sds":          {SDS: "/nonexistent/socket"},
-		"istio-ca":     {CA: "127.0.0.1:1", CARoot: "/nonexistent/root.pem"},
+		"istio-ca":     {CA: "127.0.0.1:1", CARoot: "/nonexistent/root.pem", Request: proxy.CARequest{ECDSA: "P256"}}, // a key of RSA may take longer than the test waits
 	} {
 		t.Run(name, func(t *testing.T) {
 			var log renewtest.Log
@@ -229,6 +287,9 @@ func TestIdentityOptions(t *testing.T) {
 		"not from two":            {CertsDir: "certs", Identity: proxy.Identity{SDS: "/socket"}},
 		"the workload's identity": {Identity: proxy.Identity{SDS: "/socket", ID: "web"}},
 		"is not HOST:PORT":        {Identity: proxy.Identity{CA: "istiod"}},
+		"P256 or P384":            {Identity: proxy.Identity{CA: "istiod:15012", Request: proxy.CARequest{ECDSA: "P521"}}},
+		"2048, 3072 or 4096":      {Identity: proxy.Identity{CA: "istiod:15012", Request: proxy.CARequest{RSABits: 512}}},
+		"from files, from a":      {Identity: proxy.Identity{CA: "istiod:15012", Files: proxy.CertFiles{Chain: "c", Key: "k", Root: "r"}}},
 	} {
 		if _, err := proxy.New(o); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"regexp"
 
-	"pillion/proxy/admin"
 	"pillion/proxy/live"
 	"pillion/proxy/pod"
 	"pillion/proxy/stats"
@@ -18,12 +17,15 @@ var _ pod.Proxy = (*Server)(nil)
 // Health tells how far the server is. What counts is the control plane's
 // configuration where there is one, else that of files.
 func (s *Server) Health() pod.Health {
-	h := pod.Health{State: s.State()}
+	h := pod.Health{State: s.State(), Waiting: s.waitingForCertificate()}
 	if s.live != nil {
 		h.Clusters.Accepted, h.Clusters.Rejected = s.live.Answers(live.ClusterType)
 		h.Listeners.Accepted, h.Listeners.Rejected = s.live.Answers(live.ListenerType)
 		names, _ := s.live.Answers(live.NameTableType)
 		h.NameTable, h.ControlPlane = names > 0, s.controlPlane()
+		if h.State != stats.StateLive {
+			h.Waiting = append(h.Waiting, s.live.WaitingFor()...)
+		}
 		return h
 	}
 	u := pod.Updates{Accepted: s.reloads.ok.Value(), Rejected: s.reloads.rejected.Value()}
@@ -31,13 +33,41 @@ func (s *Server) Health() pod.Health {
 	return h
 }
 
+// waitingForCertificate names what the workload lacks to show who it is, if it
+// is to have it.
+func (s *Server) waitingForCertificate() []string {
+	if s.source == nil {
+		return nil
+	}
+	var out []string
+	for _, what := range []struct{ name, text string }{
+		{ownCertificate, "the workload has no certificate yet"}, {meshRoots, "the roots of the mesh haven't come yet"},
+	} {
+		secret := s.secrets.Secret(what.name)
+		select {
+		case <-secret.Ready():
+		default:
+			if why := secret.Status().LastError; why != "" {
+				what.text += ": " + why
+			}
+			out = append(out, what.text)
+		}
+	}
+	return out
+}
+
 // WriteStats writes the metrics in Prometheus' text form.
 func (s *Server) WriteStats(w io.Writer, q stats.Query) error { return s.registry.Write(w, false, q) }
 
-// BeginDrain has open connections end, and returns.
+// BeginDrain has open connections end, for as long as they take: what cuts them
+// off is the end of the server.
 func (s *Server) BeginDrain(inboundOnly bool) {
 	s.setDraining()
-	lifecycle{s}.Drain(admin.DrainOptions{Graceful: true, InboundOnly: inboundOnly, SkipExit: true})
+	if inboundOnly {
+		s.tracker.DrainInbound()
+		return
+	}
+	s.goRun(s.bound.trackers.drain)
 }
 
 // openConnections are the gauges of listeners: what the proxy's own ports have

@@ -39,8 +39,8 @@ type Server struct {
 	sinks    *accesslog.Sinks
 	clusters *cluster.Manager
 	secrets  *tls.Secrets
-	files    *tls.Files // the secrets that are files
-	source   liveSource // of the workload's certificate, if it is no file; immutable after New
+	files    *tls.Files       // the secrets that are files
+	source   liveSource       // of the workload's certificate, if it is no file; immutable after New
 	compiler *config.Compiler // of files; nil with a control plane
 	live     *live.Sink       // nil without a control plane, as is xds
 	xds      *xds.Client
@@ -106,7 +106,10 @@ func New(o Options) (*Server, error) {
 
 // ownPeer is the workload beside the proxy, as metrics name it.
 func (s *Server) ownPeer() http.Peer {
-	l := s.o.Labels
+	l, id := s.o.Labels, "Kubernetes" // as Istio calls a cluster without a name
+	if d := s.o.Discovery; d != nil && d.ClusterID != "" {
+		id = d.ClusterID
+	}
 	return http.Peer{
 		Workload:          s.o.Workload,
 		Namespace:         s.o.Namespace,
@@ -114,7 +117,7 @@ func (s *Server) ownPeer() http.Peer {
 		Version:           firstOf(l["app.kubernetes.io/version"], l["version"]),
 		CanonicalService:  firstOf(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], s.o.Workload),
 		CanonicalRevision: firstOf(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
-		ClusterID:         "Kubernetes",
+		ClusterID:         id,
 	}
 }
 
@@ -144,11 +147,14 @@ func (s *Server) Start() error {
 		return err
 	}
 	s.goRun(s.watchCerts)
-	s.startSource()
 	if s.o.Discovery != nil {
+		// The control plane and the source of the certificate are asked at the same
+		// time; the proxy is ready when both have answered.
 		s.startDiscovery()
+		s.startSource()
 		return nil
 	}
+	s.startSource()
 	if err := s.startFiles(); err != nil {
 		s.stopAll()
 		return err

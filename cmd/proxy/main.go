@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"pillion/proxy/pod"
 )
 
 // version is set by the linker.
@@ -29,11 +31,12 @@ var errSilent = errors.New("failed")
 type usageError struct{ error }
 
 func main() {
-	os.Exit(execute(newRoot(), os.Args[1:]))
+	os.Exit(execute(newRoot(), podArgs(os.Args)))
 }
 
 func execute(root *cobra.Command, args []string) int {
 	root.SetArgs(args)
+	noteUnknownFlags(root, args)
 	cmd, err := root.ExecuteC()
 	if err == nil {
 		return 0
@@ -64,7 +67,10 @@ Start here:
   proxy run ./mesh               serve the YAML files in ./mesh
   proxy validate ./mesh          say what is wrong with them, line by line
   proxy translate ./mesh         show the Envoy xDS that they mean
-  proxy certs init ./certs       certificates for mutual TLS on this machine`,
+  proxy certs init ./certs       certificates for mutual TLS on this machine
+
+In a pod that Istio injects, in the place of its container istio-proxy, it takes
+that container's arguments, 'proxy sidecar …', under the name pilot-agent too.`,
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -78,7 +84,8 @@ Start here:
 	}
 	root.SetVersionTemplate("pillion proxy {{.Version}}" + fipsMode() + "\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate(), newCerts())
+	root.AddCommand(newRun(), newDemo(), newValidate(), newTranslate(), newCerts(),
+		newPodCommand(pod.Sidecar), newPodCommand(pod.Router), newWait(), newRequest(), newAgentVersion())
 	return root
 }
 

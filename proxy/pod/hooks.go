@@ -35,6 +35,9 @@ type Health struct {
 	Clusters, Listeners Updates
 	// NameTable is set when one has come.
 	NameTable bool
+	// Waiting names what else has to come first, such as the workload's
+	// certificate.
+	Waiting []string
 	// ControlPlane tells what stands between the proxy and its control plane,
 	// such as a refused connection; empty when all is well.
 	ControlPlane string
@@ -64,6 +67,7 @@ func (h Health) Reasons(needNames bool) []string {
 	if needNames && !h.NameTable {
 		out = append(out, "no table of names (NDS) has come, and look-ups of the application are captured")
 	}
+	out = append(out, h.Waiting...)
 	switch h.State {
 	case stats.StateLive:
 	case stats.StateDraining:

@@ -25,10 +25,10 @@ import (
 
 // The limits of a scrape.
 const (
-	maxTargetBody = 10 << 20 // of each of several targets, which are held in memory
+	maxTargetBody = 10 << 20 // of each of several targets, which is held in memory to take off its end
 	maxScrapeTime = time.Minute
 	scrapeTime    = 10 * time.Second // Prometheus' default, where it doesn't say
-	maxScrapes    = 4                // at a time: each holds what its targets sent
+	maxScrapes    = 4                // at a time
 )
 
 // The forms of a page of metrics.
@@ -63,10 +63,10 @@ func newMerger(p *Pod, proxy Proxy, m *agentMetrics, log *slog.Logger) (*merger,
 	return g, nil
 }
 
-// part is what one target answered.
+// part is what one target answered; without anything if it failed.
 type part struct {
-	res    *nethttp.Response // of a single target, to be streamed
-	body   []byte            // of one of several
+	res    *nethttp.Response
+	at     string
 	format string
 }
 
@@ -118,23 +118,31 @@ func (g *merger) serve(w nethttp.ResponseWriter, r *nethttp.Request) {
 	g.writeParts(buffered, parts, strings.HasPrefix(format, openMetricsType))
 }
 
-// writeParts appends the application's pages.
+// writeParts appends the application's pages, one after the other, so that no
+// more than one is in memory.
 func (g *merger) writeParts(w io.Writer, parts []part, openMetrics bool) {
 	for _, p := range parts {
-		switch {
-		case p.res != nil:
-			if _, err := io.Copy(w, p.res.Body); err != nil {
-				g.failed("the application's metrics broke off", p.res.Request.URL.String(), err)
-			}
-			return // it is the only one, and ends as it ends
-		case p.body != nil:
-			body := withoutEnd(p.body)
-			if len(body) > 0 && body[len(body)-1] != '\n' {
-				body = append(body[:len(body):len(body)], '\n')
-			}
-			if _, err := w.Write(body); err != nil {
-				return
-			}
+		if p.res == nil {
+			continue
+		}
+		if len(parts) == 1 {
+			g.stream(w, p)
+			return // it has its own mark of the end
+		}
+		body, err := io.ReadAll(io.LimitReader(p.res.Body, maxTargetBody+1))
+		if err == nil && len(body) > maxTargetBody {
+			err = fmt.Errorf("it has more than %d bytes", maxTargetBody)
+		}
+		if err != nil {
+			g.failed(p.at, err)
+			continue
+		}
+		body = withoutEnd(body)
+		if len(body) > 0 && body[len(body)-1] != '\n' {
+			body = append(body, '\n')
+		}
+		if _, err := w.Write(body); err != nil {
+			return // Prometheus is gone
 		}
 	}
 	if openMetrics {
@@ -142,13 +150,38 @@ func (g *merger) writeParts(w io.Writer, parts []part, openMetrics bool) {
 	}
 }
 
-func (g *merger) failed(what, target string, err error) {
-	g.metrics.appFailed.Inc()
-	g.log.Warn(what, "target", target, "reason", err)
+// stream hands on the page of the only target.
+func (g *merger) stream(w io.Writer, p part) {
+	last := &lastByte{w: w, b: '\n'}
+	if _, err := io.Copy(last, p.res.Body); err != nil {
+		g.failed(p.at, err)
+	}
+	if last.b != '\n' {
+		_, _ = io.WriteString(w, "\n") // a page has to end in a line's end
+	}
 }
 
-// ask asks all targets of the application at once. One that fails has a part
-// without anything.
+// lastByte hands on and remembers the last octet.
+type lastByte struct {
+	w io.Writer
+	b byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.b = p[len(p)-1]
+	}
+	return l.w.Write(p)
+}
+
+// failed notes that a target's metrics are not on the page, or not all of them.
+func (g *merger) failed(target string, err error) {
+	g.metrics.appFailed.Inc()
+	g.log.Warn("the scrape lacks metrics of the application", "target", target, "reason", err)
+}
+
+// ask asks all targets of the application at once, and returns when each has
+// begun to answer.
 func (g *merger) ask(ctx context.Context, from nethttp.Header) []part {
 	if g.pod.Scrape == nil {
 		return nil
@@ -162,25 +195,10 @@ func (g *merger) ask(ctx context.Context, from nethttp.Header) []part {
 			at := "http://localhost:" + strconv.Itoa(t.Port) + t.Path
 			res, err := g.get(ctx, at, from, accept)
 			if err != nil {
-				g.failed("the scrape lacks metrics of the application", at, err)
+				g.failed(at, err)
 				return
 			}
-			parts[i].format = formatOf(res.Header.Get("Content-Type"))
-			if len(targets) == 1 {
-				parts[i].res = res
-				return
-			}
-			defer res.Body.Close()
-			body, err := io.ReadAll(io.LimitReader(res.Body, maxTargetBody+1))
-			if err == nil && len(body) > maxTargetBody {
-				err = fmt.Errorf("it has more than %d bytes", maxTargetBody)
-			}
-			if err != nil {
-				parts[i].format = ""
-				g.failed("the scrape lacks metrics of the application", at, err)
-				return
-			}
-			parts[i].body = body
+			parts[i] = part{res: res, at: at, format: formatOf(res.Header.Get("Content-Type"))}
 		})
 	}
 	all.Wait()

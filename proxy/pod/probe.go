@@ -96,11 +96,7 @@ func (a *appProbes) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 		return
 	}
 	ctx := r.Context()
-	within := time.Duration(p.TimeoutSeconds) * time.Second
-	if within == 0 && strings.HasPrefix(r.URL.Path, "/app-health/") {
-		within = defaultProbeTime
-	}
-	if within > 0 { // a lifecycle hook takes what it takes
+	if within := p.within(r.URL.Path); within > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, within)
 		defer cancel()
@@ -122,6 +118,16 @@ func (a *appProbes) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 	case p.HTTPGet == nil:
 		w.WriteHeader(nethttp.StatusOK)
 	}
+}
+
+// within is the time that a probe has; 0 for a lifecycle hook, which takes what
+// it takes: the kubelet has a grace period for it.
+func (p *Prober) within(path string) time.Duration {
+	d := time.Duration(p.TimeoutSeconds) * time.Second
+	if d == 0 && strings.HasPrefix(path, "/app-health/") {
+		return defaultProbeTime
+	}
+	return d
 }
 
 // get asks the application and hands on status and body. An error means that

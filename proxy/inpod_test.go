@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"regexp"
+	"strings"
+	"testing"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"pillion/proxy"
+	"pillion/proxy/stats"
+)
+
+// TestPodHooks: what the pod's contract asks is answered from what the server
+// is doing.
+func TestPodHooks(t *testing.T) {
+	s, err := proxy.New(proxy.Options{Paths: []string{"-"}, Stdin: strings.NewReader(""), HTTPAddr: "127.0.0.1:0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if reasons := s.Health().Reasons(false); len(reasons) != 3 {
+		t.Errorf("before the start: %q", reasons)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown(context.Background())
+	if reasons := s.Health().Reasons(false); reasons != nil {
+		t.Errorf("serving: %q", reasons)
+	}
+	if n, err := s.ActiveConnections(); n != 0 || err != nil {
+		t.Errorf("%d connections, %v", n, err)
+	}
+	c, err := net.Dial("tcp", s.Endpoints()[0].Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, _ = c.Write([]byte("GET / HTTP/1.1\r\nHost: nobody\r\n\r\n"))
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.ActiveConnections(); n != 1 || err != nil {
+		t.Errorf("%d connections, %v", n, err)
+	}
+	var page bytes.Buffer
+	if err := s.WriteStats(&page, stats.Query{Filter: regexp.MustCompile(`^server\.live`)}); err != nil || !strings.Contains(page.String(), "envoy_server_live 1") || strings.Contains(page.String(), "uptime") {
+		t.Errorf("%v:\n%s", err, page.String())
+	}
+	s.BeginDrain(true)
+	if reasons := s.Health().Reasons(false); len(reasons) != 1 || !strings.Contains(reasons[0], "draining") {
+		t.Errorf("draining: %q", reasons)
+	}
+	s.BeginDrain(false)
+	if _, err := c.Read(make([]byte, 4096)); err != nil { // the rest of the answer, then the end
+		t.Logf("%v", err)
+	}
+}
+
+// TestNotReadyWithoutAControlPlane: a proxy that is to be driven isn't ready on
+// nothing.
+func TestNotReadyWithoutAControlPlane(t *testing.T) {
+	s, err := proxy.New(proxy.Options{Discovery: &proxy.Discovery{Address: "istiod.example:15012", Plaintext: true, Node: &corev3.Node{Id: "sidecar~127.0.0.1~a.b~c"}},
+		Identity: proxy.Identity{CA: "istiod.example:15010"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Shutdown(context.Background())
+	reasons := strings.Join(s.Health().Reasons(false), "\n")
+	for _, want := range []string{"CDS", "LDS", "istiod.example:15012", "no certificate", "roots of the mesh"} {
+		if !strings.Contains(reasons, want) {
+			t.Errorf("no %s in %q", want, reasons)
+		}
+	}
+}
