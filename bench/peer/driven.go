@@ -65,7 +65,7 @@ static_resources:
 `
 
 // PrepareDriven implements Driven: ours is told what Istio's webhook tells a
-// container.
+// container. Its Istio metrics are off, since no resource asks for them.
 func (p pillion) PrepareDriven(tool Tool, dir string, job Job) (Launch, error) {
 	addrs, err := listenAddrs(4)
 	if err != nil {
@@ -86,18 +86,23 @@ func (p pillion) PrepareDriven(tool Tool, dir string, job Job) (Launch, error) {
 	if err != nil {
 		return Launch{}, fmt.Errorf("PROXY_CONFIG: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "etc"), 0o755); err != nil {
-		return Launch{}, err
+	// What a pod mounts: the workload's own certificate, so that no CA is asked, and
+	// the root of the control plane.
+	for _, mount := range []string{"etc/certs", "var/run/secrets/istio"} {
+		at := filepath.Join(dir, filepath.FromSlash(mount))
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			return Launch{}, err
+		}
+		if err := os.Symlink(job.Plane.Certificates.Client.Dir, at); err != nil {
+			return Launch{}, err
+		}
 	}
-	if err := os.Symlink(job.Plane.Certificates.Client.Dir, filepath.Join(dir, "etc", "certs")); err != nil {
-		return Launch{}, err
-	}
-	return Launch{Addr: job.Plane.Listen, Metrics: addrs[3], Spec: &proc.Spec{
+	return Launch{Addr: job.Plane.Listen, Spec: &proc.Spec{
 		Name: p.Name(), Path: tool.Path, Args: []string{"sidecar", "--root", dir},
 		Env: []string{
 			"GOMAXPROCS=" + strconv.Itoa(job.Workers), "PROXY_CONFIG=" + string(config),
 			"POD_NAME=bench", "POD_NAMESPACE=bench", "INSTANCE_IP=127.0.0.1", "SERVICE_ACCOUNT=default",
-			"ENVOY_STATUS_PORT=" + port(2), "ENVOY_PROMETHEUS_PORT=" + port(3), "CA_ADDR=",
+			"ENVOY_STATUS_PORT=" + port(2), "ENVOY_PROMETHEUS_PORT=" + port(3),
 		},
 	}}, nil
 }
