@@ -166,8 +166,9 @@ func (m Mesh) tls() string {
 }
 
 // WriteInbound creates the YAML of a mesh's first service as seen by the proxy before
-// its workload: strict mutual TLS, and app, an IP address and port, as the workload.
-func (m Mesh) WriteInbound(dir, app string) error {
+// its workload: mode says what of mutual TLS, and app, an IP address and port, is the
+// workload.
+func (m Mesh) WriteInbound(dir, app, mode string) error {
 	a, err := netip.ParseAddrPort(app)
 	if err != nil {
 		return fmt.Errorf("address of the workload: %q isn't an IP address and port", app)
@@ -178,7 +179,7 @@ func (m Mesh) WriteInbound(dir, app string) error {
 	s := m.Services[0]
 	text := strings.NewReplacer(
 		"{NAME}", s.Name, "{NAMESPACE}", Namespace, "{HOST}", s.Host(), "{LIMIT}", fmt.Sprint(MaxConnections), "{TLS}", "",
-		"{PORT}", fmt.Sprint(Port), "{PROTOCOL}", m.Protocol.portName(), "{TARGET}", fmt.Sprint(a.Port()),
+		"{PORT}", fmt.Sprint(Port), "{PROTOCOL}", m.Protocol.portName(), "{TARGET}", fmt.Sprint(a.Port()), "{MODE}", mode,
 	).Replace(inbound)
 	return os.WriteFile(filepath.Join(dir, s.Name+".yaml"), []byte(text), 0o644)
 }
@@ -222,7 +223,7 @@ spec:
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: {NAME}, namespace: {NAMESPACE}}
-spec: {mtls: {mode: STRICT}}
+spec: {mtls: {mode: {MODE}}}
 ` + tail
 
 // plain has one endpoint and one route.

@@ -39,6 +39,29 @@ type Job struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Inbound: it stands before the workload, the first origin, and routes
+	// nothing.
+	Inbound bool
+	// Plane, if not nil, is where the configuration comes from instead of files.
+	Plane *Plane
+}
+
+// Plane is a control plane that speaks Envoy's aggregated discovery service.
+type Plane struct {
+	// Addr is where it listens, without TLS.
+	Addr string
+	// Listen is the address of the listener that it configures.
+	Listen string
+	// Certificates are for the mutual TLS that its clusters can make; no endpoint
+	// asks for it.
+	Certificates pki.Set
+}
+
+// Driven is a peer that a control plane can drive.
+type Driven interface {
+	Peer
+	// PrepareDriven is Prepare for a job with a Plane.
+	PrepareDriven(tool Tool, dir string, job Job) (Launch, error)
 }
 
 // TLS is mutual TLS 1.3 on one side of a peer, or, with both, between the two of a pair

@@ -66,7 +66,11 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		args = []string{"run", "--http", "", "--inbound", addrs[0] + "=" + job.Origins[0], "--admin", addrs[1], "--metrics", addrs[2],
 			"--namespace", mesh.Namespace, "--labels", "app=" + s.Name,
 			"--service-account", job.TLS.Certificates.Server.Name, "--certs", job.TLS.Certificates.Server.Dir}
-		err = job.Mesh.WriteInbound(yaml, job.Origins[0])
+		err = job.Mesh.WriteInbound(yaml, job.Origins[0], "STRICT")
+	case job.Inbound:
+		args = []string{"run", "--http", "", "--inbound", addrs[0] + "=" + job.Origins[0], "--admin", addrs[1], "--metrics", addrs[2],
+			"--namespace", mesh.Namespace, "--labels", "app=" + job.Services[0].Name}
+		err = job.Mesh.WriteInbound(yaml, job.Origins[0], "DISABLE")
 	case job.TLS.Out:
 		args = append(args, "--namespace", mesh.Namespace,
 			"--service-account", job.TLS.Certificates.Client.Name, "--certs", job.TLS.Certificates.Client.Dir)

@@ -48,7 +48,7 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 	if err != nil {
 		return nil, err
 	}
-	launch, err := p.Prepare(tool, own, job)
+	launch, err := prepare(p, tool, own, job)
 	if err != nil {
 		return nil, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
 	}
@@ -70,6 +70,17 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 		return nil, fmt.Errorf("%s doesn't do the job: %w", p.Name(), err)
 	}
 	return r, nil
+}
+
+func prepare(p Peer, tool Tool, dir string, job Job) (Launch, error) {
+	if job.Plane == nil {
+		return p.Prepare(tool, dir, job)
+	}
+	d, ok := p.(Driven)
+	if !ok {
+		return Launch{}, errors.New("no control plane can drive it")
+	}
+	return d.PrepareDriven(tool, dir, job)
 }
 
 // StartPair starts two proxies of one kind as sidecars are: the first takes plain

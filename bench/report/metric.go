@@ -60,6 +60,10 @@ const (
 	// Ready is the time from the start of the program to its first right
 	// answer.
 	Ready Metric = "ready_ms"
+	// EndpointCPU and RouteCPU are the peer's user and system time for one change
+	// that a control plane sends: of a cluster's endpoints, of one route.
+	EndpointCPU Metric = "cpu_ms_per_endpoint_change"
+	RouteCPU    Metric = "cpu_ms_per_route_change"
 )
 
 // about describes a metric for people.
@@ -108,6 +112,10 @@ func (m Metric) describe() about {
 		return about{title: "RSS held", unit: "MiB", digits: 1}
 	case RSSAfter:
 		return about{title: "RSS after", unit: "MiB", digits: 1}
+	case EndpointCPU:
+		return about{title: "CPU per endpoint change", unit: "ms", digits: 1}
+	case RouteCPU:
+		return about{title: "CPU per route change", unit: "ms", digits: 1}
 	case Ready:
 		return about{title: "ready after", unit: "ms"}
 	}

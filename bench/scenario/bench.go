@@ -130,17 +130,23 @@ func (b *Bench) job(sc Scenario) peer.Job {
 			Certificates: b.certs, Group: sc.group(),
 		},
 		Mesh: m, Downstream: sc.Downstream, Origins: origins,
-		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams),
+		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound,
 	}
 }
 
 // request is the request of a scenario for a peer at addr: for the last
 // service, with the field that the first route of a mesh with subsets matches.
 func (b *Bench) request(sc Scenario, addr string) load.Request {
-	return load.Request{
+	req := load.Request{
 		Addr: addr, Host: mesh.New(sc.Services, sc.Subsets).Last().Authority(), Path: "/bench",
 		Fields: [][2]string{{mesh.MatchField, mesh.MatchValue}},
 	}
+	if sc.Inbound {
+		if token, _, err := peer.Token(); err == nil { // else the peer that needs it fails
+			req.Fields = append(req.Fields, [2]string{"authorization", "Bearer " + token})
+		}
+	}
+	return req
 }
 
 // start starts a peer for a scenario.
@@ -170,8 +176,14 @@ func (b *Bench) otherCPUs() []int {
 // able are the peers that can do a scenario's job; absent says why the others
 // can't.
 func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
-	for _, l := range b.Peers {
-		if why := l.Peer.Unable(b.job(sc)); why != "" {
+	for _, l := range b.candidates(sc) {
+		why := l.Peer.Unable(b.job(sc))
+		if _, driven := sc.Measure.(Driven); driven && why == "" {
+			if _, can := l.Peer.(peer.Driven); !can {
+				why = l.Peer.Name() + " isn't driven by a control plane"
+			}
+		}
+		if why != "" {
 			absent = append(absent, why)
 			b.Progress("%s: left out: %s", sc.Name, why)
 			continue
@@ -179,6 +191,23 @@ func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 		able = append(able, l)
 	}
 	return able, absent
+}
+
+// candidates are the peers of the run, or ours and its features.
+func (b *Bench) candidates(sc Scenario) []Located {
+	if !sc.Features {
+		return b.Peers
+	}
+	for _, l := range b.Peers {
+		if l.Peer.Name() == peer.Ours {
+			out := []Located{l}
+			for _, f := range peer.Features(sc.Inbound) {
+				out = append(out, Located{Peer: f, Tool: l.Tool})
+			}
+			return out
+		}
+	}
+	return nil
 }
 
 // programs are those of the able that have a program to look at.

@@ -9,6 +9,7 @@ package scenario
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -37,6 +38,9 @@ type Scenario struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each has under way where the protocol lets it choose.
 	Connections, Streams int
+	// Features compares ours with itself, with one thing more or less each, on the
+	// way out of a workload or, if Inbound is set, before it.
+	Features, Inbound bool
 	// Measure is how it is measured.
 	Measure Measurer
 }
@@ -62,7 +66,9 @@ type Measurer interface {
 }
 
 // All returns the table of scenarios in the order in which they run.
-func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofMemory()) }
+func All() []Scenario {
+	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofFeatures(), ofMemory(), ofControlPlane())
+}
 
 // ofHTTP1 are the loads of HTTP/1.1.
 func ofHTTP1() []Scenario {
@@ -237,6 +243,38 @@ func ofMemory() []Scenario {
 			Summary:  "as services-1000, with two subsets and a header match each",
 			Services: 1000, Subsets: true, Connections: 64,
 			Measure: Startup{Headline: report.Ready},
+		},
+	}
+}
+
+// ofControlPlane are driven as istiod drives a sidecar.
+func ofControlPlane() []Scenario {
+	var out []Scenario
+	for _, n := range []int{100, 1000, 5000} {
+		out = append(out, Scenario{
+			Name:     fmt.Sprintf("xds-%d", n),
+			Summary:  fmt.Sprintf("driven by a control plane: %d services with two subsets and a route each, then single changes", n),
+			Services: n, Subsets: true, Connections: 64,
+			Measure: Driven{},
+		})
+	}
+	return out
+}
+
+// ofFeatures tell what one thing costs.
+func ofFeatures() []Scenario {
+	return []Scenario{
+		{
+			Name:     "features-out",
+			Summary:  "as h1, through ours with one thing more or less each",
+			Services: 1, Subsets: true, Connections: 64, Features: true,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "features-in",
+			Summary:  "HTTP/1.1 to a workload behind ours, with one thing more each; every request has a token",
+			Services: 1, Connections: 64, Features: true, Inbound: true,
+			Measure: Throughput{},
 		},
 	}
 }
