@@ -241,19 +241,31 @@ func TestGRPCRetry(t *testing.T) {
 // the call ends with it.
 func TestGRPCDeadline(t *testing.T) {
 	left := make(chan time.Duration, 1)
-	s := (&service{unary: func(ctx context.Context, _ int64) error {
+	s := (&service{unary: func(ctx context.Context, call int64) error {
+		if call == 1 {
+			return nil // all connections are made
+		}
 		d, _ := ctx.Deadline()
 		left <- time.Until(d)
 		<-ctx.Done()
 		return ctx.Err()
 	}}).serve(t)
 	p := inproc.Start(t, map[string]string{"calls.yaml": callsYAML(s)})
-	ctx, cancel := context.WithTimeout(patient(t), 300*time.Millisecond)
+	client := dial(t, p)
+	if _, err := client.UnaryCall(patient(t), &testpb.SimpleRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(patient(t), time.Second)
 	defer cancel()
-	_, err := dial(t, p).UnaryCall(ctx, &testpb.SimpleRequest{})
+	_, err := client.UnaryCall(ctx, &testpb.SimpleRequest{})
 	wantCode(t, err, codes.DeadlineExceeded)
-	if d := <-left; d <= 0 || d > 300*time.Millisecond {
-		t.Errorf("the service was told of %v", d)
+	select {
+	case d := <-left:
+		if d <= 0 || d > time.Second {
+			t.Errorf("the service was told of %v", d)
+		}
+	case <-patient(t).Done():
+		t.Error("the service was not called")
 	}
 }
 
