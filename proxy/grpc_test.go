@@ -115,7 +115,7 @@ func dial(t *testing.T, p *inproc.Proxy) testpb.TestServiceClient {
 }
 
 func patient(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -365,12 +365,12 @@ func TestGRPCSlowResponse(t *testing.T) {
 			if err := s.Send(&testpb.StreamingOutputCallResponse{Payload: payload("x")}); err != nil {
 				return err
 			}
-			<-time.NewTimer(150 * time.Millisecond).C
+			<-time.NewTimer(400 * time.Millisecond).C
 		}
 		return nil
 	}}).serve(t)
 	p := inproc.Start(t, map[string]string{"calls.yaml": callsYAML(s),
-		"route.yaml": callsRoute("  - retries: {attempts: 2, perTryTimeout: 300ms}\n    route: [{destination: {host: calls}}]\n")})
+		"route.yaml": callsRoute("  - retries: {attempts: 2, perTryTimeout: 1s}\n    route: [{destination: {host: calls}}]\n")})
 	stream, err := dial(t, p).FullDuplexCall(patient(t))
 	if err != nil {
 		t.Fatal(err)
