@@ -64,7 +64,7 @@ func TestEditUnderLoad(t *testing.T) {
 						t.Errorf("%q %q", r.Line, r.Body)
 					}
 				}
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(30 * time.Second))
 			}
 		}()
 	}
