@@ -146,7 +146,7 @@ func answerMulti(c *wire.H2, id uint32) {
 // serves makes sure that a new connection is served, promptly.
 func (lab *abuseLab) serves(t *testing.T) {
 	t.Helper()
-	const promptly = time.Second
+	const promptly = 5 * time.Second
 	for _, host := range []string{"app", "multi"} {
 		c, err := wire.DialH2(lab.HTTP, promptly, wire.H2Options{})
 		if err != nil {

@@ -5,6 +5,7 @@ package test
 import (
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -77,10 +78,16 @@ func h2Evils() map[string]func(c *wire.H2, id uint32) {
 // next ones have to be served as if nothing had been.
 func TestEvilHTTP2Upstream(t *testing.T) {
 	evils := h2Evils()
+	// under way are those whose connection the proxy hasn't judged yet: it ends
+	// one that floods it, with whatever else it carries.
+	var underWay sync.WaitGroup
 	lab := newAbuseLab(t, true, func(c *wire.H2, id uint32) {
 		s := c.Snapshot(id)
 		if evil := evils[s.Get("x-evil")]; evil != nil {
+			underWay.Add(1)
+			defer underWay.Done()
 			evil(c, id)
+			_ = c.Ping() // fails where the proxy has ended the connection
 			return
 		}
 		answerMulti(c, id)
@@ -115,6 +122,7 @@ func TestEvilHTTP2Upstream(t *testing.T) {
 			if resp != nil && strings.Contains(string(resp.Head), "evil") {
 				t.Errorf("the client got what was smuggled: %q", resp.Head)
 			}
+			underWay.Wait()
 			lab.serves(t)
 		})
 	}

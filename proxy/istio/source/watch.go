@@ -74,7 +74,8 @@ func NewWatcher(paths []string, debounce time.Duration) (*Watcher, error) {
 func (w *Watcher) Close() error { return w.notify.Close() }
 
 // Run calls changed after each change, once writing has paused or has gone on for a
-// second, and never twice at a time. It returns nil when ctx is done, after the last call
+// second, and never twice at a time. A file that is empty is still being written to: an
+// editor that doesn't rename truncates a file before it writes. It returns nil when ctx is done, after the last call
 // of changed has returned, and an error when watching has broken down.
 func (w *Watcher) Run(ctx context.Context, changed func()) error {
 	defer w.notify.Close()
@@ -92,7 +93,8 @@ func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <
 	var (
 		timer *time.Timer // nil while nothing has changed
 		due   <-chan time.Time
-		limit time.Time // the latest moment to report
+		limit time.Time           // the latest moment to report
+		files = map[string]bool{} // what has changed
 	)
 	stir := func() {
 		now := time.Now()
@@ -113,6 +115,7 @@ func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <
 				return nil
 			}
 			if w.concerns(ev) {
+				files[ev.Name] = true
 				stir()
 			}
 		case err, ok := <-errs:
@@ -124,10 +127,25 @@ func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <
 			}
 			stir() // events were lost, any of which might have been ours
 		case <-due:
+			if now := time.Now(); now.Before(limit) && anyEmpty(files) {
+				timer.Reset(min(w.debounce, limit.Sub(now)))
+				continue
+			}
 			timer, due = nil, nil
+			clear(files)
 			fire()
 		}
 	}
+}
+
+// anyEmpty reports whether one of the files is there and empty.
+func anyEmpty(files map[string]bool) bool {
+	for name := range files {
+		if info, err := os.Stat(name); err == nil && info.Mode().IsRegular() && info.Size() == 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // concerns reports whether an event may change what Load reads.

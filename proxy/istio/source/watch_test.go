@@ -63,6 +63,50 @@ func TestDebounce(t *testing.T) {
 	}
 }
 
+// TestEmptyFile: a file that was truncated isn't read before it is written, but after a
+// second at the latest.
+func TestEmptyFile(t *testing.T) {
+	for name, c := range map[string]struct{ written, fires time.Duration }{
+		"written late": {300 * time.Millisecond, 350 * time.Millisecond},
+		"never":        {0, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "x.yaml")
+				write := func(text string) {
+					if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				write("")
+				w := &Watcher{debounce: 50 * time.Millisecond, wanted: &wanted{names: map[string]bool{path: true}}}
+				start := time.Now()
+				events := make(chan fsnotify.Event)
+				var fires []time.Duration
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() {
+					done <- w.loop(ctx, events, nil, func() { fires = append(fires, time.Since(start)) })
+				}()
+				events <- fsnotify.Event{Name: path, Op: fsnotify.Write}
+				if c.written > 0 {
+					time.Sleep(c.written)
+					write("kind: X")
+					events <- fsnotify.Event{Name: path, Op: fsnotify.Write}
+				}
+				time.Sleep(time.Minute)
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+				if len(fires) != 1 || fires[0] != c.fires {
+					t.Errorf("fired at %v, want %v", fires, c.fires)
+				}
+			})
+		})
+	}
+}
+
 func every(step, until time.Duration) []time.Duration {
 	var all []time.Duration
 	for at := time.Duration(0); at <= until; at += step {
