@@ -6,9 +6,7 @@ import (
 	"errors"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 
-	"pillion/proxy/admin"
 	"pillion/proxy/config"
 	"pillion/proxy/live"
 	"pillion/proxy/stats"
@@ -23,6 +21,10 @@ func (s *Server) addDiscovery(env config.Env) error {
 		return errors.New("the configuration comes from a control plane or from files, not from both: leave the files out")
 	}
 	node := s.node()
+	if node.GetMetadata() != nil {
+		// What the node says of the workload is what other proxies are told.
+		env.DescribeNode(node.GetId(), node.GetMetadata(), node.GetLocality().GetRegion(), node.GetLocality().GetZone())
+	}
 	s.live = live.New(live.Options{
 		Env:       env,
 		Listeners: s.bound,
@@ -104,40 +106,6 @@ func (s *Server) waitingForControlPlane() []string {
 		if why := s.controlPlane(); why != "" {
 			out = append(out, "control plane: "+why)
 		}
-	}
-	return out
-}
-
-// liveDump is the configuration of a control plane as /config_dump shows it.
-func (s *Server) liveDump() admin.Dump {
-	d := admin.Dump{Secrets: secretResources(s.secrets)}
-	for _, t := range s.live.Status() {
-		list := liveResources(&t)
-		switch t.TypeURL {
-		case live.ClusterType:
-			d.Clusters, d.ClustersVersion = list, t.Version
-		case live.ListenerType:
-			d.Listeners, d.ListenersVersion = list, t.Version
-		case live.RouteType:
-			d.Routes = list
-		case live.EndpointType:
-			d.Endpoints = list
-		}
-	}
-	return d
-}
-
-func liveResources(t *live.TypeStatus) []admin.Resource {
-	var out []admin.Resource
-	add := func(name string, h *live.Held, warming bool) {
-		if h != nil {
-			out = append(out, admin.Resource{Name: name, Version: h.Version, Updated: h.Updated, Warming: warming,
-				Message: &anypb.Any{TypeUrl: t.TypeURL, Value: h.Body}})
-		}
-	}
-	for _, r := range t.Resources {
-		add(r.Name, r.Active, false)
-		add(r.Name, r.Warming, true)
 	}
 	return out
 }

@@ -22,7 +22,7 @@ func (s *Server) startEndpoints() error {
 		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
 			Logger:    log,
 			Stats:     s.registry,
-			Info:      admin.Info{Version: s.o.Version, Started: s.started},
+			Info:      admin.Info{Version: s.o.Version, Started: s.started, Node: s.node()},
 			Ready:     readiness{s},
 			Clusters:  clusterView{s.clusters},
 			Listeners: listenerView{s.bound},

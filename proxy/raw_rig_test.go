@@ -22,6 +22,7 @@ import (
 	"pillion/proxy/http"
 	"pillion/proxy/listener"
 	"pillion/proxy/proxytest/inproc"
+	"pillion/proxy/tcp"
 	"pillion/proxy/tls"
 )
 
@@ -33,6 +34,13 @@ type rawRoute struct {
 	// manager, of the route's action, of the filter chain, and of the cluster.
 	manager, route, chain, cluster string
 	secrets                        *tls.Secrets
+	// network are further network filters, and filters those of the connection
+	// manager, before the last one; raw has a TCP proxy serve instead.
+	network, filters string
+	raw              bool
+	// protocol takes the place of what http2 says in HttpProtocolOptions.
+	protocol string
+	env      config.Env // but for what serve sets
 }
 
 // serveRoute serves one route to b, and returns the address.
@@ -50,18 +58,27 @@ name: l
 address: {socket_address: {address: 127.0.0.1, port_value: 1}}
 filter_chains:
 - filters:
+%s
   - name: hcm
     typed_config:
       "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
       stat_prefix: test
-      http_filters: [{name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
+      http_filters: [%s {name: router, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]
       route_config: {virtual_hosts: [{name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: c, %s}}]}]}
       %s
   %s
-`, r.route, r.manager, r.chain), l)
-	protocol := "http_protocol_options"
+`, r.network, r.filters, r.route, r.manager, r.chain), l)
+	if r.raw {
+		filters := l.GetFilterChains()[0].GetFilters()
+		fromYAML(t, `{name: tcp, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: test, cluster: c}}`,
+			filters[len(filters)-1])
+	}
+	protocol := "explicit_http_config: {http_protocol_options: {}}"
 	if r.http2 {
-		protocol = "http2_protocol_options"
+		protocol = "explicit_http_config: {http2_protocol_options: {}}"
+	}
+	if r.protocol != "" {
+		protocol = r.protocol
 	}
 	fromYAML(t, fmt.Sprintf(`
 name: c
@@ -69,7 +86,7 @@ type: STATIC
 typed_extension_protocol_options:
   envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-    explicit_http_config: {%s: {}}
+    %s
 load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}
 %s
 `, protocol, r.port, r.cluster), cl)
@@ -81,7 +98,8 @@ func (r rawRoute) serve(t testing.TB) (addr string) {
 	t.Helper()
 	l, cl := r.compile(t)
 	clusters := cluster.NewManager(cluster.Options{})
-	c := config.NewCompiler(config.Env{Clusters: clusters, Secrets: r.secrets})
+	r.env.Clusters, r.env.Secrets = clusters, r.secrets
+	c := config.NewCompiler(r.env)
 	snap, err := c.Compile(&config.Resources{Listeners: []*listenerv3.Listener{l}, Clusters: []*clusterv3.Cluster{cl}})
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +116,13 @@ func (r rawRoute) serve(t testing.TB) (addr string) {
 	}
 	tracker := hcm.NewTracker()
 	chain := snap.Listeners["l"].Chains[0]
-	var h listener.Handler = hcm.New(chain.HCM, tracker)
+	raw := tcp.NewTracker()
+	var h listener.Handler
+	if chain.TCP != nil {
+		h = tcp.New(chain.TCP, raw)
+	} else {
+		h = hcm.New(chain.HCM, tracker)
+	}
 	if chain.TLS != nil {
 		h = &listener.Secure{TLS: chain.TLS, Timeout: chain.HandshakeTimeout, Next: h, Stats: &listener.SwitchStats{}, Log: slog.New(slog.DiscardHandler)}
 	}
@@ -117,6 +141,7 @@ func (r rawRoute) serve(t testing.TB) (addr string) {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
 		tracker.Drain(over)
+		raw.Drain(over)
 		conns.Wait()
 		clusters.Close()
 		c.Close()

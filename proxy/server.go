@@ -106,7 +106,10 @@ func New(o Options) (*Server, error) {
 
 // ownPeer is the workload beside the proxy, as metrics name it.
 func (s *Server) ownPeer() http.Peer {
-	l := s.o.Labels
+	l, id := s.o.Labels, "Kubernetes" // as Istio calls a cluster without a name
+	if d := s.o.Discovery; d != nil && d.ClusterID != "" {
+		id = d.ClusterID
+	}
 	return http.Peer{
 		Workload:          s.o.Workload,
 		Namespace:         s.o.Namespace,
@@ -114,7 +117,7 @@ func (s *Server) ownPeer() http.Peer {
 		Version:           firstOf(l["app.kubernetes.io/version"], l["version"]),
 		CanonicalService:  firstOf(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], s.o.Workload),
 		CanonicalRevision: firstOf(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
-		ClusterID:         "Kubernetes",
+		ClusterID:         id,
 	}
 }
 

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"pillion/test/lab"
 	"pillion/test/rig"
 )
 
@@ -236,4 +237,45 @@ func TestPodDriven(t *testing.T) {
 	if code := proc.WaitExit(t); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// TestPodOfRealIstiod: a real istiod takes the node that the pod's environment
+// makes, signs its certificate and drives it until it is ready.
+func TestPodOfRealIstiod(t *testing.T) {
+	t.Parallel()
+	l := lab.Start(t, lab.Options{})
+	_, secure, err := net.SplitHostPort(l.Ports.Secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := "localhost:" + secure
+	// Nothing is captured, so that no port of the machine is taken.
+	p := newPod(t, "CA_ADDR="+at, "ISTIO_META_INTERCEPTION_MODE=NONE", `ISTIO_META_POD_PORTS=[{"containerPort":9080,"protocol":"TCP"}]`, "ECC_SIGNATURE_ALGORITHM=ECDSA")
+	p.env = append(p.env, fmt.Sprintf(`PROXY_CONFIG={"discoveryAddress":%q,"statusPort":%s,"proxyAdminPort":%s,"terminationDrainDuration":"0s"}`, at, port(t, p.status), port(t, p.admin)))
+	root, err := os.ReadFile(l.RootCert())
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := os.ReadFile(l.Token("bookinfo", "bookinfo-reviews"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(p.root, "var/run/secrets/istio/root-cert.pem"), string(root))
+	write(t, filepath.Join(p.root, "var/run/secrets/tokens/istio-token"), string(token)+"\n")
+	program := agent(t)
+	proc := p.start(t, program, sidecarArgs...)
+	if _, stderr, code := p.hook(t, program, "wait", "--timeoutSeconds", "30", "--periodMillis", "50", "--url", "http://"+p.probe+"/healthz/ready"); code != 0 {
+		t.Fatalf("wait: %d %s\n%s", code, stderr, proc.Stderr)
+	}
+	stdout, _, code := p.hook(t, program, "request", "--debug-port="+port(t, p.admin), "GET", "certs")
+	if code != 0 || !strings.Contains(stdout, "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-reviews") {
+		t.Errorf("/certs: %d %s", code, stdout)
+	}
+	rig.Until(t, "istiod knows the proxy and all that it sent was taken", func() error {
+		all := l.Syncz()
+		if s, ok := all["reviews-v1-x.bookinfo"]; !ok || !s.InStep() {
+			return fmt.Errorf("%+v", all)
+		}
+		return nil
+	})
 }

@@ -209,7 +209,7 @@ func TestPodServesApplication(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"istio_agent_scrapes_total 1", "envoy_server_state 2", "app_requests_total 7", "istio_agent_process_resident_memory_bytes"} {
+	for _, want := range []string{"istio_agent_scrapes_total 1", "envoy_server_live 0", "app_requests_total 7", "istio_agent_process_resident_memory_bytes"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the merged page lacks %s", want)
 		}
@@ -350,6 +350,16 @@ func TestPodRefuses(t *testing.T) {
 	} {
 		if _, stderr, code := p.hook(t, program, c.args...); code != c.code || !strings.Contains(stderr, c.want) {
 			t.Errorf("%q: %d %q", c.args, code, stderr)
+		}
+	}
+	// An identity that isn't there.
+	for variable, want := range map[string]string{
+		"WORKLOAD_IDENTITY_SOCKET_FILE=spire.sock": "workload-spiffe-uds/spire.sock, which was asked for by name",
+		"CA_PROVIDER=GkeWorkloadCertificate":       "there is no identity: no SDS server in",
+	} {
+		p := newPod(t, variable)
+		if _, stderr, code := p.hook(t, program, append(slices.Clone(sidecarArgs), "--root", p.root)...); code != 1 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: %d %s", variable, code, stderr)
 		}
 	}
 	// A port that is taken.

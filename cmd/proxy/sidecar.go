@@ -120,6 +120,7 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 	if err != nil {
 		return err
 	}
+	log.Info("the proxy of a pod", "node", p.Node.GetId(), "control plane", o.Discovery.Address, "certificate from", certificateFrom(&o.Identity), "version", version)
 	o.Version, o.Level, o.Logger = version, level, newLogger(stderr, level, f.logJSON)
 	s, err := proxy.New(o)
 	if err != nil {
@@ -191,6 +192,17 @@ func podIdentity(ctx context.Context, p *pod.Pod) (proxy.Identity, error) {
 			PKCS8: q.PKCS8, TTL: q.TTL, GraceRatio: q.GraceRatio, GraceJitter: q.GraceJitter, OutputDir: q.OutputDir, CertSigner: q.CertSigner}
 	}
 	return id, nil
+}
+
+// certificateFrom says where an identity comes from.
+func certificateFrom(id *proxy.Identity) string {
+	switch {
+	case id.SDS != "":
+		return "SDS at " + id.SDS
+	case id.CA != "":
+		return "the CA " + id.CA
+	}
+	return "the file " + id.Files.Chain
 }
 
 // socketAnswers tells whether a server listens at a Unix socket.

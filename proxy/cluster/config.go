@@ -79,6 +79,14 @@ type Config struct {
 	// ServiceHost, ServiceName and ServiceNamespace are the service that the
 	// cluster stands for, as metrics name it (Istio's cluster metadata).
 	ServiceHost, ServiceName, ServiceNamespace string
+	// External says that the hosts are outside of the mesh, NoPeerMetadata that they
+	// aren't to hear which workload calls (filter_metadata.istio: external, disable_mx).
+	External, NoPeerMetadata bool
+	// PeerProtocol is the name in ALPN by which both ends of a raw connection agree
+	// to tell each other who they are before the first byte, empty if they never do;
+	// PeerLabels are further labels of the workload that we tell then.
+	PeerProtocol string
+	PeerLabels   []string
 	// Reference is the path of the Istio resource that shaped the cluster,
 	// empty if there is none.
 	Reference string

@@ -190,7 +190,7 @@ func (b *clusterBuilder) names() error {
 		b.out.ServiceName = shared(f["name"].GetStringValue())
 		b.out.ServiceNamespace = shared(f["namespace"].GetStringValue())
 	}
-	return nil
+	return b.peers(c)
 }
 
 // connections compiles how connections are made.
@@ -381,11 +381,5 @@ func (b *clusterBuilder) ignored() {
 	}
 	if b.out.Discovery == cluster.OriginalDst && c.GetOutlierDetection() != nil {
 		b.warn("outlier_detection: is not done for ORIGINAL_DST clusters")
-	}
-	for i, f := range c.GetFilters() {
-		// The exchange of metadata is part of mutual TLS between sidecars.
-		if !strings.HasSuffix(messageType(f.GetTypedConfig()), "metadataexchange.config.MetadataExchange") {
-			b.warn("filters[%d] (%s): upstream network filters are not supported", i, f.GetName())
-		}
 	}
 }

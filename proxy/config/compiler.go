@@ -15,8 +15,11 @@ import (
 // Env is what compiled structures are wired to. With the zero value Compile
 // checks, and its result must not be served.
 type Env struct {
-	Own      http.Peer         // the workload beside the proxy
-	Labels   map[string]string // of that workload
+	Own    http.Peer         // the workload beside the proxy
+	Labels map[string]string // of that workload
+	// NodeID is the proxy's id in the mesh (type~ip~pod.namespace~domain). Without it
+	// the proxy tells nobody who its workload is.
+	NodeID   string
 	Families *istiostats.Families
 	Sinks    *accesslog.Sinks
 	Clusters *cluster.Manager

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -23,8 +24,7 @@ import (
 const (
 	hcmType      = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 	tcpProxyType = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
-	// metadataExchangeType learns the other end by ALPN istio-peer-exchange,
-	// which no connection without TLS has.
+	// metadataExchangeType learns who is at the other end.
 	metadataExchangeType = "envoy.tcp.metadataexchange.config.MetadataExchange"
 )
 
@@ -88,11 +88,25 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 	}
 	var connection []filter.ConnectionFilter
 	var admit []filter.Admitter
+	var peers *peerExchange
+	var tellEvery time.Duration
 	for i, f := range fc.GetFilters()[:n-1] {
 		switch typ := messageType(f.GetTypedConfig()); typ {
-		case "stats.PluginConfig":
-			connection = append(connection, istiostats.New(c.env.Own, d, c.env.Families))
+		case istioStatsType:
+			o, err := c.istioStats(f.GetTypedConfig())
+			if err != nil {
+				return nil, fmt.Errorf(".filters[%d].typed_config.%w", i, err)
+			}
+			tellEvery = max(tellEvery, o.TellEvery)
+			for _, w := range o.Warnings {
+				s.Warnings = append(s.Warnings, fmt.Sprintf("listener %s: filters[%d]: istio.stats: %s", listenerName, i, w))
+			}
+			connection = append(connection, istiostats.NewWith(o, c.env.Own, d, c.env.Families))
 		case metadataExchangeType:
+			var err error
+			if peers, err = compilePeerExchange(f.GetTypedConfig()); err != nil {
+				return nil, fmt.Errorf(".filters[%d].typed_config.value.%w", i, err)
+			}
 		case networkRBACType, networkExtAuthzType:
 			build := c.buildNetworkRBAC
 			if typ == networkExtAuthzType {
@@ -131,6 +145,8 @@ func (c *Compiler) compileChain(s *Snapshot, fc *listenerv3.FilterChain, listene
 		}
 		if err == nil {
 			chain.TCP.Admit = admit
+			chain.TCP.TellEvery = tellEvery
+			c.exchangePeers(chain.TCP, peers)
 		}
 	default:
 		err = fmt.Errorf("typed_config: the last filter must be an HTTP connection manager or a TCP proxy, got %q", typ)

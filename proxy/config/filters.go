@@ -26,7 +26,7 @@ import (
 	"pillion/proxy/filter/fault"
 	"pillion/proxy/filter/grpcstats"
 	"pillion/proxy/filter/grpcweb"
-	"pillion/proxy/filter/istiostats"
+	"pillion/proxy/filter/peermeta"
 	"pillion/proxy/filter/rbac"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
@@ -49,20 +49,19 @@ type httpFilter struct {
 }
 
 // httpFilters are the known filters by the last part of their type URL's
-// message name. A filter with a nil build is known to change nothing in what
-// this build serves: istio.alpn and the peer's metadata concern connections
-// with mutual TLS.
+// message name. A filter with a nil build is served elsewhere: istio.alpn says what
+// connections to hosts offer (alpn.go).
 var httpFilters = map[string]httpFilter{
-	"envoy.extensions.filters.http.fault.v3.HTTPFault":          {build: buildFault},
-	"envoy.extensions.filters.http.cors.v3.Cors":                {build: buildCORS},
-	"stats.PluginConfig":                                        {build: buildIstioStats},
+	"envoy.extensions.filters.http.fault.v3.HTTPFault": {build: buildFault},
+	"envoy.extensions.filters.http.cors.v3.Cors":       {build: buildCORS},
+	istioStatsType: {build: buildIstioStats},
 	"istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig": {},
 	"envoy.extensions.filters.http.grpc_stats.v3.FilterConfig":  {build: buildGRPCStats},
 	"envoy.extensions.filters.http.grpc_web.v3.GrpcWeb":         {build: buildGRPCWeb},
-	"io.istio.http.peer_metadata.Config":                        {},
-	httpRBACType:                                                {build: buildRBAC},
-	extAuthzType:                                                {build: buildExtAuthz, merge: mergeExtAuthz},
-	jwtType:                                                     {build: buildJWT},
+	peerMetadataType: {build: buildPeerMetadata},
+	httpRBACType:     {build: buildRBAC},
+	extAuthzType:     {build: buildExtAuthz, merge: mergeExtAuthz},
+	jwtType:          {build: buildJWT},
 }
 
 const routerType = "envoy.extensions.filters.http.router.v3.Router"
@@ -199,6 +198,7 @@ type filterState struct {
 	// networkExtAuthz are by stat_prefix.
 	networkExtAuthz map[string]*extauthz.NetworkStats
 	jwt             *jwtState
+	peers           *peermeta.Exchanger // nil until it is asked for
 }
 
 func newFilterState(r *stats.Registry) *filterState {
@@ -218,10 +218,6 @@ func (f *filterState) faultStats(prefix string) *fault.Stats {
 		f.registry.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Collect(e, prefix) }))
 	}
 	return s
-}
-
-func buildIstioStats(ch *chains, _, _ *anypb.Any) (any, error) {
-	return istiostats.New(ch.c.env.Own, ch.direction, ch.c.env.Families), nil
 }
 
 func buildFault(ch *chains, base, route *anypb.Any) (any, error) {

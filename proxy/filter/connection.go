@@ -7,12 +7,15 @@ import "pillion/proxy/http"
 // Connection is what became of a connection of raw bytes since it was last
 // told of.
 type Connection struct {
-	Conn    *http.ConnInfo
-	Peer    *http.Peer // of the client, nil when it is not known
-	Cluster string
-	Host    *http.HostFacts // nil when none was reached
-	TLS     *http.TLSInfo   // of the connection to the host; nil when it is plain
-	Flags   http.Flags
+	Conn *http.ConnInfo
+	Peer *http.Peer // of the client, nil when it is not known
+	// UpstreamPeer is the workload of the host, as it says of itself; nil when it
+	// says nothing.
+	UpstreamPeer *http.Peer
+	Cluster      string
+	Host         *http.HostFacts // nil when none was reached
+	TLS          *http.TLSInfo   // of the connection to the host; nil when it is plain
+	Flags        http.Flags
 	// Opened and Closed are each set once.
 	Opened, Closed bool
 	// Received are the bytes from downstream, Sent those towards it.

@@ -56,6 +56,13 @@ type ResponseFilter interface {
 	OnResponse(ex *http.Exchange)
 }
 
+// FirstResponder is a ResponseFilter that others depend on: it sees a response
+// before those that don't implement this, wherever it stands.
+type FirstResponder interface {
+	ResponseFilter
+	RespondsFirst()
+}
+
 // StreamWrapper is a RequestFilter that also changes bodies: it puts itself
 // between the forwarder and the client. Wrap is called once for each exchange,
 // when the request phase is over, and returns down itself if the exchange is
@@ -118,5 +125,14 @@ func NewChain(filters ...any) *Chain {
 			c.Finish = append(c.Finish, r)
 		}
 	}
+	slices.SortStableFunc(c.Response, func(a, b ResponseFilter) int { return later(a) - later(b) })
 	return c
+}
+
+// later orders response filters.
+func later(r ResponseFilter) int {
+	if _, first := r.(FirstResponder); first {
+		return 0
+	}
+	return 1
 }

@@ -117,6 +117,10 @@ func (c *Call) setUp(opt *Options, ex *http.Exchange, down Downstream, route *ro
 	if c.cl == nil {
 		return noCluster(route.NotFoundStatus)
 	}
+	if cfg := c.cl.Config(); cfg.NoPeerMetadata || cfg.External && ex.MeshOnly {
+		ex.Req.Fields.DelID(http.HeaderXEnvoyPeerMetadata)
+		ex.Req.Fields.DelID(http.HeaderXEnvoyPeerMetadataID)
+	}
 	route.ApplyRequest(ex, c.target)
 	c.prepare()
 	return nil

@@ -38,6 +38,13 @@ type Exchange struct {
 	// known. Immutable, shared between requests of one peer.
 	DownstreamPeer *Peer
 
+	// UpstreamPeer is the workload that answered, as it says of itself, nil when it
+	// says nothing. Immutable, shared.
+	UpstreamPeer *Peer
+	// MeshOnly says that what the request tells of our workload
+	// (x-envoy-peer-metadata) is not for hosts outside of the mesh.
+	MeshOnly bool
+
 	// Metadata is what filters tell each other and the access log.
 	Metadata Metadata
 
@@ -271,6 +278,9 @@ type Peer struct {
 	CanonicalService, CanonicalRevision string
 	App, Version, ClusterID, Principal  string
 	ServiceHost, ServiceName, ServiceNS string // destination service, from cluster metadata
+	// Detail is what metric labels don't have by themselves; nil when nothing is
+	// known of it.
+	Detail *PeerDetail
 }
 
 // HostFacts is what the layers above know of one upstream host: immutable

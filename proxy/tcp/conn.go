@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -40,12 +41,15 @@ type conn struct {
 	cancel chan struct{}  // closed, with mu held, when connecting is given up
 
 	down, up netio.Conn // each direction's goroutine reads one and writes the other
-	raw      *pool.RawConn
-	cl       *cluster.Cluster
-	cluster  string
-	host     *cluster.Host
-	attempts uint32
-	failure  *http.Error
+	// upward and downward are what comes before the data of either direction, nil for
+	// nothing. Set before relay, immutable then.
+	upward, downward *meeting
+	raw              *pool.RawConn
+	cl               *cluster.Cluster
+	cluster          string
+	host             *cluster.Host
+	attempts         uint32
+	failure          *http.Error
 	// refusal and refusalCode are the details of a filter that didn't admit the
 	// connection.
 	refusal, refusalCode string
@@ -58,10 +62,14 @@ type conn struct {
 	moved, tellAt      int64       // http.Now; when bytes last moved, when filters are told next; guarded by mu
 	next, prev         *conn       // guarded by Tracker.mu
 
-	mu        sync.Mutex
-	cause     cause      // guarded by mu
-	flags     http.Flags // guarded by mu
-	connected bool       // raw is set; guarded by mu
+	mu sync.Mutex
+	// downPeer and upPeer are who is at either end, as far as they said; unknown is how
+	// many of them may still say it. Guarded by mu.
+	downPeer, upPeer *http.Peer
+	unknown          int
+	cause            cause      // guarded by mu
+	flags            http.Flags // guarded by mu
+	connected        bool       // raw is set; guarded by mu
 }
 
 // admit asks the chain's filters whether the connection may be served.
@@ -145,6 +153,7 @@ func (c *conn) adopt(raw *pool.RawConn) bool {
 	if c.cause != running {
 		return false
 	}
+	c.greetLocked()
 	c.tellLocked(http.Now(), false)
 	return true
 }
@@ -152,15 +161,24 @@ func (c *conn) adopt(raw *pool.RawConn) bool {
 // relay carries both directions until each has ended.
 func (c *conn) relay() {
 	var back sync.WaitGroup
-	back.Go(func() { c.carry(&c.down, &c.up, &c.sent, &c.upEnded, upstreamReset, clientReset) })
-	c.carry(&c.up, &c.down, &c.received, &c.downEnded, clientReset, upstreamReset)
+	back.Go(func() { c.carry(&c.down, &c.up, c.downward, &c.sent, &c.upEnded, upstreamReset, clientReset) })
+	c.carry(&c.up, &c.down, c.upward, &c.received, &c.downEnded, clientReset, upstreamReset)
 	back.Wait()
 }
 
 // carry carries one direction and passes on how it ends: a FIN as a FIN, while
 // the other direction goes on, and a reset as a reset.
-func (c *conn) carry(dst, src *netio.Conn, moved *atomic.Uint64, ended *atomic.Bool, bySrc, byDst cause) {
-	srcErr, dstErr := netio.Relay(dst, src, moved)
+func (c *conn) carry(dst, src *netio.Conn, m *meeting, moved *atomic.Uint64, ended *atomic.Bool, bySrc, byDst cause) {
+	var srcErr, dstErr error
+	if m != nil {
+		srcErr, dstErr = c.meet(dst, src, m, moved)
+	}
+	switch {
+	case srcErr == io.EOF:
+		srcErr = nil
+	case srcErr == nil && dstErr == nil:
+		srcErr, dstErr = netio.Relay(dst, src, moved)
+	}
 	switch {
 	case srcErr != nil:
 		c.kill(bySrc)

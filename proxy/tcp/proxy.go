@@ -42,7 +42,16 @@ type Config struct {
 	// Admit are asked for each connection before it is served.
 	Admit   []filter.Admitter
 	Filters []filter.ConnectionFilter
-	Stats   *Stats
+	// TellEvery is how often filters hear of a connection that goes on;
+	// DefaultTellEvery if 0.
+	TellEvery time.Duration
+	// Peers is how both ends tell each other who they are, nil if they don't: with
+	// the client if PeerProtocol is what ALPN agreed on, with the host if that of its
+	// cluster is. PeerLabels are further labels to tell the client.
+	Peers        http.PeerExchange
+	PeerProtocol string
+	PeerLabels   []string
+	Stats        *Stats
 }
 
 // Target is a cluster with its share of the connections.

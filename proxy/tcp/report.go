@@ -3,6 +3,7 @@
 package tcp
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
@@ -10,9 +11,9 @@ import (
 	"pillion/proxy/http"
 )
 
-// tellEvery is how often filters hear of a connection that goes on (Istio:
+// DefaultTellEvery is how often filters hear of a connection that goes on (Istio:
 // tcp_reporting_duration).
-const tellEvery = 5 * time.Second
+const DefaultTellEvery = 5 * time.Second
 
 // countLocked adds what has moved to the counters, and reports whether
 // anything has; mu is held.
@@ -33,12 +34,17 @@ func (c *conn) countLocked() bool {
 	return true
 }
 
-// tellLocked tells the filters what has changed; mu is held.
+// tellLocked tells the filters what has changed; mu is held. As long as an end may
+// still say who it is they are told nothing, so that all of a connection counts for
+// the same workloads.
 func (c *conn) tellLocked(now int64, closed bool) {
-	c.tellAt = now + int64(tellEvery)
+	c.tellAt = now + int64(cmp.Or(c.p.cfg.TellEvery, DefaultTellEvery))
+	if c.unknown > 0 && !closed {
+		return
+	}
 	moved := [2]uint64{c.received.Load(), c.sent.Load()}
 	e := filter.Connection{
-		Conn: c.info, Cluster: c.cluster, Flags: c.flags,
+		Conn: c.info, Peer: c.downPeer, UpstreamPeer: c.upPeer, Cluster: c.cluster, Flags: c.flags,
 		Opened: !c.opened, Closed: closed,
 		Received: moved[0] - c.told[0], Sent: moved[1] - c.told[1],
 	}
@@ -67,6 +73,7 @@ func (c *conn) log() {
 	}
 	ex := exchanges.Get().(*http.Exchange)
 	ex.Conn, ex.ClusterName, ex.Flags, ex.Attempts = c.info, c.cluster, c.flags, c.attempts
+	ex.DownstreamPeer, ex.UpstreamPeer = c.downPeer, c.upPeer
 	ex.Start, ex.End = c.start, http.Now()
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = int64(c.received.Load()), int64(c.sent.Load())
 	ex.TerminationDetails, ex.Details = c.refusal, c.refusalCode

@@ -98,7 +98,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err == errWouldBlock {
 		err = nil
 	}
-	c.more = n == len(p)-1
+	// A caller may take the byte alone and wait for more: it has to find the error,
+	// which stays.
+	c.more = n == len(p)-1 || err != nil
 	return n + 1, err
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // pair returns both ends of a mutual connection.
@@ -333,5 +334,33 @@ func TestWriteAwait(t *testing.T) {
 	}
 	if _, err := client.Read(p); err != io.EOF {
 		t.Errorf("at the end: %v", err)
+	}
+}
+
+// TestEndBehindByte: a stream that ends behind the one byte that was looked at ahead is
+// found to have ended by a reader who takes the byte and then waits.
+func TestEndBehindByte(t *testing.T) {
+	client, server := pair(t)
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	_ = server.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for !server.Buffered() {
+		if err := server.Await(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := make([]byte, 10)
+	if n, _ := server.Read(p); n != 1 || p[0] != 'x' {
+		t.Fatalf("%q", p[:n])
+	}
+	if err := server.Await(); err != nil {
+		t.Fatalf("the end isn't found: %v", err)
+	}
+	if n, err := server.Read(p); n != 0 || err != io.EOF {
+		t.Errorf("%d octets, %v, want the end", n, err)
 	}
 }

@@ -16,12 +16,14 @@ import (
 type key struct {
 	// bits packs status, flags, protocol, gRPC status and special route.
 	bits uint64
-	// peer is left empty on the source's side, where nothing that the client
-	// says is a label.
+	// peer is the other end as it says of itself, one for all pods of a workload:
+	// the client for a server, the host for a client. nil when it says nothing.
 	peer *http.Peer
 	// principal is that of the other end's certificate, the client's or the host's,
 	// and own that of ours on the connection.
 	principal, own string
+	// varied stands for what labels are made of beside that (plan.vary).
+	varied uint64
 }
 
 // Places in key.bits.
@@ -52,7 +54,7 @@ func (r *reporter) key(ex *http.Exchange) key {
 
 // setPeer makes a key that of the exchange's other end.
 func (r *reporter) setPeer(k *key, ex *http.Exchange) {
-	r.setPeerOf(k, ex.Conn, ex.DownstreamPeer, ex.UpstreamTLS)
+	r.setPeerOf(k, ex.Conn, ex.DownstreamPeer, ex.UpstreamPeer, ex.UpstreamTLS)
 }
 
 func (k *key) status() int       { return int(k.bits>>statusShift) & maxStatus }
@@ -84,9 +86,6 @@ type handle[S series] struct {
 	key    key
 	series S
 }
-
-// requestHandles caches the series of whole requests.
-type requestHandles = handles[*stats.Series[cells]]
 
 // maxHandles bounds a list that is searched from its beginning. A host has
 // one or two dozen results at most unless somebody plays with it; what finds
@@ -135,11 +134,11 @@ const maxClusters = 256
 // clusters caches the handles of requests that got no host, by the name of
 // the cluster, which is empty when no route was found. The zero value is
 // ready; all methods are safe for concurrent use.
-type clusters struct {
-	byName atomic.Pointer[map[string]*requestHandles] // each map is immutable
+type clusters[C any] struct {
+	byName atomic.Pointer[map[string]*handles[*stats.Series[C]]] // each map is immutable
 }
 
-func (c *clusters) get(name string) *requestHandles {
+func (c *clusters[C]) get(name string) *handles[*stats.Series[C]] {
 	for {
 		old := c.byName.Load()
 		if old != nil {
@@ -147,11 +146,11 @@ func (c *clusters) get(name string) *requestHandles {
 				return h
 			}
 		}
-		next := map[string]*requestHandles{}
+		next := map[string]*handles[*stats.Series[C]]{}
 		if old != nil && len(*old) < maxClusters {
 			maps.Copy(next, *old)
 		}
-		h := &requestHandles{}
+		h := &handles[*stats.Series[C]]{}
 		next[name] = h
 		if c.byName.CompareAndSwap(old, &next) {
 			return h

@@ -360,7 +360,7 @@ func TestHostileUpstream(t *testing.T) {
 	if n := families.Len(); n != 100 {
 		t.Errorf("%d label sets, want 100", n)
 	}
-	if n := len(*h.Attached(f.reporter).(*requestHandles).list.Load()); n > maxHandles {
+	if n := len(*h.Attached(f.reporter.requests[0]).(*handles[*stats.Series[cells]]).list.Load()); n > maxHandles {
 		t.Errorf("%d handles beside the host, want at most %d", n, maxHandles)
 	}
 	total, over := 0.0, 0.0
@@ -381,7 +381,7 @@ func TestManyClustersWithoutHosts(t *testing.T) {
 	for i := range 3 * maxClusters {
 		f.OnFinish(finished(func(ex *http.Exchange) { ex.ClusterName = fmt.Sprint("c", i) }))
 	}
-	if n := len(*f.reporter.noHost.byName.Load()); n > maxClusters {
+	if n := len(*f.reporter.requests[0].noHost.byName.Load()); n > maxClusters {
 		t.Errorf("%d clusters are cached, want at most %d", n, maxClusters)
 	}
 }
@@ -422,7 +422,7 @@ func TestHandleExpires(t *testing.T) {
 		if len(ms) != 1 || ms[0].GetCounter().GetValue() != 2 {
 			t.Errorf("after the expiry there is %v, want one series that counts 2", ms)
 		}
-		if n := len(*h.Attached(f.reporter).(*requestHandles).list.Load()); n != 1 {
+		if n := len(*h.Attached(f.reporter.requests[0]).(*handles[*stats.Series[cells]]).list.Load()); n != 1 {
 			t.Errorf("%d handles, want the stale one replaced", n)
 		}
 	})

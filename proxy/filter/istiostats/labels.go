@@ -56,41 +56,54 @@ func specialRoute(route string) special {
 type reporterID struct {
 	own     http.Peer
 	inbound bool
+	labels  string // labelling.key
 }
 
 // reporter finds the series of an exchange. Its labels are immutable.
 type reporter struct {
 	reporterID
 	families *Families
-	noHost   clusters
-	// messages is where hosts have their message counters attached.
-	messages messageOwner
-	// tcp is where they have those of raw connections attached.
-	tcp tcpOwner
+	// requests, messages and raw are how the metrics of each group are labelled;
+	// a group is empty if all of its metrics are dropped.
+	requests []*plan[cells]
+	messages []*plan[messageCells]
+	raw      []*plan[tcpCells]
+	// messageOwner is where hosts have their message counters attached.
+	messageOwner messageOwner
 }
 
-func newReporter(id reporterID, f *Families) *reporter { return &reporter{reporterID: id, families: f} }
+func newReporter(id reporterID, l *labelling, f *Families) *reporter {
+	return &reporter{
+		reporterID: id, families: f,
+		requests: planFor(l, requestMetrics, labelNames(), f.requestFamily),
+		messages: planFor(l, messageMetrics, labelNames()[:numPeerLabels], f.messageFamily),
+		raw:      planFor(l, tcpMetrics, tcpLabelNames(), f.tcpFamily),
+	}
+}
 
-// find returns the series of the exchange.
-func (r *reporter) find(ex *http.Exchange) *stats.Series[cells] {
-	k := r.key(ex)
-	h := r.handles(ex)
-	if s := h.find(&k); s != nil {
+// find returns the series of the exchange by one plan; k is its key.
+func (r *reporter) find(p *plan[cells], ex *http.Exchange, k *key) *stats.Series[cells] {
+	if len(p.varies) > 0 {
+		p.vary(k, ex, nil)
+	}
+	h := p.cached(ex.ClusterName, ex.Upstream)
+	if s := h.find(k); s != nil {
 		return s
 	}
-	s := r.families.series.With(r.values(ex, &k)...)
-	h.put(k, s)
+	s := p.family.With(p.values(r.values(ex, k), ex, nil)...)
+	s.Cells.used.Or(p.mask)
+	h.put(*k, s)
 	return s
 }
 
-// handles returns the cache that an exchange's series are in.
-func (r *reporter) handles(ex *http.Exchange) *requestHandles {
-	if ex.Upstream == nil {
-		return r.noHost.get(ex.ClusterName)
+// cached returns the cache that the series of a cluster's host are in.
+func (p *plan[C]) cached(cluster string, host *http.HostFacts) *handles[*stats.Series[C]] {
+	if host == nil {
+		return p.noHost.get(cluster)
 	}
-	h, ok := ex.Upstream.Attached(r).(*requestHandles)
+	h, ok := host.Attached(p).(*handles[*stats.Series[C]])
 	if !ok {
-		h = ex.Upstream.Attach(r, &requestHandles{}).(*requestHandles)
+		h = host.Attach(p, &handles[*stats.Series[C]]{}).(*handles[*stats.Series[C]])
 	}
 	return h
 }
@@ -133,6 +146,9 @@ func (r *reporter) endValues(cluster string, host *http.HostFacts, k *key) []str
 // appendOutbound appends the labels of both ends as a client knows them.
 func (r *reporter) appendOutbound(v []string, s Service, peer http.Peer, k *key) []string {
 	own := r.own
+	if k.peer != nil {
+		peer = *k.peer
+	}
 	own.Principal, peer.Principal = k.own, k.principal
 	namespace := firstOf(namespaceOf(peer.Principal), peer.Namespace)
 	peer.Namespace = namespace

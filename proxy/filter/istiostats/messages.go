@@ -10,29 +10,41 @@ import (
 )
 
 // messageCells are the metrics of the gRPC messages between two workloads.
-type messageCells struct{ requests, responses stats.Counter }
-
-func emitMessages(c *messageCells, s stats.SeriesScope) {
-	s.Counter("istio_request_messages_total", "Messages in gRPC requests.", c.requests.Value())
-	s.Counter("istio_response_messages_total", "Messages in gRPC responses.", c.responses.Value())
+type messageCells struct {
+	used                atomic.Uint32 // as in cells
+	requests, responses stats.Counter
 }
 
-// messageOwner gives reporters a second place beside a host.
+func emitMessages(c *messageCells, s stats.SeriesScope) {
+	used := c.used.Load()
+	if used&1 != 0 {
+		s.Counter("istio_request_messages_total", "Messages in gRPC requests.", c.requests.Value())
+	}
+	if used&2 != 0 {
+		s.Counter("istio_response_messages_total", "Messages in gRPC responses.", c.responses.Value())
+	}
+}
+
+// messageOwner gives reporters a place beside a host.
 type messageOwner struct{ _ byte }
 
-// messages leads to the counters of one label set. Streams hold on to it for
-// hours, so it finds a series that was forgotten for want of messages again.
+// messages leads to the counters of one exchange's messages, of which there are two
+// when the metrics of both directions are labelled in different ways. Streams hold on
+// to it for hours, so it finds a series that was forgotten for want of messages again.
 // Safe for concurrent use.
-type messages struct {
-	family *stats.Family[messageCells] // immutable
-	values []string                    // immutable
+type messages []*messageSeries
+
+type messageSeries struct {
+	plan   *plan[messageCells] // immutable
+	values []string            // immutable
 	series atomic.Pointer[stats.Series[messageCells]]
 }
 
-func (m *messages) cells() *messageCells {
+func (m *messageSeries) cells() *messageCells {
 	s := m.series.Load()
 	if s == nil || !s.Touch() {
-		s = m.family.With(m.values...)
+		s = m.plan.family.With(m.values...)
+		s.Cells.used.Or(m.plan.mask)
 		m.series.Store(s)
 	}
 	return &s.Cells
@@ -51,21 +63,39 @@ type (
 )
 
 // CountMessages implements http.MessageCounter.
-func (m *requestMessages) CountMessages(n uint64) { (*messages)(m).cells().requests.Add(n) }
+func (m *requestMessages) CountMessages(n uint64) {
+	for _, s := range *m {
+		if s.plan.mask&1 != 0 {
+			s.cells().requests.Add(n)
+		}
+	}
+}
 
 // CountMessages implements http.MessageCounter.
-func (m *responseMessages) CountMessages(n uint64) { (*messages)(m).cells().responses.Add(n) }
+func (m *responseMessages) CountMessages(n uint64) {
+	for _, s := range *m {
+		if s.plan.mask&2 != 0 {
+			s.cells().responses.Add(n)
+		}
+	}
+}
 
 // messagesOf returns the counters of an exchange's messages.
 func (r *reporter) messagesOf(ex *http.Exchange) *messages {
 	k := key{bits: uint64(specialRoute(ex.RouteName)) << specialShift}
 	r.setPeer(&k, ex)
+	varied := uint64(0)
+	for _, p := range r.messages {
+		p.vary(&k, ex, nil)
+		varied = varied*31 + k.varied
+	}
+	k.varied = varied
 	if ex.Upstream == nil {
 		return r.newMessages(ex, &k)
 	}
-	h, ok := ex.Upstream.Attached(&r.messages).(*handles[*messages])
+	h, ok := ex.Upstream.Attached(&r.messageOwner).(*handles[*messages])
 	if !ok {
-		h = ex.Upstream.Attach(&r.messages, &handles[*messages]{}).(*handles[*messages])
+		h = ex.Upstream.Attach(&r.messageOwner, &handles[*messages]{}).(*handles[*messages])
 	}
 	if m := h.find(&k); m != nil {
 		return m
@@ -76,7 +106,11 @@ func (r *reporter) messagesOf(ex *http.Exchange) *messages {
 }
 
 func (r *reporter) newMessages(ex *http.Exchange, k *key) *messages {
-	return &messages{family: r.families.messages, values: r.peerValues(ex, k)}
+	m := make(messages, len(r.messages))
+	for i, p := range r.messages {
+		m[i] = &messageSeries{plan: p, values: p.values(r.peerValues(ex, k), ex, nil)}
+	}
+	return &m
 }
 
 // OnResponse begins to count the messages of a gRPC exchange, now that its
