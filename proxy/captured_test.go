@@ -148,7 +148,7 @@ func get(t *testing.T, addr, method, url string) (*nethttp.Response, string) {
 		return new(net.Dialer).DialContext(ctx, "tcp", addr)
 	}}
 	defer tr.CloseIdleConnections()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	req, err := nethttp.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
@@ -174,7 +174,7 @@ func say(t *testing.T, addr, text string) string {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
 	_, _ = io.WriteString(nc, text)
 	got, err := io.ReadAll(nc)
 	if errors.Is(err, context.DeadlineExceeded) || err != nil && strings.Contains(err.Error(), "timeout") {

@@ -3,7 +3,9 @@
 package proxy_test
 
 import (
+	"bytes"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -198,7 +200,15 @@ func TestServesFromDisk(t *testing.T) {
 	d.push(hostsOf(t, "a", echo.Port))
 	d.push(listenerOf(t, "l", [3]string{"chain", "", managerOf("80")}))
 	d.push(routesOf(t, "80", "x=a"))
-	inproc.WaitFor(t, "the configuration is on disk", func() bool { m, _ := filepath.Glob(cache + "/last-good*"); return len(m) == 1 })
+	inproc.WaitFor(t, "the configuration is on disk", func() bool { // all of it
+		b, err := os.ReadFile(filepath.Join(cache, "last-good-configuration"))
+		for _, typ := range []string{live.ClusterType, live.EndpointType, live.ListenerType, live.RouteType} {
+			if err != nil || !bytes.Contains(b, []byte(typ)) {
+				return false
+			}
+		}
+		return true
+	})
 	again := drive(t, with)
 	if again.State() != stats.StateLive {
 		t.Fatalf("it is not ready: %q", again.Live().Problems())

@@ -412,7 +412,7 @@ func TestTimeouts(t *testing.T) {
 		<-stall
 	})
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b),
-		"vs.yaml": route("  - timeout: 100ms\n    route: [{destination: {host: echo}}]\n")})
+		"vs.yaml": route("  - timeout: 500ms\n    route: [{destination: {host: echo}}]\n")})
 	c := inproc.Dial(t, p.Addr("http"))
 	r := c.Do(get)
 	wantLine(t, r, "HTTP/1.1 504 Gateway Timeout")

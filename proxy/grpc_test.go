@@ -115,7 +115,7 @@ func dial(t *testing.T, p *inproc.Proxy) testpb.TestServiceClient {
 }
 
 func patient(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -241,19 +241,31 @@ func TestGRPCRetry(t *testing.T) {
 // the call ends with it.
 func TestGRPCDeadline(t *testing.T) {
 	left := make(chan time.Duration, 1)
-	s := (&service{unary: func(ctx context.Context, _ int64) error {
+	s := (&service{unary: func(ctx context.Context, call int64) error {
+		if call == 1 {
+			return nil // all connections are made
+		}
 		d, _ := ctx.Deadline()
 		left <- time.Until(d)
 		<-ctx.Done()
 		return ctx.Err()
 	}}).serve(t)
 	p := inproc.Start(t, map[string]string{"calls.yaml": callsYAML(s)})
-	ctx, cancel := context.WithTimeout(patient(t), 300*time.Millisecond)
+	client := dial(t, p)
+	if _, err := client.UnaryCall(patient(t), &testpb.SimpleRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(patient(t), time.Second)
 	defer cancel()
-	_, err := dial(t, p).UnaryCall(ctx, &testpb.SimpleRequest{})
+	_, err := client.UnaryCall(ctx, &testpb.SimpleRequest{})
 	wantCode(t, err, codes.DeadlineExceeded)
-	if d := <-left; d <= 0 || d > 300*time.Millisecond {
-		t.Errorf("the service was told of %v", d)
+	select {
+	case d := <-left:
+		if d <= 0 || d > time.Second {
+			t.Errorf("the service was told of %v", d)
+		}
+	case <-patient(t).Done():
+		t.Error("the service was not called")
 	}
 }
 
@@ -353,12 +365,12 @@ func TestGRPCSlowResponse(t *testing.T) {
 			if err := s.Send(&testpb.StreamingOutputCallResponse{Payload: payload("x")}); err != nil {
 				return err
 			}
-			<-time.NewTimer(150 * time.Millisecond).C
+			<-time.NewTimer(400 * time.Millisecond).C
 		}
 		return nil
 	}}).serve(t)
 	p := inproc.Start(t, map[string]string{"calls.yaml": callsYAML(s),
-		"route.yaml": callsRoute("  - retries: {attempts: 2, perTryTimeout: 300ms}\n    route: [{destination: {host: calls}}]\n")})
+		"route.yaml": callsRoute("  - retries: {attempts: 2, perTryTimeout: 1s}\n    route: [{destination: {host: calls}}]\n")})
 	stream, err := dial(t, p).FullDuplexCall(patient(t))
 	if err != nil {
 		t.Fatal(err)

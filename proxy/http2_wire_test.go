@@ -16,7 +16,7 @@ import (
 	"pillion/test/wire"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // h2Origin is a host that speaks HTTP/2 in words of the wire.
 func h2Origin(t *testing.T, handler func(c *wire.H2, id uint32)) *inproc.Backend {

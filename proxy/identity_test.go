@@ -10,6 +10,7 @@ import (
 	stdtls "crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -28,6 +29,7 @@ import (
 	"pillion/proxy"
 	"pillion/proxy/tls/localca"
 	"pillion/proxy/tls/renew/renewtest"
+	"pillion/test/rig"
 )
 
 func TestChooseIdentity(t *testing.T) {
@@ -189,12 +191,16 @@ func TestIdentityFromCA(t *testing.T) {
 	if certs := get("admin", "/certs"); !strings.Contains(certs, renewtest.Own) {
 		t.Errorf("/certs: %s", certs)
 	}
-	metrics := get("metrics", "/stats/prometheus")
-	for _, want := range []string{`pillion_certificate_source_updates_total{source="istio-ca"} 1`, `pillion_certificate_source_last_success_timestamp_seconds{source="istio-ca"}`} {
-		if !strings.Contains(metrics, want) {
-			t.Errorf("no %s in the metrics", want)
+	// It is counted when it is in its place already.
+	rig.Until(t, "the certificate is counted", func() error {
+		metrics := get("metrics", "/stats/prometheus")
+		for _, want := range []string{`pillion_certificate_source_updates_total{source="istio-ca"} 1`, `pillion_certificate_source_last_success_timestamp_seconds{source="istio-ca"}`} {
+			if !strings.Contains(metrics, want) {
+				return fmt.Errorf("no %s in the metrics", want)
+			}
 		}
-	}
+		return nil
+	})
 	if log.Count("ERROR") != 0 {
 		t.Errorf("the log:\n%s", log.String())
 	}
@@ -256,8 +262,9 @@ func TestIdentityNotThere(t *testing.T) {
 		"istio-ca":     {CA: "127.0.0.1:1", CARoot: "/nonexistent/root.pem", Request: proxy.CARequest{ECDSA: "P256"}}, // a key of RSA may take longer than the test waits
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var log renewtest.Log
-			id.Timeout = 200 * time.Millisecond
+			id.Timeout = time.Second // that the source has asked once by then
 			get := serveIdentity(t, proxy.Options{Identity: id, Logger: log.Logger()})
 			if log.Count("starting without a certificate", "no such file") != 1 || log.Count("can't be renewed", "source="+name) != 1 {
 				t.Errorf("the log:\n%s", log.String())

@@ -89,7 +89,7 @@ func pair(t testing.TB, b *inproc.Backend, raw, http2 bool, edit func(client, se
 // labelled waits until a metric has exactly one series, and returns its labels.
 func labelled(t *testing.T, r *stats.Registry, metric string) map[string]string {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -206,20 +206,21 @@ func TestUpgradeAccept(t *testing.T) {
 
 // TestUpgradeIdle holds that a tunnel on which nothing moves ends after the
 // route's idle_timeout, and that the route's timeout doesn't count.
-func TestUpgradeIdle(t *testing.T) { checkEnds(t, "timeout: 0.2s, idle_timeout: 0.3s") }
+func TestUpgradeIdle(t *testing.T) { checkEnds(t, "timeout: 0.5s, idle_timeout: 1s") }
 
 // TestUpgradeBusy holds that a tunnel on which octets move outlives the idle
 // timeout.
 func TestUpgradeBusy(t *testing.T) {
+	t.Parallel()
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		c.Head()
 		c.Send(switching + "\n")
 		echo(c.Tunnel())
 	})
-	c := inproc.Dial(t, serveRoute(t, b, false, websocketOn, "idle_timeout: 0.2s"))
+	c := inproc.Dial(t, serveRoute(t, b, false, websocketOn, "idle_timeout: 1s"))
 	c.Send(upgradeRequest)
 	c.Head()
-	for start := time.Now(); time.Since(start) < 500*time.Millisecond; {
+	for start := time.Now(); time.Since(start) < 2500*time.Millisecond; {
 		c.SendRaw("hello")
 		c.Want("hello")
 	}
@@ -227,13 +228,14 @@ func TestUpgradeBusy(t *testing.T) {
 
 // TestUpgradeMaxDuration holds that a tunnel ends with the time of the stream.
 func TestUpgradeMaxDuration(t *testing.T) {
-	checkEnds(t, "max_stream_duration: {max_stream_duration: 0.3s}")
+	checkEnds(t, "max_stream_duration: {max_stream_duration: 1s}")
 }
 
 // checkEnds holds that the route's bounds end a tunnel for both sides, which
 // see that it is no orderly end.
 func checkEnds(t *testing.T, bounds string) {
 	t.Helper()
+	t.Parallel()
 	left := make(chan error, 1)
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		_, f := c.Head()

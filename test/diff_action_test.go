@@ -82,8 +82,9 @@ func timed(c diffCase, least time.Duration) diffCase {
 			return nil, err
 		}
 		resp, err := client.Read("GET")
-		// Envoy's clock is that of its event loop, which lags a little.
-		if took := time.Since(start); err == nil && took < least-10*time.Millisecond {
+		// Envoy's clock is that of its event loop, which lags: the more, the busier
+		// the machine is.
+		if took := time.Since(start); err == nil && took < least*4/5 {
 			err = fmt.Errorf("answered after %v, want at least %v", took, least)
 		}
 		return resp, err
@@ -128,11 +129,11 @@ func retryCases() []diffCase {
 		try("retry asked for by a client outside", "/", "503+500+ok", 503, 1, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
 		try("retry asked for by a client with a private address", "/", "503+500+ok", 503, 1, private, "x-envoy-retry-on: 5xx", "x-envoy-max-retries: 5"),
 
-		within(try("timeout", "/timeout/short", "hold", 504, 1), 250*time.Millisecond),
-		within(post("timeout of a POST", "/timeout/short", "body", "hold", 504, 1), 250*time.Millisecond),
+		within(try("timeout", "/timeout/short", "hold", 504, 1), 750*time.Millisecond),
+		within(post("timeout of a POST", "/timeout/short", "body", "hold", 504, 1), 750*time.Millisecond),
 		try("timeout in time", "/timeout/short", "ok", 200, 1),
-		within(try("timeout of each try", "/timeout/try", "hold", 504, 3), 600*time.Millisecond),
-		within(try("timeout of the first try", "/timeout/try", "hold+ok", 200, 2), 200*time.Millisecond),
+		within(try("timeout of each try", "/timeout/try", "hold", 504, 3), 1800*time.Millisecond),
+		within(try("timeout of the first try", "/timeout/try", "hold+ok", 200, 2), 600*time.Millisecond),
 		try("timeout given by a client with a private address", "/timeout/none", "ok", 200, 1, private, "x-envoy-upstream-rq-timeout-ms: 1"),
 		try("timeout given by a client outside", "/timeout/none", "ok", 200, 1, "x-envoy-upstream-rq-timeout-ms: 1"),
 	}

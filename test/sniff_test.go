@@ -126,7 +126,7 @@ spec:
   - {route: [{destination: {host: app}}]}
 `, anyOrigin(t)))
 	// Some bytes could still become HTTP, so that the time is waited for.
-	listen := []string{"--listen", "app:7000=" + at, "--protocol-detection-timeout", "500ms"}
+	listen := []string{"--listen", "app:7000=" + at, "--protocol-detection-timeout", "1500ms"}
 	t.Run("ours", func(t *testing.T) {
 		p := rig.Start(t, binaries.Static(t), rig.Options{Args: listen}, path)
 		if !strings.Contains(p.Stdout.String(), "app.default.svc.cluster.local:7000 "+at) {

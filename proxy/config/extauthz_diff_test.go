@@ -34,7 +34,7 @@ var authzVariants = map[string]string{
 	"partial":   `with_request_body: {max_request_bytes: 10, allow_partial_message: true}, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 5s}}`,
 	"gone":      `http_service: {server_uri: {uri: "http://az", cluster: gone, timeout: 5s}}`,
 	"goneallow": `failure_mode_allow: true, failure_mode_allow_header_add: true, http_service: {server_uri: {uri: "http://az", cluster: gone, timeout: 5s}}`,
-	"status":    `status_on_error: {code: ServiceUnavailable}, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 0.3s}}`,
+	"status":    `status_on_error: {code: ServiceUnavailable}, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 1s}}`,
 	"short":     `max_denied_response_body_bytes: 4, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 5s}}`,
 	"off":       `filter_enabled: {default_value: {numerator: 0}}, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 5s}}`,
 	"denyoff":   `deny_at_disable: {runtime_key: x, default_value: true}, filter_enabled: {default_value: {numerator: 0}}, http_service: {server_uri: {uri: "http://az", cluster: az, timeout: 5s}}`,

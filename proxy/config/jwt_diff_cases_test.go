@@ -23,7 +23,7 @@ func jwtConfigs(k *mint.Keys) map[string]string {
 		"  b: {issuer: b, " + jwks(k.Set("p256")) + ", from_headers: [{name: x-b}, {name: authorization, value_prefix: 'Bearer '}], claim_to_headers: [{header_name: x-from-b, claim_name: sub}]}\n"
 	rules := func(requires string) string { return "rules: [{match: {prefix: /}, requires: " + requires + "}]\n" }
 	remote := func(path, cluster, more string) string {
-		return "providers: {p: {issuer: iss, remote_jwks: {http_uri: {uri: 'http://issuer.test" + path + "', cluster: " + cluster + ", timeout: 0.5s}" + more + "}}}\n" + rules("{provider_name: p}")
+		return "providers: {p: {issuer: iss, remote_jwks: {http_uri: {uri: 'http://issuer.test" + path + "', cluster: " + cluster + ", timeout: 2s}" + more + "}}}\n" + rules("{provider_name: p}")
 	}
 	return map[string]string{
 		"remote": remote("/good?x=y", "issuer", ""), "ahead": remote("/good?x=y", "issuer", ", async_fetch: {}"), "html": remote("/html", "issuer", ""),

@@ -300,7 +300,7 @@ func (u *upSide) OnReset(e h2.Event, err *http.Error) {
 	case c.relay.begun:
 		c.relayed(e, h2.AfterResponse(err))
 	default:
-		c.leave(e, err)
+		c.leave(e, c.hostReset(err))
 	}
 }
 

@@ -78,6 +78,25 @@ func (c *Call) timeUp() *http.Error {
 	return errTimeout
 }
 
+// hostReset returns what the host's reset of the stream comes down to. A gRPC
+// server was told of the client's deadline and resets the call when it passes
+// (grpc-go: http2_server.go, operateHeaders), which may come before our own
+// timer does: then the time is up, and the host is not unavailable. Both clocks
+// began no sooner than the exchange did.
+func (c *Call) hostReset(err *http.Error) *http.Error {
+	if err.Kind != http.KindStreamReset || !c.times.ByClient {
+		return err
+	}
+	now := http.Now()
+	switch {
+	case c.streamEnd != 0 && now >= c.streamEnd:
+		return c.timeUp()
+	case c.times.Response > 0 && now >= c.ex.Start+int64(c.times.Response):
+		return errDeadline
+	}
+	return err
+}
+
 // judge tells outlier detection how the host answered: with the response's
 // head, or where that doesn't say it, as with gRPC, when the response has ended.
 func (c *Call) judge(ended bool) {

@@ -189,7 +189,7 @@ func (c *Call) headFailed(err error) *http.Error {
 	if he.Kind == http.KindTimeout {
 		return c.timeUp()
 	}
-	return he
+	return c.hostReset(he)
 }
 
 func (c *Call) noticeCancel(err *http.Error) *http.Error {

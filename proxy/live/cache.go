@@ -41,6 +41,10 @@ type cache struct {
 	served  time.Time // of the configuration on disk that is served; zero when the server's is
 	writing sync.WaitGroup
 
+	// file is held by who writes the file, so that an older configuration never
+	// replaces a newer one. It is taken before Sink.mu.
+	file sync.Mutex
+
 	written, failed stats.Counter
 }
 
@@ -74,6 +78,8 @@ type record struct {
 
 // writeCache writes all that was accepted, once the server has said all.
 func (s *Sink) writeCache() {
+	s.cache.file.Lock()
+	defer s.cache.file.Unlock()
 	s.mu.Lock()
 	if s.closed || !s.cache.dirty || !s.clusters.answered || !s.listeners.answered {
 		s.mu.Unlock()

@@ -41,8 +41,8 @@ func closingHost(requests int, idle time.Duration) func(net.Conn) {
 //
 // That leaves one case that no client can mend: these hosts give no warning,
 // so that a POST may reach the host's kernel in the moment in which the
-// application decides to close. It is rare even on a machine so busy that
-// the moment lasts.
+// application decides to close. On a busy machine the moment lasts. What is
+// not allowed is a POST on a connection that was closed when it began.
 func TestHostThatCloses(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
@@ -58,10 +58,10 @@ func TestHostThatCloses(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, closingHost(tc.requests, tc.idle))
+			var n outcomes
+			s := serve(t, n.watch(closingHost(tc.requests, tc.idle)))
 			r := newRig(t, Defaults(), nil, 10*time.Millisecond, s.addr())
 			var wg sync.WaitGroup
-			var n outcomes
 			const workers = 8
 			for w := range workers {
 				wg.Go(func() {
@@ -80,12 +80,10 @@ func TestHostThatCloses(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			t.Logf("connections %d, closed by the host %d, repeated because of the method %d, because unseen %d, taken %d, learned %v",
-				r.st.CxTotal.Value(), r.st.CxDestroyRemote.Value(), n.repeated.Load(), n.unseen.Load(), n.taken.Load(),
+			t.Logf("connections %d, closed by the host %d, repeated because of the method %d, because unseen %d, taken %d, missed %d, learned %v",
+				r.st.CxTotal.Value(), r.st.CxDestroyRemote.Value(), n.repeated.Load(), n.unseen.Load(), n.taken.Load(), n.missed.Load(),
 				r.hosts[0].LearnedIdle())
-			if got := n.taken.Load(); int(got) > tc.total/200 {
-				t.Errorf("%d of %d requests were sent to a host that was closing", got, tc.total)
-			}
+			n.judge(t, tc.total)
 		})
 	}
 }
@@ -93,11 +91,11 @@ func TestHostThatCloses(t *testing.T) {
 // TestHostThatClosesTLS: the same over TLS, where the request meets the end of a
 // connection in any of its forms.
 func TestHostThatClosesTLS(t *testing.T) {
-	s := serve(t, overTLS(ownPair(t), closingHost(3, 0)))
+	var n outcomes
+	s := serve(t, n.watch(overTLS(ownPair(t), closingHost(3, 0))))
 	r := newRig(t, Defaults(), nil, 10*time.Millisecond, s.addr())
 	r.hosts[0].Secure(newTLSClient(t))
 	var wg sync.WaitGroup
-	var n outcomes
 	const workers, each = 4, 150
 	for w := range workers {
 		wg.Go(func() {
@@ -115,9 +113,7 @@ func TestHostThatClosesTLS(t *testing.T) {
 	wg.Wait()
 	t.Logf("connections %d, repeated because of the method %d, because unseen %d, taken %d",
 		r.st.CxTotal.Value(), n.repeated.Load(), n.unseen.Load(), n.taken.Load())
-	if got := n.taken.Load(); got > workers*each/20 {
-		t.Errorf("%d of %d requests were sent to a host that was closing", got, workers*each)
-	}
+	n.judge(t, workers*each)
 }
 
 // ownPair makes a certificate that nobody vouches for.
@@ -219,9 +215,33 @@ type outcomes struct {
 	repeated atomic.Int32 // because the method allows it
 	unseen   atomic.Int32 // repeated because the host's kernel took nothing
 	taken    atomic.Int32 // not repeated
+	missed   atomic.Int32 // of them, those that began when the host had closed
+
+	closed sync.Map // address of our end → http.Now when the host had closed it
+}
+
+// watch notes when a host has closed a connection.
+func (n *outcomes) watch(handle func(net.Conn)) func(net.Conn) {
+	return func(nc net.Conn) {
+		from := nc.RemoteAddr().String()
+		n.closed.Delete(from) // the port was another connection's
+		handle(nc)
+		_ = nc.Close()
+		n.closed.Store(from, http.Now())
+	}
+}
+
+// judge fails the test if requests were lost that needn't have been. Where the
+// kernel is so busy that it hands segments on later, a few may be.
+func (n *outcomes) judge(t *testing.T, total int) {
+	t.Helper()
+	if got := n.missed.Load(); int(got) > total/200 {
+		t.Errorf("%d of %d requests were sent to a host that had closed the connection", got, total)
+	}
 }
 
 func request(t *testing.T, p *Pool, m http.Method, n *outcomes) bool {
+	begun := http.Now()
 	c, err := p.Acquire(0, nil, m)
 	if err != nil {
 		t.Error(err)
@@ -236,6 +256,7 @@ func request(t *testing.T, p *Pool, m http.Method, n *outcomes) bool {
 		return serr == nil
 	}
 	unseen := c.H1.Unseen()
+	closed, _ := n.closed.Load(c.H1.LocalAddr())
 	p.Put(c, reusable)
 	switch {
 	case m.Idempotent():
@@ -243,7 +264,9 @@ func request(t *testing.T, p *Pool, m http.Method, n *outcomes) bool {
 	case unseen:
 		n.unseen.Add(1)
 	default:
-		n.taken.Add(1)
+		if n.taken.Add(1); closed != nil && closed.(int64) < begun {
+			n.missed.Add(1)
+		}
 		return true
 	}
 	if c, err = p.AcquireFresh(0, nil); err != nil {

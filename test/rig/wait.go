@@ -51,18 +51,25 @@ const firstPort, lastPort = 20000, 32000
 // process, so that two tests never get the same port.
 var nextPort atomic.Int64
 
-// FreeAddr returns an address on loopback that nothing listens on.
+// FreeAddr returns an address on loopback that nothing listens on, and that no
+// other test is given, of whatever process, until this one ends.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	// Another test process starts its search somewhere else.
 	start := int64(os.Getpid()) * 97
 	for range lastPort - firstPort {
 		port := firstPort + (start+nextPort.Add(1))%(lastPort-firstPort)
+		claim, err := net.Listen("unix", fmt.Sprintf("@pillion-test-port-%d", port))
+		if err != nil {
+			continue
+		}
 		addr := fmt.Sprintf("127.0.0.1:%d", port)
 		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
+			_ = ln.Close()
+			t.Cleanup(func() { _ = claim.Close() })
 			return addr
 		}
+		_ = claim.Close()
 	}
 	t.Fatal("no free port")
 	return ""

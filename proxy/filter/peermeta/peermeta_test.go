@@ -46,7 +46,7 @@ func header(t testing.TB, fields map[string]any) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := proto.Marshal(s)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(s) // the cache compares octets
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -154,7 +154,7 @@ func tcp(t testing.TB) (a, b net.Conn) {
 	return a, b
 }
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 func newPeer(t *testing.T, nc net.Conn, start func(st *Stats) *Conn) *peer {
 	p := &peer{t: t, nc: nc, fr: http2.NewFramer(nc, nc), ran: make(chan struct{}), st: &Stats{}}

@@ -18,7 +18,7 @@ import (
 )
 
 // patience bounds every wait for bytes.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // Conn is one end of a connection in the words of the wire. A mismatch fails
 // the test.

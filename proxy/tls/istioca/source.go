@@ -185,8 +185,14 @@ func mayHeal(err error) bool {
 	return false
 }
 
-// take puts a checked answer in the place of the old certificate.
+// take puts a checked answer in the place of the old certificate. It is written for
+// others first: whoever waits for the proxy's certificate finds the files there
+// (istio: SecretManagerClient.GenerateSecret).
 func (s *Source) take(got *answer) (expires time.Time, err error) {
+	var unwritten error
+	if s.o.OutputDir != "" {
+		unwritten = s.write(got)
+	}
 	// The roots go first: a peer's certificate of a new root may come at once.
 	if err := s.o.Roots.SetAnchors(tls.Anchors{CA: got.roots}, Name); err != nil {
 		return expires, renew.Because(renew.Invalid, err)
@@ -195,10 +201,8 @@ func (s *Source) take(got *answer) (expires time.Time, err error) {
 		return expires, err
 	}
 	s.status.Succeeded("")
-	if s.o.OutputDir != "" {
-		if err := s.write(got); err != nil {
-			s.status.Failed("", renew.Because(renew.Local, fmt.Errorf("writing certificates for others: %w", err)))
-		}
+	if unwritten != nil {
+		s.status.Failed("", renew.Because(renew.Local, fmt.Errorf("writing certificates for others: %w", unwritten)))
 	}
 	return got.expires, nil
 }
