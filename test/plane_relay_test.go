@@ -31,7 +31,8 @@ type relay struct {
 	// change returns the messages that take the place of a response; guarded by mu.
 	change func(r *discoveryv3.DeltaDiscoveryResponse, octets []byte) [][]byte
 	// cut end the streams; guarded by mu.
-	cut map[*context.CancelFunc]bool
+	cut  map[*context.CancelFunc]bool
+	down grpc.ServerStream // the newest stream to the proxy; guarded by mu, which is held while it is written to
 }
 
 // frame is a message of gRPC as it is on the wire.
@@ -74,11 +75,14 @@ func (r *relay) serve(_ any, down grpc.ServerStream) error {
 	ctx, cancel := context.WithCancel(down.Context())
 	defer cancel()
 	r.mu.Lock()
-	r.cut[&cancel] = true
+	r.cut[&cancel], r.down = true, down
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
 		delete(r.cut, &cancel)
+		if r.down == down {
+			r.down = nil
+		}
 		r.mu.Unlock()
 	}()
 	conn, err := grpc.NewClient("passthrough:///"+r.to, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -115,10 +119,8 @@ func (r *relay) serve(_ any, down grpc.ServerStream) error {
 			}
 			return err
 		}
-		for _, m := range r.passed(f.octets) {
-			if err := down.SendMsg(&frame{m}); err != nil {
-				return err
-			}
+		if err := r.pass(down, f.octets); err != nil {
+			return err
 		}
 	}
 }
@@ -132,24 +134,34 @@ func (r *relay) asked(octets []byte) {
 	}
 }
 
-// passed returns what is sent instead of a response.
-func (r *relay) passed(octets []byte) [][]byte {
+// pass sends a response on, or what takes its place.
+func (r *relay) pass(down grpc.ServerStream, octets []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.see == nil && r.change == nil {
-		return [][]byte{octets}
-	}
+	list := [][]byte{octets}
 	var m discoveryv3.DeltaDiscoveryResponse
-	if proto.Unmarshal(octets, &m) != nil {
-		return [][]byte{octets}
+	if (r.see != nil || r.change != nil) && proto.Unmarshal(octets, &m) == nil {
+		if r.see != nil {
+			r.see(&m)
+		}
+		if r.change != nil {
+			list = r.change(&m, octets)
+		}
 	}
-	if r.see != nil {
-		r.see(&m)
+	for _, o := range list {
+		if err := down.SendMsg(&frame{o}); err != nil {
+			return err
+		}
 	}
-	if r.change != nil {
-		return r.change(&m, octets)
-	}
-	return [][]byte{octets}
+	return nil
+}
+
+// push sends a message of the test's own to the proxy; it reports false where there
+// is no stream.
+func (r *relay) push(octets []byte) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.down != nil && r.down.SendMsg(&frame{octets}) == nil
 }
 
 // watch has f see each response before it goes on; nil: nobody does.
