@@ -55,6 +55,10 @@ func dispatch(ctx context.Context, args []string, stdin io.Reader, stdout, stder
 		err = load.ServeOpen(ctx, stdin, stdout)
 	case word == load.SocketRole:
 		err = load.ServeSocket(ctx, stdin, stdout)
+	case word == load.TLSRole:
+		err = load.ServeTLS(ctx, stdin, stdout)
+	case word == origin.SealedRole && len(rest) == 1:
+		err = origin.ServeSealed(ctx, rest[0])
 	case word == load.HTTP2Role:
 		err = load.ServeHTTP2(ctx, stdin, stdout)
 	case word == peer.GoNetHTTPRole && len(rest) == 1:

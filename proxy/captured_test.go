@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 
 	"pillion/proxy/config"
 	"pillion/proxy/stats"
@@ -330,5 +331,54 @@ func TestCapturedMetrics(t *testing.T) {
 			}
 			seen[labels] = true
 		}
+	}
+}
+
+// TestBoundListenerMoves: a bound listener whose name or further addresses change keeps
+// its port, and what it doesn't need any more is given back.
+func TestBoundListenerMoves(t *testing.T) {
+	s, err := New(Options{DrainTime: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Shutdown(context.Background()) })
+	probe, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := probe.Addr().(*net.TCPAddr).AddrPort()
+	_ = probe.Close()
+	place := func(ip string) *corev3.Address {
+		return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{Address: ip,
+			PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: uint32(at.Port())}}}}
+	}
+	node := captures.Load(t, "full-ingressgateway-delta")
+	var l *listenerv3.Listener
+	for _, l = range node.Listeners {
+		if l.GetName() == "0.0.0.0_8080" {
+			break
+		}
+	}
+	l.Address = place("127.0.0.1")
+	serve := func() {
+		t.Helper()
+		commit(t, s, &config.Resources{Listeners: []*listenerv3.Listener{l}, Routes: node.Routes, Clusters: node.Clusters, Endpoints: node.Endpoints})
+		if resp, _ := get(t, at.String(), "GET", "http://nobody.example.com/"); resp.StatusCode != 404 {
+			t.Errorf("%s: %d", l.GetName(), resp.StatusCode)
+		}
+	}
+	serve()
+	l.AdditionalAddresses = []*listenerv3.AdditionalAddress{{Address: place("127.0.0.2")}}
+	serve()
+	l.Name = "renamed"
+	serve()
+	l.AdditionalAddresses = nil
+	serve()
+	if nc, err := net.Dial("tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), at.Port()).String()); err == nil {
+		_ = nc.Close()
+		t.Error("the second address is still bound")
 	}
 }

@@ -119,3 +119,54 @@ spec: {hosts: [b.example.com], gateways: [edge], http: [{route: [{destination: {
 		t.Errorf("the dump is %.2000s", dump)
 	}
 }
+
+// TestMisdirectedRequest: a connection that asked for one server of a Gateway finds
+// the hosts of no other, as with Istio: 404, not 421. Within a server it finds all.
+func TestMisdirectedRequest(t *testing.T) {
+	ca := newCA(t)
+	leaf, _ := issue(t, ca, "edge")
+	port := inproc.FreePort(t)
+	routes := ""
+	for _, h := range []string{"a", "b", "c"} {
+		routes += fmt.Sprintf("---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: %s, namespace: default}\nspec: {hosts: [%s.example.com], gateways: [edge], http: [{directResponse: {status: 200, body: {string: %s}}}]}\n", h, h, h)
+	}
+	inproc.Start(t, map[string]string{
+		"edge.yaml": fmt.Sprintf(`
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: default}
+spec:
+  servers:
+  - {port: {number: %[1]d, name: https, protocol: HTTPS}, bind: 127.0.0.1, hosts: [a.example.com, c.example.com], tls: {mode: SIMPLE, credentialName: edge}}
+  - {port: {number: %[1]d, name: https-b, protocol: HTTPS}, bind: 127.0.0.1, hosts: [b.example.com], tls: {mode: SIMPLE, credentialName: edge}}
+`, port) + routes,
+		"secret.yaml": secretFile(leaf.Chain, leaf.Key, ca.Root()),
+	})
+	for _, h2 := range []bool{false, true} {
+		for _, sni := range []string{"a", "b", "c"} {
+			transport := &nethttp.Transport{ForceAttemptHTTP2: h2, TLSClientConfig: &stdtls.Config{InsecureSkipVerify: true, ServerName: sni + ".example.com"}} //nolint:gosec // workloads have no DNS names
+			for _, host := range []string{"a", "b", "c"} {
+				req, err := nethttp.NewRequestWithContext(t.Context(), nethttp.MethodGet, fmt.Sprintf("https://127.0.0.1:%d/", port), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Host = host + ".example.com"
+				resp, err := transport.RoundTrip(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text, _ := io.ReadAll(resp.Body)
+				_ = resp.Body.Close()
+				got := fmt.Sprint(resp.StatusCode, " ", string(text))
+				want := "200 " + host
+				if (sni == "b") != (host == "b") {
+					want = "404 "
+				}
+				if got != want || resp.ProtoMajor == 2 != h2 {
+					t.Errorf("%s over a connection for %s (%s): %q, want %q", host, sni, resp.Proto, got, want)
+				}
+			}
+			transport.CloseIdleConnections()
+		}
+	}
+}

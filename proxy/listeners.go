@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sync"
 
+	"pillion/proxy/accesslog"
 	"pillion/proxy/config"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
@@ -139,12 +140,17 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 	return st, nil
 }
 
-// open makes a listener, and binds it unless it is to be found by hand-off alone.
+// open makes a listener, and binds it unless it is to be found by hand-off alone; mu
+// is held.
 func (s *listenerSet) open(name string, w *config.Listener) (*listener.Listener, error) {
 	if w.Unbound {
 		return listener.NewUnbound(name, w.Address, w.Direction, s.log, w.Additional...), nil
 	}
-	return listener.Listen(name, w.Address, w.Direction, s.log, w.Additional...)
+	var old []*listener.Listener
+	for _, b := range s.bound {
+		old = append(old, b.ln)
+	}
+	return listener.ListenAfter(old, name, w.Address, w.Direction, s.log, w.Additional...)
 }
 
 // discard closes what was bound.
@@ -234,7 +240,7 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	}
 	sw := &listener.Switch{
 		Matcher: w.Matcher, TLS: w.SniffTLS, HTTP: w.SniffHTTP, Timeout: w.SniffTimeout, Continue: w.SniffContinue,
-		Stats: &b.ln.Stats, Inspectors: &s.sniffed, NoChain: w.NoChain,
+		Stats: &b.ln.Stats, Inspectors: &s.sniffed,
 	}
 	for _, c := range w.Chains {
 		sw.Chains = append(sw.Chains, handler(c))
@@ -242,7 +248,11 @@ func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
 	if w.Default != nil {
 		sw.Default = handler(w.Default)
 	}
-	b.ln.SetHandler(sw)
+	var h listener.Handler = sw
+	if len(w.AccessLogs) > 0 {
+		h = &accesslog.Connections{Logs: w.AccessLogs, Next: sw}
+	}
+	b.ln.SetHandler(h)
 	b.ln.SetOriginal(s.original(w))
 	retire(hcms, tcps)
 }

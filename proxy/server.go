@@ -89,6 +89,7 @@ func New(o Options) (*Server, error) {
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
 		Registry: s.registry,
+		Log:      o.Logger,
 	}
 	if o.Discovery == nil {
 		s.compiler = config.NewCompiler(env)

@@ -13,8 +13,11 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/metadata"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"pillion/test/rig"
 )
@@ -24,9 +27,24 @@ import (
 // by default.
 var soakTime = flag.Duration("soak", 3*time.Second, "how long the test of long-lived gRPC streams keeps them open; make soak takes ten minutes")
 
-// echoService sends every message of a stream back.
+// echoService sends every message of a stream back, and what a call holds; a call may
+// ask for a status instead. Who called, as the proxy tells it, stands in the header.
 type echoService struct {
 	testpb.UnimplementedTestServiceServer
+}
+
+func (echoService) UnaryCall(ctx context.Context, req *testpb.SimpleRequest) (*testpb.SimpleResponse, error) {
+	in, _ := metadata.FromIncomingContext(ctx)
+	_ = grpc.SetHeader(ctx, metadata.MD{"caller": in["x-forwarded-client-cert"], "told-bin": in["tell-bin"]})
+	_ = grpc.SetTrailer(ctx, metadata.Pairs("in-trailer", "yes"))
+	if s := req.GetResponseStatus(); s != nil {
+		return nil, grpcstatus.Error(codes.Code(s.GetCode()), s.GetMessage())
+	}
+	if req.GetResponseSize() < 0 { // never
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return &testpb.SimpleResponse{Payload: req.GetPayload()}, nil
 }
 
 func (echoService) FullDuplexCall(stream testpb.TestService_FullDuplexCallServer) error {

@@ -31,7 +31,7 @@ type sealedMesh struct {
 var sealedPorts = []struct {
 	name, protocol string
 	number         int
-}{{"http", "HTTP", 80}, {"http2", "HTTP2", 81}, {"grpc", "GRPC", 82}, {"tcp", "TCP", 83}, {"auto", "", 84}}
+}{{"http", "HTTP", 80}, {"http2", "HTTP2", 81}, {"grpc", "GRPC", 82}, {"tcp", "TCP", 83}, {"auto", "", 84}, {"grpc-calls", "GRPC", 85}}
 
 // startSealed starts both proxies under a PeerAuthentication of the given mode. policy is
 // further YAML for db's proxy.
@@ -61,7 +61,7 @@ func startSealedWith(t *testing.T, mode, policy string, db, web starter) *sealed
 		_ = c.Head(id, false, wire.Fields{{Name: ":status", Value: "200"}, {Name: "xfcc", Value: s.Get("x-forwarded-client-cert")}})
 		_ = c.Data(id, true, []byte("over h2"))
 	})
-	app := map[string]string{"http": m.app.Port(), "http2": h2.Port(), "grpc": h2.Port(), "tcp": greeter(t, "db", nil), "auto": m.app.Port()}
+	app := map[string]string{"http": m.app.Port(), "http2": h2.Port(), "grpc": h2.Port(), "tcp": greeter(t, "db", nil), "auto": m.app.Port(), "grpc-calls": echoGRPC(t)}
 	// Each workload port is one of its own, since the Service tells them apart.
 	var service, entry, inbound strings.Builder
 	args := []string{"--namespace", "shop", "--labels", "app=db", "--service-account", "db", "--certs", filepath.Join(m.certs, "shop", "db")}

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case origin.SealedRole:
+		err = origin.ServeSealed(ctx, os.Args[2])
 	case HTTP2Role:
 		err = ServeHTTP2(ctx, os.Stdin, os.Stdout)
 	case SocketRole:

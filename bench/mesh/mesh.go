@@ -74,6 +74,8 @@ type Mesh struct {
 	Subsets bool
 	// Protocol is what the endpoints speak.
 	Protocol Protocol
+	// Mutual is the identity that endpoints prove in mutual TLS; "" for none.
+	Mutual string
 }
 
 // New returns a mesh of n services: svc-0000, svc-0001 and so on.
@@ -149,10 +151,37 @@ func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
 		"{PROTOCOL}", m.Protocol.portName(), "{KIND}", strings.ToUpper(m.Protocol.portName()),
 		"{FIELD}", MatchField,
 		"{VALUE}", MatchValue,
-		"{LIMIT}", fmt.Sprint(MaxConnections),
+		"{LIMIT}", fmt.Sprint(MaxConnections), "{TLS}", m.tls(),
 		"{ADDR1}", ends[0].Addr().String(), "{PORT1}", fmt.Sprint(ends[0].Port()),
 		"{ADDR2}", ends[1].Addr().String(), "{PORT2}", fmt.Sprint(ends[1].Port()),
 	).Replace(resources)
+}
+
+// tls is what a DestinationRule says of mutual TLS, as a line of its own.
+func (m Mesh) tls() string {
+	if m.Mutual == "" {
+		return ""
+	}
+	return fmt.Sprintf("    tls: {mode: ISTIO_MUTUAL, subjectAltNames: [%q]}\n", m.Mutual)
+}
+
+// WriteInbound creates the YAML of a mesh's first service as seen by the proxy before
+// its workload: mode says what of mutual TLS, and app, an IP address and port, is the
+// workload.
+func (m Mesh) WriteInbound(dir, app, mode string) error {
+	a, err := netip.ParseAddrPort(app)
+	if err != nil {
+		return fmt.Errorf("address of the workload: %q isn't an IP address and port", app)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	s := m.Services[0]
+	text := strings.NewReplacer(
+		"{NAME}", s.Name, "{NAMESPACE}", Namespace, "{HOST}", s.Host(), "{LIMIT}", fmt.Sprint(MaxConnections), "{TLS}", "",
+		"{PORT}", fmt.Sprint(Port), "{PROTOCOL}", m.Protocol.portName(), "{TARGET}", fmt.Sprint(a.Port()), "{MODE}", mode,
+	).Replace(inbound)
+	return os.WriteFile(filepath.Join(dir, s.Name+".yaml"), []byte(text), 0o644)
 }
 
 // head and tail are what both shapes share: the start of the ServiceEntry, and
@@ -180,8 +209,22 @@ spec:
       tcp: {maxConnections: {LIMIT}}
       http: {http1MaxPendingRequests: {LIMIT}, http2MaxRequests: {LIMIT}}
     outlierDetection: {consecutive5xxErrors: 5, interval: 10s, baseEjectionTime: 30s, maxEjectionPercent: 50}
-`
+{TLS}`
 )
+
+// inbound is a service before whose workload the proxy is.
+const inbound = `apiVersion: v1
+kind: Service
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec:
+  selector: {app: {NAME}}
+  ports: [{name: {PROTOCOL}, port: {PORT}, targetPort: {TARGET}}]
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: {NAME}, namespace: {NAMESPACE}}
+spec: {mtls: {mode: {MODE}}}
+` + tail
 
 // plain has one endpoint and one route.
 const plain = head + `---

@@ -76,6 +76,45 @@ func TestProtocols(t *testing.T) {
 	}
 }
 
+func TestMutual(t *testing.T) {
+	const id = "spiffe://cluster.local/ns/bench/sa/server"
+	for _, subsets := range []bool{false, true} {
+		m, dir := New(1, subsets), t.TempDir()
+		m.Mutual = id
+		if err := m.Write(dir, "127.0.0.1:7001", "127.0.0.1:7002"); err != nil {
+			t.Fatal(err)
+		}
+		policy := at(t, documents(t, filepath.Join(dir, "svc-0000.yaml"))[2], "spec", "trafficPolicy")
+		if mode, san := at(t, policy, "tls", "mode"), at(t, policy, "tls", "subjectAltNames", 0); mode != "ISTIO_MUTUAL" || san != id {
+			t.Errorf("mode %v, name %v", mode, san)
+		}
+	}
+}
+
+func TestWriteInbound(t *testing.T) {
+	dir := t.TempDir()
+	if err := New(1, false).WriteInbound(dir, "127.0.0.1:7001", "STRICT"); err != nil {
+		t.Fatal(err)
+	}
+	docs := documents(t, filepath.Join(dir, "svc-0000.yaml"))
+	if len(docs) != 3 {
+		t.Fatalf("%d documents", len(docs))
+	}
+	for _, c := range []struct{ got, want any }{
+		{at(t, docs[0], "spec", "selector", "app"), "svc-0000"},
+		{at(t, docs[0], "spec", "ports", 0, "targetPort"), 7001.0},
+		{at(t, docs[1], "spec", "mtls", "mode"), "STRICT"},
+		{at(t, docs[2], "spec", "trafficPolicy", "outlierDetection", "consecutive5xxErrors"), 5.0},
+	} {
+		if c.got != c.want {
+			t.Errorf("%v, want %v", c.got, c.want)
+		}
+	}
+	if err := New(1, false).WriteInbound(dir, "nowhere", "STRICT"); err == nil || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestWriteTCP(t *testing.T) {
 	dir := t.TempDir()
 	if err := New(3, true).WriteTCP(dir, "127.0.0.2:7000", "127.0.0.1:7001"); err != nil {

@@ -21,11 +21,16 @@ import (
 
 // TestMain lets this test's binary be the origin.
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || os.Args[1] != Role {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	var err error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == Role:
+		err = ServeFiles(ctx)
+	case len(os.Args) == 3 && os.Args[1] == SealedRole:
+		err = ServeSealed(ctx, os.Args[2])
+	default:
 		os.Exit(m.Run())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	err := ServeFiles(ctx)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

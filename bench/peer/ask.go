@@ -125,8 +125,21 @@ func (j Job) askHTTP(ctx context.Context, addr string, s mesh.Service, match boo
 	if match {
 		req.Header.Set(mesh.MatchField, mesh.MatchValue)
 	}
+	if j.Inbound {
+		token, _, err := Token()
+		if err != nil {
+			return err
+		}
+		req.Header.Set("authorization", "Bearer "+token)
+	}
 	// Neither a proxy of the environment nor a connection of an earlier try.
 	transport := &nethttp.Transport{DisableKeepAlives: true, DisableCompression: true, Protocols: protocols(j.Downstream.IsHTTP2())}
+	if j.TLS.In {
+		if transport.TLSClientConfig, err = j.TLS.Certificates.ClientConfig(j.TLS.Group); err != nil {
+			return err
+		}
+		req.URL.Scheme = "https"
+	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return err

@@ -11,7 +11,12 @@ type direct struct{}
 func (direct) Name() string    { return Direct }
 func (direct) Summary() string { return "no proxy: the load goes straight to the origin; the limit" }
 
-func (direct) Unable(Job) string { return "" }
+func (direct) Unable(job Job) string {
+	if job.TLS.On() {
+		return "direct has no TLS to begin or end"
+	}
+	return ""
+}
 
 func (direct) Locate(context.Context, string) (Tool, error) {
 	return Tool{Version: "no proxy"}, nil

@@ -98,6 +98,20 @@ static_resources:
                 route: {cluster: "outbound|{{$.Port}}||{{.Host}}", timeout: 0s}
 {{- end}}
 {{- end}}
+{{- if .TLS.In}}
+      transport_socket:
+        name: envoy.transport_sockets.tls
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
+          require_client_certificate: true
+          common_tls_context:
+            tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3, ecdh_curves: [{{.TLS.Group}}]}
+            tls_certificates:
+            - {certificate_chain: {filename: {{.TLS.Certificates.Server.Chain}}}, private_key: {filename: {{.TLS.Certificates.Server.Key}}}}
+            validation_context:
+              trusted_ca: {filename: {{.TLS.Certificates.Server.CA}}}
+              match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://{{.TrustDomain}}/"}}]
+{{- end}}
   clusters:
 {{- range .Services}}
 {{- if $.Subsets}}
@@ -126,6 +140,20 @@ static_resources:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {http2_protocol_options: {}}
+{{- end}}
+{{- if .TLS.Out}}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: {{.TLS.Certificates.Server.Host}}
+        common_tls_context:
+          tls_params: {tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}
+          tls_certificates:
+          - {certificate_chain: {filename: {{.TLS.Certificates.Client.Chain}}}, private_key: {filename: {{.TLS.Certificates.Client.Key}}}}
+          validation_context:
+            trusted_ca: {filename: {{.TLS.Certificates.Client.CA}}}
+            match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "{{.TLS.Certificates.Server.ID}}"}}]
 {{- end}}
     load_assignment:
       cluster_name: "outbound|{{.Port}}|{{.Subset}}|{{.Host}}"

@@ -4,6 +4,7 @@ package peer
 
 import (
 	"context"
+	stdtls "crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 )
 
@@ -51,6 +53,8 @@ type goNetHTTPConfig struct {
 	Idle int `json:"idle"`
 	// TCP: bytes are copied to the first origin, and nothing else is done.
 	TCP bool `json:"tcp"`
+	// TLS is as the job's.
+	TLS TLS `json:"tls"`
 	// HTTP2 says whether clients and origins speak HTTP/2.
 	HTTP2 struct {
 		Clients bool `json:"clients"`
@@ -64,7 +68,7 @@ func (p goNetHTTP) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	c := goNetHTTPConfig{Listen: addr, Origins: job.Origins, Idle: max(job.Connections, 64)}
-	c.TCP = job.Downstream == mesh.TCP
+	c.TCP, c.TLS = job.Downstream == mesh.TCP, job.TLS
 	c.HTTP2.Clients, c.HTTP2.Origins = job.Downstream.IsHTTP2(), job.Protocol.IsHTTP2()
 	if !job.Subsets {
 		c.Origins[1] = c.Origins[0]
@@ -104,8 +108,19 @@ func ServeGoNetHTTP(ctx context.Context, file string) error {
 	if c.TCP {
 		return serveGoTCP(ctx, ln, c.Origins[0])
 	}
+	transport, err := goNetHTTPTransport(c)
+	if err != nil {
+		return err
+	}
+	if c.TLS.In {
+		cfg, err := c.TLS.Certificates.ServerConfig(c.TLS.Group)
+		if err != nil {
+			return err
+		}
+		ln = stdtls.NewListener(ln, cfg)
+	}
 	srv := &nethttp.Server{
-		Handler:           goNetHTTPHandler(c),
+		Handler:           goNetHTTPHandler(c, transport),
 		Protocols:         protocols(c.HTTP2.Clients),
 		ReadHeaderTimeout: 10 * time.Second,
 		// Clients that go away in the middle are usual at the end of a load.
@@ -126,21 +141,35 @@ func protocols(http2 bool) *nethttp.Protocols {
 	return p
 }
 
+// goNetHTTPTransport is the way to the origins.
+func goNetHTTPTransport(c goNetHTTPConfig) (*nethttp.Transport, error) {
+	t := &nethttp.Transport{
+		MaxIdleConnsPerHost: c.Idle,
+		IdleConnTimeout:     time.Hour,
+		Protocols:           protocols(c.HTTP2.Origins),
+		DisableCompression:  true, // else it would ask for gzip in the client's name
+	}
+	if !c.TLS.Out {
+		return t, nil
+	}
+	var err error
+	t.TLSClientConfig, err = c.TLS.Certificates.ClientConfig(pki.X25519)
+	return t, err
+}
+
 // goNetHTTPHandler routes by Host and by the match field.
-func goNetHTTPHandler(c goNetHTTPConfig) nethttp.Handler {
+func goNetHTTPHandler(c goNetHTTPConfig, transport *nethttp.Transport) nethttp.Handler {
 	known := make(map[string]bool, len(c.Hosts))
 	for _, h := range c.Hosts {
 		known[h] = true
 	}
 	var targets [2]*url.URL
-	for i, o := range c.Origins {
-		targets[i] = &url.URL{Scheme: "http", Host: o}
+	scheme := "http"
+	if c.TLS.Out {
+		scheme = "https"
 	}
-	transport := &nethttp.Transport{
-		MaxIdleConnsPerHost: c.Idle,
-		IdleConnTimeout:     time.Hour,
-		Protocols:           protocols(c.HTTP2.Origins),
-		DisableCompression:  true, // else it would ask for gzip in the client's name
+	for i, o := range c.Origins {
+		targets[i] = &url.URL{Scheme: scheme, Host: o}
 	}
 	forward := &httputil.ReverseProxy{
 		Transport: transport,

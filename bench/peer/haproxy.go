@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 )
 
@@ -21,7 +22,12 @@ func (haproxy) Summary() string {
 	return "HAProxy: http-reuse always, hosts in a map, no log, no health checks"
 }
 
-func (haproxy) Unable(Job) string { return "" }
+func (haproxy) Unable(job Job) string {
+	if job.TLS.In && job.TLS.Group == pki.X25519MLKEM768 {
+		return "haproxy has no post-quantum key exchange with this OpenSSL"
+	}
+	return ""
+}
 
 func (h haproxy) Locate(ctx context.Context, _ string) (Tool, error) {
 	path, err := find(h.Name(), "HAPROXY_BIN", "make tools installs it (Debian's package haproxy)", "/usr/sbin/haproxy")
@@ -64,7 +70,9 @@ const haproxyConfig = `global
     maxconn {{add .Connections 512}}
     tune.pool-low-fd-ratio 100
     tune.pool-high-fd-ratio 100{{if gt .Streams 100}}
-    tune.h2.max-concurrent-streams {{.Streams}}{{end}}
+    tune.h2.max-concurrent-streams {{.Streams}}{{end}}{{if .TLS.On}}
+    ssl-default-bind-ciphersuites {{.Suite}}
+    ssl-default-server-ciphersuites {{.Suite}}{{end}}
 
 defaults
     mode http
@@ -77,16 +85,17 @@ defaults
     timeout http-keep-alive 1h
 
 frontend mesh
-    bind {{index .Listen 0}}{{if .Downstream.IsHTTP2}} proto h2{{end}}
+    bind {{index .Listen 0}}{{if .Downstream.IsHTTP2}} proto h2{{end}}{{with .TLS}}{{if .In}} ssl ssl-min-ver TLSv1.3 curves {{.Group}} crt {{.Certificates.Server.Both}} ca-file {{.Certificates.Server.CA}} verify required{{end}}{{end}}
 {{- if .Subsets}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v2 if { req.hdr({{.MatchField}}) -m str {{.MatchValue}} }
 {{- end}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v1
 {{range .Services}}
 backend {{.Name}}-v1
-    server v1 {{index $.Origins 0}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
+    server v1 {{index $.Origins 0}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}{{template "tls" $}}
 {{- if $.Subsets}}
 backend {{.Name}}-v2
-    server v2 {{index $.Origins 1}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}
+    server v2 {{index $.Origins 1}}{{if $.Protocol.IsHTTP2}} proto h2{{end}}{{template "tls" $}}
 {{- end}}
-{{end}}`
+{{end}}
+{{- define "tls"}}{{with .TLS}}{{if .Out}} ssl ssl-min-ver TLSv1.3 crt {{.Certificates.Client.Both}} ca-file {{.Certificates.Client.CA}} verify required verifyhost {{.Certificates.Server.Host}}{{end}}{{end}}{{end}}`

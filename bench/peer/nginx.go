@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 )
 
@@ -28,6 +29,8 @@ func (nginx) Unable(job Job) string {
 		return "nginx speaks HTTP/2 to no upstream but gRPC"
 	case job.Protocol == mesh.GRPC && !job.Downstream.IsHTTP2():
 		return "nginx takes gRPC from HTTP/2 only"
+	case job.TLS.In && job.TLS.Group == pki.X25519MLKEM768:
+		return "nginx has no post-quantum key exchange with this OpenSSL"
 	}
 	return ""
 }
@@ -111,7 +114,16 @@ http {
 {{- end}}
 {{- end}}
     server {
-        listen {{index .Listen 0}} backlog=4096{{if .Downstream.IsHTTP2}} http2{{end}};
+        listen {{index .Listen 0}} backlog=4096{{if .Downstream.IsHTTP2}} http2{{end}}{{if .TLS.In}} ssl{{end}};
+{{- with .TLS}}{{if .In}}
+        ssl_certificate {{.Certificates.Server.Chain}};
+        ssl_certificate_key {{.Certificates.Server.Key}};
+        ssl_client_certificate {{.Certificates.Server.CA}};
+        ssl_verify_client on;
+        ssl_protocols TLSv1.3;
+        ssl_ecdh_curve {{.Group}};
+        ssl_conf_command Ciphersuites {{$.Suite}};
+{{- end}}{{end}}
         location / {
 {{- if .Protocol.IsHTTP2}}
             grpc_pass grpc://$service-$subset;
@@ -119,7 +131,16 @@ http {
             grpc_read_timeout 1h;
             grpc_send_timeout 1h;
 {{- else}}
-            proxy_pass http://$service-$subset;
+            proxy_pass http{{if .TLS.Out}}s{{end}}://$service-$subset;
+{{- with .TLS}}{{if .Out}}
+            proxy_ssl_certificate {{.Certificates.Client.Chain}};
+            proxy_ssl_certificate_key {{.Certificates.Client.Key}};
+            proxy_ssl_trusted_certificate {{.Certificates.Client.CA}};
+            proxy_ssl_verify on;
+            proxy_ssl_name {{.Certificates.Server.Host}};
+            proxy_ssl_protocols TLSv1.3;
+            proxy_ssl_conf_command Ciphersuites {{$.Suite}};
+{{- end}}{{end}}
             proxy_http_version 1.1;
 {{- if .Downstream.IsUpgrade}}
             proxy_set_header Upgrade $http_upgrade;

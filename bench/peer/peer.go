@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 )
 
@@ -31,12 +32,53 @@ type Job struct {
 	Downstream mesh.Protocol
 	// Origins are the addresses of subsets v1 and v2.
 	Origins [2]string
+	// TLS says which side is mutual TLS.
+	TLS TLS
 	// Workers is the number of threads that handle traffic.
 	Workers int
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Inbound: it stands before the workload, the first origin, and routes
+	// nothing.
+	Inbound bool
+	// Plane, if not nil, is where the configuration comes from instead of files.
+	Plane *Plane
 }
+
+// Plane is a control plane that speaks Envoy's aggregated discovery service.
+type Plane struct {
+	// Addr is where it listens, without TLS.
+	Addr string
+	// Listen is the address of the listener that it configures.
+	Listen string
+	// Certificates are for the mutual TLS that its clusters can make; no endpoint
+	// asks for it.
+	Certificates pki.Set
+}
+
+// Driven is a peer that a control plane can drive.
+type Driven interface {
+	Peer
+	// PrepareDriven is Prepare for a job with a Plane.
+	PrepareDriven(tool Tool, dir string, job Job) (Launch, error)
+}
+
+// TLS is mutual TLS 1.3 on one side of a peer, or, with both, between the two of a pair
+// (StartPair): ECDSA P-256 certificates of one
+// CA, cipher suite pki.Suite. A peer requires a certificate of that CA, and as far as it
+// can it checks the identity in it, too: of clients the trust domain, of servers the name.
+type TLS struct {
+	// In is TLS with clients, Out with origins.
+	In, Out bool
+	// Certificates are those of both ends.
+	Certificates pki.Set
+	// Group is the key exchange with clients.
+	Group pki.Group
+}
+
+// On reports whether a side is TLS.
+func (t TLS) On() bool { return t.In || t.Out }
 
 // Tool is a peer's program on this machine.
 type Tool struct {

@@ -20,6 +20,7 @@ import (
 
 	"pillion/bench/mesh"
 	"pillion/bench/origin"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 	"pillion/test/need"
 )
@@ -36,6 +37,8 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case origin.SealedRole:
+		err = origin.ServeSealed(ctx, os.Args[2])
 	case GoNetHTTPRole:
 		err = ServeGoNetHTTP(ctx, os.Args[2])
 	default:
@@ -133,6 +136,114 @@ func TestPeersDoTheJob(t *testing.T) {
 	}
 }
 
+// sealedJobs are those of mutual TLS, of which the last is for a pair.
+func sealedJobs(t *testing.T, certs pki.Set, plain, sealed [2]string) map[string]Job {
+	t.Helper()
+	jobs := map[string]Job{}
+	for name, j := range map[string]TLS{"in": {In: true}, "out": {Out: true}, "pair": {In: true, Out: true}} {
+		j.Certificates, j.Group = certs, pki.X25519
+		job := protocolPairs[0].job(1, name == "out", plain)
+		if name == "out" {
+			job.Origins = sealed
+		}
+		job.TLS = j
+		jobs[name] = job
+	}
+	return jobs
+}
+
+// TestPeersDoTLS starts each peer with mutual TLS on either side, and as a pair, and
+// sees that it takes no client without the right certificate and no such origin.
+func TestPeersDoTLS(t *testing.T) {
+	g := proc.NewGroup()
+	t.Cleanup(g.Close)
+	o, err := origin.Start(g, self(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certs, err := pki.Make(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := pki.Make(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := origin.StartSealed(g, self(t), nil, certs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange, err := origin.StartSealed(g, self(t), nil, others)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs := sealedJobs(t, certs, o.Addrs[origin.HTTP], sealed.Addrs)
+	for _, p := range All(self(t)) {
+		if p.Unable(jobs["in"]) != "" {
+			continue
+		}
+		t.Run(p.Name(), func(t *testing.T) {
+			tool := located(t, p)
+			start := func(t *testing.T, start func(context.Context, *proc.Group, Peer, Tool, string, Job, []int) (*Running, error), job Job, n int) *Running {
+				t.Helper()
+				r, err := start(t.Context(), g, p, tool, t.TempDir(), job, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { r.Stop(g) })
+				if len(r.Processes()) != n || r.Alive() != nil {
+					t.Errorf("%d processes, %v", len(r.Processes()), r.Alive())
+				}
+				return r
+			}
+			t.Run("in", func(t *testing.T) {
+				r, stranger := start(t, Start, jobs["in"], 1), jobs["in"]
+				// It trusts the peer's CA, and shows a certificate of another.
+				stranger.TLS.Certificates.Client = others.Client
+				copyFile(t, certs.Client.CA(), others.Client.CA())
+				if err := stranger.ask(t.Context(), r.Addr, stranger.Last(), false); err == nil {
+					t.Error("a client of another CA is served")
+				}
+			})
+			t.Run("out", func(t *testing.T) {
+				start(t, Start, jobs["out"], 1)
+				wrong, dir := jobs["out"], t.TempDir()
+				wrong.Origins = strange.Addrs
+				l, err := p.Prepare(tool, dir, wrong)
+				if err != nil {
+					t.Fatal(err)
+				}
+				process, err := g.Start(*l.Spec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer g.Stop(process)
+				ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
+				defer cancel()
+				answer := wrong.ask(ctx, l.Addr, wrong.Last(), false)
+				for errors.Is(answer, syscall.ECONNREFUSED) { // it hasn't started yet
+					answer = wrong.ask(ctx, l.Addr, wrong.Last(), false)
+				}
+				if answer == nil || !strings.Contains(answer.Error(), "status 50") {
+					t.Errorf("an origin of another CA: %v, want status 502 or 503", answer)
+				}
+			})
+			t.Run("pair", func(t *testing.T) { start(t, StartPair, jobs["pair"], 2) })
+		})
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err == nil {
+		err = os.WriteFile(to, b, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // doesTheJob starts and stops one peer.
 func doesTheJob(t *testing.T, g *proc.Group, p Peer, tool Tool, job Job) {
 	t.Helper()
@@ -192,6 +303,31 @@ func TestConfigurationsPassTheirOwnCheck(t *testing.T) {
 				}
 				if s := strings.ToLower(string(out)); strings.Contains(s, "warning") || strings.Contains(s, "deprecated") {
 					t.Errorf("its configuration draws a warning:\n%s", out)
+				}
+			})
+		}
+	}
+}
+
+// TestSealedConfigurationsPassTheirOwnCheck: the same for mutual TLS.
+func TestSealedConfigurationsPassTheirOwnCheck(t *testing.T) {
+	certs, err := pki.Make(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := [2]string{"127.0.0.1:1", "127.0.0.1:2"}
+	for name, job := range sealedJobs(t, certs, here, here) {
+		for p, args := range map[Peer][]string{envoy{}: {"--mode", "validate"}, haproxy{}: {"-c"}, nginx{}: {"-t"}} {
+			t.Run(p.Name()+"/"+name, func(t *testing.T) {
+				tool, dir := located(t, p), t.TempDir()
+				l, err := p.Prepare(tool, dir, job)
+				if err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.CommandContext(t.Context(), tool.Path, append(args, l.Spec.Args...)...)
+				cmd.Dir = dir
+				if out, err := cmd.CombinedOutput(); err != nil || strings.Contains(strings.ToLower(string(out)), "warning") {
+					t.Errorf("%v: %v\n%s", cmd, err, out)
 				}
 			})
 		}

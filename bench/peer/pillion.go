@@ -59,12 +59,30 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		return Launch{}, err
 	}
 	yaml, addr := filepath.Join(dir, "mesh"), addrs[0]
-	if job.Downstream == mesh.TCP {
+	args := []string{"run", "--http", addrs[0], "--admin", addrs[1], "--metrics", addrs[2]}
+	switch {
+	case job.TLS.In:
+		s := job.Services[0]
+		args = []string{"run", "--http", "", "--inbound", addrs[0] + "=" + job.Origins[0], "--admin", addrs[1], "--metrics", addrs[2],
+			"--namespace", mesh.Namespace, "--labels", "app=" + s.Name,
+			"--service-account", job.TLS.Certificates.Server.Name, "--certs", job.TLS.Certificates.Server.Dir}
+		err = job.Mesh.WriteInbound(yaml, job.Origins[0], "STRICT")
+	case job.Inbound:
+		args = []string{"run", "--http", "", "--inbound", addrs[0] + "=" + job.Origins[0], "--admin", addrs[1], "--metrics", addrs[2],
+			"--namespace", mesh.Namespace, "--labels", "app=" + job.Services[0].Name}
+		err = job.Mesh.WriteInbound(yaml, job.Origins[0], "DISABLE")
+	case job.TLS.Out:
+		args = append(args, "--namespace", mesh.Namespace,
+			"--service-account", job.TLS.Certificates.Client.Name, "--certs", job.TLS.Certificates.Client.Dir)
+		m := job.Mesh
+		m.Mutual = job.TLS.Certificates.Server.ID()
+		err = m.Write(yaml, job.Origins[0], job.Origins[1])
+	case job.Downstream == mesh.TCP:
 		// The service's own address, on loopback, is what it listens on.
 		if addr, err = listenAddr(); err == nil {
 			err = job.Mesh.WriteTCP(yaml, addr, job.Origins[0])
 		}
-	} else {
+	default:
 		err = job.Mesh.Write(yaml, job.Origins[0], job.Origins[1])
 	}
 	if err != nil {
@@ -72,7 +90,7 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	}
 	return Launch{Addr: addr, Metrics: addrs[2], Spec: &proc.Spec{
 		Name: p.Name(), Path: tool.Path,
-		Args: []string{"run", "--http", addrs[0], "--admin", addrs[1], "--metrics", addrs[2], yaml},
+		Args: append(args, yaml),
 		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
 	}}, nil
 }

@@ -3,6 +3,7 @@
 package peer
 
 import (
+	stdtls "crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"text/template"
 
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 )
 
 // facts is what the configuration templates can use.
@@ -22,6 +24,8 @@ type facts struct {
 	Port                   int
 	MatchField, MatchValue string
 	Limit                  int
+	// TrustDomain and Suite, by its name, are those of package pki.
+	TrustDomain, Suite string
 }
 
 // StreamModule is the file of nginx's stream module where it isn't part of the
@@ -82,6 +86,7 @@ func render(file, text string, job Job, listen ...string) error {
 	err = t.Execute(f, facts{
 		Job: job, Listen: listen, Port: mesh.Port,
 		MatchField: mesh.MatchField, MatchValue: mesh.MatchValue, Limit: mesh.MaxConnections,
+		TrustDomain: pki.TrustDomain, Suite: stdtls.CipherSuiteName(pki.Suite),
 	})
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -29,6 +29,9 @@ type Running struct {
 	Addr string
 	// Process is its program; nil for Direct.
 	Process *proc.Process
+	// Behind is the second one of a pair, between this one and the origin; nil if it
+	// is alone.
+	Behind *Running
 	// Ready is the time from the start of the program to the first right
 	// answer for the last service.
 	Ready time.Duration
@@ -45,7 +48,7 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 	if err != nil {
 		return nil, err
 	}
-	launch, err := p.Prepare(tool, own, job)
+	launch, err := prepare(p, tool, own, job)
 	if err != nil {
 		return nil, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
 	}
@@ -69,8 +72,53 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 	return r, nil
 }
 
+func prepare(p Peer, tool Tool, dir string, job Job) (Launch, error) {
+	if job.Plane == nil {
+		return p.Prepare(tool, dir, job)
+	}
+	d, ok := p.(Driven)
+	if !ok {
+		return Launch{}, errors.New("no control plane can drive it")
+	}
+	return d.PrepareDriven(tool, dir, job)
+}
+
+// StartPair starts two proxies of one kind as sidecars are: the first takes plain
+// requests and makes mutual TLS of them, the second ends it before the origin. The
+// job's own sides are plain.
+func StartPair(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, job Job, cpus []int) (*Running, error) {
+	in, out := job, job
+	in.TLS.In, in.TLS.Out, out.TLS.In, out.TLS.Out = true, false, false, true
+	behind, err := Start(ctx, g, p, tool, dir, in, cpus)
+	if err != nil {
+		return nil, fmt.Errorf("the one before the origin: %w", err)
+	}
+	out.Origins = [2]string{behind.Addr, behind.Addr}
+	r, err := Start(ctx, g, p, tool, dir, out, cpus)
+	if err != nil {
+		behind.Stop(g)
+		return nil, fmt.Errorf("the one beside the client: %w", err)
+	}
+	r.Behind = behind
+	return r, nil
+}
+
+// Processes are the programs whose cost is the peer's; none for Direct.
+func (r *Running) Processes() []*proc.Process {
+	var all []*proc.Process
+	for ; r != nil; r = r.Behind {
+		if r.Process != nil {
+			all = append(all, r.Process)
+		}
+	}
+	return all
+}
+
 // Stop ends the peer and removes its files.
 func (r *Running) Stop(g *proc.Group) {
+	if r.Behind != nil {
+		defer r.Behind.Stop(g)
+	}
 	if r.Process != nil {
 		g.Stop(r.Process)
 	}
@@ -79,15 +127,14 @@ func (r *Running) Stop(g *proc.Group) {
 
 // Alive returns an error if the peer's program has ended.
 func (r *Running) Alive() error {
-	if r.Process == nil {
-		return nil
+	for _, p := range r.Processes() {
+		select {
+		case <-p.Exited():
+			return p.Failure()
+		default:
+		}
 	}
-	select {
-	case <-r.Process.Exited():
-		return r.Process.Failure()
-	default:
-		return nil
-	}
+	return nil
 }
 
 // waitReady asks again and again until the last service answers.

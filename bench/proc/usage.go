@@ -38,6 +38,17 @@ func (u Usage) Sub(o Usage) Usage {
 	}
 }
 
+// Add returns the sum of two programs' usage.
+func (u Usage) Add(o Usage) Usage {
+	return Usage{
+		CPU:         u.CPU + o.CPU,
+		User:        u.User + o.User,
+		System:      u.System + o.System,
+		Voluntary:   u.Voluntary + o.Voluntary,
+		Involuntary: u.Involuntary + o.Involuntary,
+	}
+}
+
 // ReadUsage sums the usage of all processes of a process group.
 func ReadUsage(pgid int) (Usage, error) {
 	var u Usage

@@ -21,6 +21,9 @@ const (
 	CPUSystem Metric = "cpu_system_us_per_request"
 	// Rate is answered requests per second.
 	Rate Metric = "requests_per_s"
+	// Handshakes is how many TLS handshakes, each with one request, a second of the
+	// peer's CPU time is enough for.
+	Handshakes Metric = "handshakes_per_cpu_s"
 	// RateAlone is Rate in the same turn without what disturbs, RateKept the
 	// share of it, in percent, that is left with it.
 	RateAlone Metric = "requests_per_s_undisturbed"
@@ -57,6 +60,10 @@ const (
 	// Ready is the time from the start of the program to its first right
 	// answer.
 	Ready Metric = "ready_ms"
+	// EndpointCPU and RouteCPU are the peer's user and system time for one change
+	// that a control plane sends: of a cluster's endpoints, of one route.
+	EndpointCPU Metric = "cpu_ms_per_endpoint_change"
+	RouteCPU    Metric = "cpu_ms_per_route_change"
 )
 
 // about describes a metric for people.
@@ -77,6 +84,8 @@ func (m Metric) describe() about {
 		return about{title: "CPU per GiB", unit: "ms", digits: 1}
 	case BytesRate:
 		return about{title: "throughput", unit: "MiB/s", higher: true}
+	case Handshakes:
+		return about{title: "handshakes", unit: "/CPU s", higher: true}
 	case Rate:
 		return about{title: "requests", unit: "/s", higher: true}
 	case RateAlone:
@@ -103,6 +112,10 @@ func (m Metric) describe() about {
 		return about{title: "RSS held", unit: "MiB", digits: 1}
 	case RSSAfter:
 		return about{title: "RSS after", unit: "MiB", digits: 1}
+	case EndpointCPU:
+		return about{title: "CPU per endpoint change", unit: "ms", digits: 1}
+	case RouteCPU:
+		return about{title: "CPU per route change", unit: "ms", digits: 1}
 	case Ready:
 		return about{title: "ready after", unit: "ms"}
 	}

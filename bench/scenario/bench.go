@@ -13,6 +13,7 @@ import (
 	"pillion/bench/mesh"
 	"pillion/bench/origin"
 	"pillion/bench/peer"
+	"pillion/bench/pki"
 	"pillion/bench/proc"
 	"pillion/bench/report"
 )
@@ -60,6 +61,9 @@ type Bench struct {
 	Progress func(format string, args ...any)
 
 	origin *origin.Origin
+	// sealed and certs are for scenarios with TLS; made for the first of them.
+	sealed *origin.Sealed
+	certs  pki.Set
 }
 
 // WrkRemedy says how to get the closed-loop load generator.
@@ -85,7 +89,24 @@ func (b *Bench) Run(ctx context.Context, sc Scenario) ([]report.Group, error) {
 			return nil, err
 		}
 	}
+	if b.sealed == nil && sc.Sealed != Nowhere {
+		var err error
+		if b.certs, err = pki.Make(b.Dir); err != nil {
+			return nil, err
+		}
+		if b.sealed, err = origin.StartSealed(b.Group, b.Self, b.otherCPUs(), b.certs); err != nil {
+			return nil, err
+		}
+	}
 	return sc.Measure.Run(ctx, b, sc)
+}
+
+// group is the key exchange with clients.
+func (sc Scenario) group() pki.Group {
+	if sc.Group == "" {
+		return pki.X25519
+	}
+	return sc.Group
 }
 
 // job is what the peers are configured for in a scenario.
@@ -99,23 +120,40 @@ func (b *Bench) job(sc Scenario) peer.Job {
 	case mesh.TCP:
 		kind = origin.TCP
 	}
+	origins := b.origin.Addrs[kind]
+	if sc.Sealed == Out {
+		origins = b.sealed.Addrs
+	}
 	return peer.Job{
-		Mesh: m, Downstream: sc.Downstream, Origins: b.origin.Addrs[kind],
-		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams),
+		TLS: peer.TLS{
+			In: sc.Sealed == In || sc.Sealed == Between, Out: sc.Sealed == Out || sc.Sealed == Between,
+			Certificates: b.certs, Group: sc.group(),
+		},
+		Mesh: m, Downstream: sc.Downstream, Origins: origins,
+		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound,
 	}
 }
 
 // request is the request of a scenario for a peer at addr: for the last
 // service, with the field that the first route of a mesh with subsets matches.
 func (b *Bench) request(sc Scenario, addr string) load.Request {
-	return load.Request{
+	req := load.Request{
 		Addr: addr, Host: mesh.New(sc.Services, sc.Subsets).Last().Authority(), Path: "/bench",
 		Fields: [][2]string{{mesh.MatchField, mesh.MatchValue}},
 	}
+	if sc.Inbound {
+		if token, _, err := peer.Token(); err == nil { // else the peer that needs it fails
+			req.Fields = append(req.Fields, [2]string{"authorization", "Bearer " + token})
+		}
+	}
+	return req
 }
 
 // start starts a peer for a scenario.
 func (b *Bench) start(ctx context.Context, l Located, sc Scenario) (*peer.Running, error) {
+	if sc.Sealed == Between {
+		return peer.StartPair(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
+	}
 	return peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, b.job(sc), b.peerCPUs())
 }
 
@@ -138,8 +176,14 @@ func (b *Bench) otherCPUs() []int {
 // able are the peers that can do a scenario's job; absent says why the others
 // can't.
 func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
-	for _, l := range b.Peers {
-		if why := l.Peer.Unable(b.job(sc)); why != "" {
+	for _, l := range b.candidates(sc) {
+		why := l.Peer.Unable(b.job(sc))
+		if _, driven := sc.Measure.(Driven); driven && why == "" {
+			if _, can := l.Peer.(peer.Driven); !can {
+				why = l.Peer.Name() + " isn't driven by a control plane"
+			}
+		}
+		if why != "" {
 			absent = append(absent, why)
 			b.Progress("%s: left out: %s", sc.Name, why)
 			continue
@@ -147,6 +191,23 @@ func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 		able = append(able, l)
 	}
 	return able, absent
+}
+
+// candidates are the peers of the run, or ours and its features.
+func (b *Bench) candidates(sc Scenario) []Located {
+	if !sc.Features {
+		return b.Peers
+	}
+	for _, l := range b.Peers {
+		if l.Peer.Name() == peer.Ours {
+			out := []Located{l}
+			for _, f := range peer.Features(sc.Inbound) {
+				out = append(out, Located{Peer: f, Tool: l.Tool})
+			}
+			return out
+		}
+	}
+	return nil
 }
 
 // programs are those of the able that have a program to look at.

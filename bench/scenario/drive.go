@@ -17,6 +17,16 @@ import (
 func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
 	req := s.request(s.sc, r.Addr)
 	req.Body, req.Close = s.Body, s.Close
+	if s.sc.Sealed == In {
+		mode := s.Handshakes
+		if mode == "" {
+			mode = load.TLSRequests
+		}
+		res, err := load.TLSChild(ctx, s.Group, s.Self, s.otherCPUs(), load.TLSSpec{
+			Request: req, Mode: mode, Connections: s.sc.Connections, Certificates: s.certs, Group: s.sc.group(), Duration: d,
+		})
+		return res, errors.Join(err, r.Alive())
+	}
 	switch s.sc.Downstream {
 	case mesh.HTTP1:
 		wrk := load.Wrk{Path: s.Wrk, Dir: s.Dir, Threads: wrkThreads, CPUs: s.otherCPUs()}

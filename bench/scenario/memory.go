@@ -108,6 +108,15 @@ func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.
 	if sc.Downstream.IsHTTP2() {
 		hold = load.HoldHTTP2
 	}
+	if sc.Sealed == In {
+		cfg, err := b.certs.ClientConfig(sc.group())
+		if err != nil {
+			return s, err
+		}
+		hold = func(ctx context.Context, req load.Request, n int) (*load.Held, error) {
+			return load.HoldTLS(ctx, req, n, cfg)
+		}
+	}
 	warm, err := hold(ctx, req, primer)
 	if err != nil {
 		return s, err
@@ -148,5 +157,5 @@ func (b *Bench) settled(ctx context.Context, r *peer.Running) (proc.Memory, erro
 	if err := pause(ctx, b.Settle); err != nil {
 		return proc.Memory{}, err
 	}
-	return proc.ReadMemory(r.Process.PID())
+	return memory(r)
 }

@@ -9,10 +9,13 @@ package scenario
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
+	"pillion/bench/load"
 	"pillion/bench/mesh"
+	"pillion/bench/pki"
 	"pillion/bench/report"
 )
 
@@ -28,12 +31,30 @@ type Scenario struct {
 	Subsets  bool
 	// Downstream is what the clients speak, Upstream what the services do.
 	Downstream, Upstream mesh.Protocol
+	// Sealed says where mutual TLS is spoken, Group by which key exchange with
+	// clients; "" is X25519.
+	Sealed Sealed
+	Group  pki.Group
 	// Connections is how many clients connect at once, Streams how many requests
 	// each has under way where the protocol lets it choose.
 	Connections, Streams int
+	// Features compares ours with itself, with one thing more or less each, on the
+	// way out of a workload or, if Inbound is set, before it.
+	Features, Inbound bool
 	// Measure is how it is measured.
 	Measure Measurer
 }
+
+// Sealed says which connections of a peer are mutual TLS.
+type Sealed int
+
+// The places of TLS.
+const (
+	Nowhere Sealed = iota
+	In             // with clients
+	Out            // with origins
+	Between        // between two proxies of one kind, of which the cost is added up
+)
 
 // Measurer is a way to measure a scenario.
 type Measurer interface {
@@ -45,7 +66,9 @@ type Measurer interface {
 }
 
 // All returns the table of scenarios in the order in which they run.
-func All() []Scenario { return slices.Concat(ofHTTP1(), ofProtocols(), ofMemory()) }
+func All() []Scenario {
+	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofFeatures(), ofMemory(), ofControlPlane())
+}
 
 // ofHTTP1 are the loads of HTTP/1.1.
 func ofHTTP1() []Scenario {
@@ -137,6 +160,51 @@ func ofProtocols() []Scenario {
 	}
 }
 
+// sealing is what all scenarios of mutual TLS have in common.
+const sealing = "; TLS 1.3, TLS_AES_128_GCM_SHA256, ECDSA P-256 certificates of one CA required and verified on both sides"
+
+// ofTLS are the loads of mutual TLS.
+func ofTLS() []Scenario {
+	return []Scenario{
+		{
+			Name:     "mtls-in",
+			Summary:  "HTTP/1.1: mutual TLS with 64 keep-alive clients, plain to the origin, answers of 1 KiB" + sealing,
+			Services: 1, Sealed: In, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "mtls-out",
+			Summary:  "HTTP/1.1: plain with 64 keep-alive clients, mutual TLS to the origins, answers of 1 KiB, routed by host and header" + sealing,
+			Services: 1, Subsets: true, Sealed: Out, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "sidecar-pair",
+			Summary:  "HTTP/1.1: two proxies of one kind, mutual TLS between them, 64 keep-alive clients, answers of 1 KiB, the cost of both" + sealing,
+			Services: 1, Sealed: Between, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "handshakes",
+			Summary:  "mutual TLS: connections with a full handshake and one request each, 16 at once, X25519" + sealing,
+			Services: 1, Sealed: In, Connections: 16,
+			Measure: Throughput{Handshakes: load.TLSFull},
+		},
+		{
+			Name:     "handshakes-resumed",
+			Summary:  "as handshakes, each resuming the session of one before",
+			Services: 1, Sealed: In, Connections: 16,
+			Measure: Throughput{Handshakes: load.TLSResumed},
+		},
+		{
+			Name:     "handshakes-pq",
+			Summary:  "as handshakes, with the post-quantum key exchange X25519MLKEM768",
+			Services: 1, Sealed: In, Group: pki.X25519MLKEM768, Connections: 16,
+			Measure: Throughput{Handshakes: load.TLSFull},
+		},
+	}
+}
+
 // ofMemory look at memory, and at the start.
 func ofMemory() []Scenario {
 	return []Scenario{
@@ -159,6 +227,12 @@ func ofMemory() []Scenario {
 			Measure: IdleConnections{},
 		},
 		{
+			Name:     "idle-connections-mtls",
+			Summary:  "memory of 1,000 idle keep-alive connections of mutual TLS, each of which has served a request",
+			Services: 1, Sealed: In, Connections: 1000,
+			Measure: IdleConnections{},
+		},
+		{
 			Name:     "services-1000",
 			Summary:  "time until 1,000 services serve, and their memory; one endpoint and one route each",
 			Services: 1000, Connections: 64,
@@ -169,6 +243,38 @@ func ofMemory() []Scenario {
 			Summary:  "as services-1000, with two subsets and a header match each",
 			Services: 1000, Subsets: true, Connections: 64,
 			Measure: Startup{Headline: report.Ready},
+		},
+	}
+}
+
+// ofControlPlane are driven as istiod drives a sidecar.
+func ofControlPlane() []Scenario {
+	var out []Scenario
+	for _, n := range []int{100, 1000, 5000} {
+		out = append(out, Scenario{
+			Name:     fmt.Sprintf("xds-%d", n),
+			Summary:  fmt.Sprintf("driven by a control plane: %d services with two subsets and a route each, then single changes", n),
+			Services: n, Subsets: true, Connections: 64,
+			Measure: Driven{},
+		})
+	}
+	return out
+}
+
+// ofFeatures tell what one thing costs.
+func ofFeatures() []Scenario {
+	return []Scenario{
+		{
+			Name:     "features-out",
+			Summary:  "as h1, through ours with one thing more or less each",
+			Services: 1, Subsets: true, Connections: 64, Features: true,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "features-in",
+			Summary:  "HTTP/1.1 to a workload behind ours, with one thing more each; every request has a token",
+			Services: 1, Connections: 64, Features: true, Inbound: true,
+			Measure: Throughput{},
 		},
 	}
 }

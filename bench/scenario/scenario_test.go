@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 	switch role {
 	case origin.Role:
 		err = origin.ServeFiles(ctx)
+	case origin.SealedRole:
+		err = origin.ServeSealed(ctx, os.Args[2])
+	case load.TLSRole:
+		err = load.ServeTLS(ctx, os.Stdin, os.Stdout)
 	case load.HTTP2Role:
 		err = load.ServeHTTP2(ctx, os.Stdin, os.Stdout)
 	case load.SocketRole:
@@ -217,6 +221,38 @@ func TestProtocols(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestTLS runs each scenario of mutual TLS.
+func TestTLS(t *testing.T) {
+	b := bench(t)
+	b.Wrk, b.Turns = need.Program(t, "wrk"), 1
+	for _, sc := range ofTLS() {
+		t.Run(sc.Name, func(t *testing.T) {
+			metrics := []report.Metric{report.CPU, report.Rate, report.P50, report.RSS}
+			if strings.HasPrefix(sc.Name, "handshakes") {
+				metrics = append(metrics, report.Handshakes)
+			}
+			groups, err := b.Run(t.Context(), sc)
+			if err != nil || len(groups) != 1 {
+				t.Fatalf("%d groups, %v", len(groups), err)
+			}
+			if !strings.Contains(groups[0].Absent[len(groups[0].Absent)-1], "direct") {
+				t.Errorf("absent: %q, want the direct way", groups[0].Absent)
+			}
+			sampled(t, groups[0], 1, []string{"gonethttp"}, metrics...)
+			if v := groups[0].Samples[0].Values; v[report.Handshakes] != 0 && math.Abs(v[report.Handshakes]*v[report.CPU]-1e6) > 1 {
+				t.Errorf("%v handshakes a second at %v µs", v[report.Handshakes], v[report.CPU])
+			}
+		})
+	}
+	sc := named(t, "idle-connections-mtls")
+	sc.Connections = 100
+	groups, err := b.Run(t.Context(), sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampled(t, groups[0], 2, []string{"gonethttp"}, report.PerConnection)
 }
 
 // unable is a peer that can't do any job.

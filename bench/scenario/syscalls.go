@@ -56,9 +56,13 @@ func (s *session) countSyscalls(ctx context.Context, g *report.Group) error {
 func (b *Bench) trace(ctx context.Context, r *peer.Running, drive func() (load.Result, error)) (float64, error) {
 	out := filepath.Join(b.Dir, "strace."+r.Peer.Name())
 	defer os.Remove(out)
-	pids, err := proc.Members(r.Process.PID())
-	if err != nil {
-		return 0, err
+	var pids []int
+	for _, p := range r.Processes() {
+		members, err := proc.Members(p.PID())
+		if err != nil {
+			return 0, err
+		}
+		pids = append(pids, members...)
 	}
 	args := []string{"-f", "-c", "-o", out}
 	for _, pid := range pids {

@@ -40,6 +40,8 @@ type Throughput struct {
 	Bulk int
 	// Close has each request use a connection of its own.
 	Close bool
+	// Handshakes has each request use a TLS connection of its own, made so; "" is none.
+	Handshakes load.TLSMode
 	// OpenAt are the shares of the slowest peer's peak; none for no open loop.
 	OpenAt []float64
 }
@@ -88,7 +90,7 @@ type session struct {
 // Run implements Measurer.
 func (t Throughput) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
 	switch {
-	case b.Wrk == "" && sc.Downstream == mesh.HTTP1:
+	case b.Wrk == "" && sc.Downstream == mesh.HTTP1 && sc.Sealed != In:
 		return nil, errors.New(WrkRemedy)
 	case b.H2Load == "" && sc.Downstream == mesh.HTTP2:
 		return nil, errors.New(H2LoadRemedy)
@@ -163,9 +165,20 @@ func (s *session) peak(ctx context.Context) (report.Group, error) {
 			report.CPU, report.CPUSystem, report.Rate, report.P50, report.P99, report.P999, report.RSS, report.Switches,
 		},
 	}
+	if s.Handshakes != "" {
+		g.Headline = report.Handshakes
+		g.Columns = append([]report.Metric{report.Handshakes}, g.Columns...)
+	}
 	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
 		return s.closedLoop(ctx, r, s.Duration)
 	})
+	if s.Handshakes != "" {
+		for _, x := range g.Samples {
+			if cpu := x.Values[report.CPU]; cpu > 0 {
+				x.Values[report.Handshakes] = 1e6 / cpu
+			}
+		}
+	}
 	if s.Syscalls && ctx.Err() == nil {
 		g.Columns = append(g.Columns, report.Syscalls)
 		err = errors.Join(err, s.countSyscalls(ctx, &g))

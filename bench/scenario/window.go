@@ -13,9 +13,9 @@ import (
 
 // window is the accounting around one load on one peer.
 type window struct {
-	r      *peer.Running
-	origin int // process
-	before readings
+	r       *peer.Running
+	origins []int // processes
+	before  readings
 }
 
 // readings are the clocks at one end of a window.
@@ -27,7 +27,10 @@ type readings struct {
 
 // openWindow starts a window.
 func (b *Bench) openWindow(r *peer.Running) (window, error) {
-	w := window{r: r, origin: b.origin.Process.PID()}
+	w := window{r: r, origins: []int{b.origin.Process.PID()}}
+	if b.sealed != nil {
+		w.origins = append(w.origins, b.sealed.Process.PID())
+	}
 	var err error
 	w.before, err = w.read()
 	return w, err
@@ -40,18 +43,22 @@ func (w window) read() (readings, error) {
 	if v.everything, err = proc.HostBusy(); err != nil {
 		return v, err
 	}
-	o, err := proc.ReadUsage(w.origin)
-	if err != nil {
-		return v, err
+	for _, pid := range w.origins {
+		o, err := proc.ReadUsage(pid)
+		if err != nil {
+			return v, err
+		}
+		v.origin += o.CPU
 	}
-	v.origin = o.CPU
 	if v.self, err = proc.SelfCPU(); err != nil {
 		return v, err
 	}
-	if w.r.Process != nil {
-		if v.peer, err = proc.ReadUsage(w.r.Process.PID()); err != nil {
+	for _, p := range w.r.Processes() {
+		u, err := proc.ReadUsage(p.PID())
+		if err != nil {
 			return v, err
 		}
+		v.peer = v.peer.Add(u)
 	}
 	v.at = time.Now()
 	return v, nil
@@ -100,10 +107,24 @@ func values(res load.Result) map[report.Metric]float64 {
 
 // addMemory adds the peer's memory as it is now.
 func addMemory(s *report.Sample, r *peer.Running) error {
-	m, err := proc.ReadMemory(r.Process.PID())
+	m, err := memory(r)
 	s.Values[report.RSS] = mib(m.RSS)
 	s.Values[report.Anon] = mib(m.Anon)
 	return err
+}
+
+// memory is that of all of a peer's programs.
+func memory(r *peer.Running) (proc.Memory, error) {
+	var sum proc.Memory
+	for _, p := range r.Processes() {
+		m, err := proc.ReadMemory(p.PID())
+		if err != nil {
+			return sum, err
+		}
+		sum.RSS += m.RSS
+		sum.Anon += m.Anon
+	}
+	return sum, nil
 }
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

@@ -19,12 +19,13 @@ type segment struct {
 	// The field that a header operator looks up, and the one it takes in its
 	// place if that is not there.
 	field, alt fieldName
-	fact       http.TLSFact // of opTLS and opTLSTime
-	limit      int          // greatest length of the value; 0: no limit
-	time       *timeFormat  // of the operators for times
-	span       span         // of COMMON_DURATION
-	snake      bool         // GRPC_STATUS in snake case
-	spaces     bool         // RESPONSE_CODE_DETAILS keeps its spaces
+	fact       http.TLSFact       // of opTLS and opTLSTime
+	data       *http.MetadataPath // of opMetadata
+	limit      int                // greatest length of the value; 0: no limit
+	time       *timeFormat        // of the operators for times
+	span       span               // of COMMON_DURATION
+	snake      bool               // GRPC_STATUS in snake case
+	spaces     bool               // RESPONSE_CODE_DETAILS keeps its spaces
 }
 
 // fieldName is the name of a header field, or of what HTTP/2 sends as one.

@@ -15,7 +15,8 @@ import (
 // JSON.
 func FuzzFormat(f *testing.F) {
 	for _, seed := range []string{istioFormat, defaultFormat, "%START_TIME(%Y %E3S %f %s)%", "%REQ(a?b):3% %% %RESP(:STATUS)%",
-		"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%", "%GRPC_STATUS(NUMBER)% %ENVIRONMENT(HOME)%", "%REQ(", "%REQ(a):", "%"} {
+		"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)%", "%GRPC_STATUS(NUMBER)% %ENVIRONMENT(HOME)%", `%START_TIME(")%`, "%REQ(", "%REQ(a):", "%",
+		"%DYNAMIC_METADATA(f)% %DYNAMIC_METADATA(f:text):2% %DYNAMIC_METADATA(f:list)%"} {
 		f.Add(seed, "curl/8")
 		f.Add(seed, "a\"\\\r\n\x00\xff")
 	}
@@ -23,6 +24,7 @@ func FuzzFormat(f *testing.F) {
 		ex := answered()
 		ex.Req.Fields.Add([]byte("a"), []byte(value))
 		ex.Req.Path = []byte(value)
+		ex.Metadata.Set("f", map[string]any{"text": value, "list": []any{value, 1.0, nil, true}})
 		ex.RouteName, ex.Details = value, value
 		template, err := compile(format, testEnv())
 		if err != nil {

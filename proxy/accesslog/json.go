@@ -84,6 +84,11 @@ func compileString(s, path string, env *compileEnv) (node, error) {
 	if err != nil {
 		return node{}, fmt.Errorf("%s: %w", path, err)
 	}
+	for i := range t.segments {
+		if f := t.segments[i].time; f != nil {
+			f.escape(asJSON)
+		}
+	}
 	switch {
 	case len(t.segments) == 0:
 		return node{kind: nodeLiteral, lit: `""`}, nil
@@ -129,6 +134,9 @@ func (n *node) append(dst []byte, ex *http.Exchange, omit bool) ([]byte, bool) {
 }
 
 func (n *node) appendValue(dst []byte, ex *http.Exchange) ([]byte, bool) {
+	if n.value.op == opMetadata {
+		return n.value.appendMetadataJSON(dst, ex)
+	}
 	if n.value.op.numeric() {
 		return n.value.append(dst, ex, asJSON)
 	}

@@ -169,12 +169,17 @@ func TestOperators(t *testing.T) {
 		Version: "TLSv1.3", Peer: &http.Certificate{Subject: `CN=a,OU="`, NotBefore: time.Unix(1, 0), NotAfter: time.Unix(1e9, 0)},
 	}}}
 	odd.Conn = &http.ConnInfo{Local: "[::1]:80", Remote: "pipe", SNI: "a.b-c_d\n\"x", TLS: &http.TLSInfo{Peer: &http.Certificate{URIs: []string{"spiffe://a"}}, Own: &http.Certificate{URIs: []string{"spiffe://b"}}}}
+	told := &http.Exchange{}
+	told.Metadata.Set("f", map[string]any{"t": `a"`, "l": []any{"\n"}, "n": nil})
+	redirected := &http.Exchange{Conn: &http.ConnInfo{Local: "127.0.0.1:15001", OriginalDst: "10.0.0.1:80"}}
 	tests := []struct {
 		format string
 		ex     *http.Exchange
 		want   string
 		kept   bool // "-" is a value, and stays when empty values are left out
 	}{
+		{"%DYNAMIC_METADATA(f:t)% %DYNAMIC_METADATA(f:t):1% %DYNAMIC_METADATA(f:l)% %DYNAMIC_METADATA(f:n)%", told, `a\x22 a ["\n"] -`, false},
+		{"%DYNAMIC_METADATA(g)% %DYNAMIC_METADATA(f:t:x)% %DYNAMIC_METADATA(f:l:0)%", told, "- - -", false},
 		{"100%% %% a", answered(), "100% % a", false},
 		{"%REQ(X-M)% %RESP(x-m)%", answered(), "one r1", false},
 		{"%REQ(X-L):3% %REQ(X-NO?X-L):3% %REQ(X-L):9%", answered(), "abc abc abcdef", false},
@@ -187,6 +192,8 @@ func TestOperators(t *testing.T) {
 		{"%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3f %f %6f %E3S %e %j %a %b %Z)%", answered(), "2026/11/23T13:46:21+0000 1795441581 688 688288000 688288 21.688 23 327 Mon Nov UTC", false},
 		{"%START_TIME(%y %A %B %h %D %F %I %p %R %T %E0S %E2f %ET %%)%", answered(), "26 Monday November Nov 11/23/26 2026-11-23 01 PM 13:46 13:46:21 21 68 T %", false},
 		{"%START_TIME%", &http.Exchange{}, "-", false},
+		{"%FILTER_STATE(a.b:PLAIN)% %FILTER_STATE(a):3% %UPSTREAM_FILTER_STATE(x)%", answered(), "- - -", false},
+		{"%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", redirected, "10.0.0.1:80 10.0.0.1 80", false},
 		{"%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)% %COMMON_DURATION(DS_RX_BEG:DS_RX_END:ns)%", answered(), "0 51 0 51560 1000", false},
 		{"%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %COMMON_DURATION(US_TX_BEG:US_RX_BEG:ms)%", refused(), "- - - -", false},
 		{"%DURATION% %DURATION%", &http.Exchange{Start: 5}, "- -", false},
@@ -319,6 +326,8 @@ func TestInjection(t *testing.T) {
 func TestFormatErrors(t *testing.T) {
 	tests := []struct{ format, want string }{
 		{"ab %FOO%", "offset 3: unknown operator %FOO%"},
+		{"%FILTER_STATE%", "needs the name of an object"},
+		{"%FILTER_STATE(:PLAIN)%", "needs the name of an object"},
 		{"%REQ%", "needs a name"},
 		{"%REQ()%", "needs a name"},
 		{"%REQ(a?b?c)%", "needs a name"},
@@ -341,7 +350,8 @@ func TestFormatErrors(t *testing.T) {
 		{"%COMMON_DURATION(DS_RX_BEG:DS_TX_END:s)%", "must be ms, us or ns"},
 		{"%GRPC_STATUS(x)%", "CAMEL_STRING"},
 		{"%REQ_WITHOUT_QUERY(:PATH)%", "needs the extension"},
-		{"%DYNAMIC_METADATA(a:b)%", "unknown operator %DYNAMIC_METADATA%"},
+		{"%DYNAMIC_METADATA(a:)%", "%DYNAMIC_METADATA(a:)%: must be FILTER or FILTER:KEY"},
+		{"%DYNAMIC_METADATA%", "%DYNAMIC_METADATA()%: must be FILTER or FILTER:KEY"},
 	}
 	for _, tt := range tests {
 		err := (&Logger{}).compile(textConfig("x", tt.format), testEnv())

@@ -30,6 +30,7 @@ const (
 	opDetails
 	opTerminationDetails
 	opUpstreamFailure
+	opDownstreamFailure
 	opUpstreamHost
 	opUpstreamHostIP
 	opUpstreamCluster
@@ -46,7 +47,8 @@ const (
 	opTLS     // a fact of the handshake
 	opTLSTime // one that is a time
 	opGRPCStatus
-	opNothing // what no exchange has; absent always
+	opNothing  // what no exchange has; absent always
+	opMetadata // a string as text, a value of its own kind in JSON
 
 	// Those from here on are numbers.
 	opResponseCode
@@ -83,6 +85,7 @@ const (
 	detailsParam
 	environmentParam
 	stateParam
+	metadataParam
 )
 
 // operator describes one name.
@@ -109,6 +112,7 @@ var operators = [...]operator{
 	{"RESPONSE_FLAGS_LONG", opResponseFlagsLong, noParam},
 	{"CONNECTION_TERMINATION_DETAILS", opTerminationDetails, noParam},
 	{"UPSTREAM_TRANSPORT_FAILURE_REASON", opUpstreamFailure, noParam},
+	{"DOWNSTREAM_TRANSPORT_FAILURE_REASON", opDownstreamFailure, noParam},
 	{"BYTES_RECEIVED", opBytesReceived, noParam},
 	{"BYTES_SENT", opBytesSent, noParam},
 	{"REQUEST_HEADERS_BYTES", opRequestHeadBytes, noParam},
@@ -143,6 +147,7 @@ var operators = [...]operator{
 	{"DOWNSTREAM_PEER_CERT_V_END", opTLSTime, timeParam},
 	{"GRPC_STATUS", opGRPCStatus, grpcParam},
 	{"GRPC_STATUS_NUMBER", opGRPCStatusNumber, noParam},
+	{"DYNAMIC_METADATA", opMetadata, metadataParam},
 	{"HOSTNAME", opConstant, noParam},
 	{"ENVIRONMENT", opConstant, environmentParam},
 	// There are no objects of filter state, so that these are what Envoy writes of
@@ -191,7 +196,7 @@ func compileCall(c call, env *compileEnv) (segment, error) {
 	if c.hasParam && o.param == noParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no parameter", c.name)
 	}
-	if c.limit > 0 && o.param != fieldParam && o.param != stateParam {
+	if c.limit > 0 && o.param != fieldParam && o.param != stateParam && o.param != metadataParam {
 		return segment{}, fmt.Errorf("%%%s%% takes no length", c.name)
 	}
 	s := segment{op: o.op, limit: c.limit, fact: http.LookupTLSFact(c.name)}
@@ -231,6 +236,9 @@ func (s *segment) setParam(c call, p param, env *compileEnv) (err error) {
 		}
 	case detailsParam:
 		s.spaces = c.param == "ALLOW_WHITESPACES"
+	case metadataParam:
+		s.data, err = http.ParseMetadataPath(c.param)
+		return err
 	case environmentParam:
 		value, ok := env.getenv(c.param)
 		if s.lit = value; !ok {

@@ -99,6 +99,15 @@ func (f *timeFormat) literal(text string) {
 	f.parts = append(f.parts, timePart{text: text})
 }
 
+// escape makes the text between conversions safe, before the format is used.
+func (f *timeFormat) escape(enc encoding) {
+	for i := range f.parts {
+		if p := &f.parts[i]; p.verb == 0 {
+			p.text = string(appendEscaped(nil, p.text, enc))
+		}
+	}
+}
+
 // timeVerb reads the conversion at the start of s, which is a '%', and returns
 // its length, 0 for one that is unknown.
 func timeVerb(s string) (timePart, int) {

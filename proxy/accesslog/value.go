@@ -87,6 +87,8 @@ func (s *segment) append(dst []byte, ex *http.Exchange, enc encoding) ([]byte, b
 		return appendDetails(dst, ex.Details, enc, s.spaces)
 	case opUpstreamFailure:
 		return appendDetails(dst, ex.UpstreamFailure, enc, false)
+	case opDownstreamFailure:
+		return appendDetails(dst, ex.DownstreamFailure, enc, false)
 	case opServerName:
 		return appendServerName(dst, ex)
 	case opDownstreamRemote, opDownstreamRemoteIP:
@@ -96,6 +98,8 @@ func (s *segment) append(dst []byte, ex *http.Exchange, enc encoding) ([]byte, b
 	case opGRPCStatus:
 		n, ok := grpcStatus(ex)
 		return appendGRPCStatus(dst, n, s.snake), ok
+	case opMetadata:
+		return s.appendMetadata(dst, ex, enc)
 	}
 	v := s.text(ex)
 	return appendEscaped(dst, v, enc), v != ""
@@ -135,6 +139,38 @@ func (s *segment) text(ex *http.Exchange) string {
 		return ex.Conn.Fact(s.fact)
 	}
 	return ""
+}
+
+// appendMetadata appends what filters found out. A string is escaped as any other
+// is; what JSON there is in text stands as it is, on one line.
+func (s *segment) appendMetadata(dst []byte, ex *http.Exchange, enc encoding) ([]byte, bool) {
+	v, found := s.data.Value(&ex.Metadata)
+	if !found {
+		return dst, false
+	}
+	text, isText := v.(string)
+	if !isText {
+		text = string(http.AppendJSON(nil, v))
+	}
+	text = text[:clip(len(text), s.limit)]
+	if !isText && enc == asText {
+		return append(dst, text...), true
+	}
+	return appendEscaped(dst, text, enc), true
+}
+
+// appendMetadataJSON appends it as a value of its own kind. As with Envoy a length
+// cuts strings alone.
+func (s *segment) appendMetadataJSON(dst []byte, ex *http.Exchange) ([]byte, bool) {
+	v, found := s.data.Value(&ex.Metadata)
+	if !found {
+		return dst, false
+	}
+	if text, ok := v.(string); ok {
+		dst = appendEscaped(append(dst, '"'), text[:clip(len(text), s.limit)], asJSON)
+		return append(dst, '"'), true
+	}
+	return http.AppendJSON(dst, v), true
 }
 
 // appendField appends the value of a header operator.

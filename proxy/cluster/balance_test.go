@@ -350,7 +350,7 @@ func TestAcquireDoesNotAllocate(t *testing.T) {
 	c := apply(t, newManager(t, nil), static("a", 2, leastRequest))
 	run := func() {
 		h := c.Pick(&PickArgs{})
-		pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+		pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -379,7 +379,7 @@ func BenchmarkPickAcquirePut(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				h := c.Pick(&PickArgs{})
-				pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+				pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -75,18 +75,18 @@ func (c *Cluster) Name() string { return c.name }
 // Config returns the current configuration, without Endpoints.
 func (c *Cluster) Config() *Config { return c.config.Load() }
 
-// Acquire returns a connection to h for one request, to be given back by
-// Put. It waits until deadline (a time of http.Now, 0 for no bound) or until
+// Acquire returns a connection to h for one request to authority, to be given back
+// by Put. It waits until deadline (a time of http.Now, 0 for no bound) or until
 // cancel is closed. It doesn't allocate when an idle connection is reused.
-func (c *Cluster) Acquire(h *Host, deadline int64, cancel <-chan struct{}, method http.Method) (*pool.Conn, *http.Error) {
-	return h.pool.Acquire(deadline, cancel, method)
+func (c *Cluster) Acquire(h *Host, authority []byte, deadline int64, cancel <-chan struct{}, method http.Method) (*pool.Conn, *http.Error) {
+	return h.pool.For(authority).Acquire(deadline, cancel, method)
 }
 
 // AcquireFresh is Acquire for a request that is sent again because the
 // connection that it was sent on had been closed by the host: it makes a new
 // connection, so that this can't happen twice.
-func (c *Cluster) AcquireFresh(h *Host, deadline int64, cancel <-chan struct{}) (*pool.Conn, *http.Error) {
-	return h.pool.AcquireFresh(deadline, cancel)
+func (c *Cluster) AcquireFresh(h *Host, authority []byte, deadline int64, cancel <-chan struct{}) (*pool.Conn, *http.Error) {
+	return h.pool.For(authority).AcquireFresh(deadline, cancel)
 }
 
 // Put gives a connection back after its request. With reusable false it is

@@ -291,7 +291,7 @@ func TestLogicalDNSOfARemovedCluster(t *testing.T) {
 		synctest.Wait()
 		apply(t, m, static("b", 1, nil))
 		h := c.Pick(&PickArgs{})
-		pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+		pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 		if err != nil {
 			t.Fatalf("a request on its way: %v", err)
 		}

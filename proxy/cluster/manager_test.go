@@ -23,7 +23,7 @@ func hashed(c *Config, h byte) *Config {
 // acquire gets a connection to a host or fails the test.
 func acquire(t testing.TB, c *Cluster, h *Host) *pool.Conn {
 	t.Helper()
-	pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+	pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 	if err != nil {
 		t.Fatal(err)
 	}

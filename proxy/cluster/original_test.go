@@ -120,7 +120,7 @@ func TestOriginalDstByName(t *testing.T) {
 	for name, want := range map[string]string{"ok.example": "", "mixed.example": "", "self.example": "self.example is this proxy itself",
 		"zero.example": "zero.example is this proxy itself", "none.example": "lookup none.example: no such host"} {
 		h := c.Pick(&PickArgs{Authority: []byte(name)})
-		pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+		pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 		switch {
 		case want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
@@ -142,7 +142,7 @@ func TestOriginalDstByName(t *testing.T) {
 		defer m.Close()
 		c := apply(t, m, original(func(c *Config) { c.Conn.ConnectTimeout = 3 * time.Second }))
 		start := time.Now()
-		_, err := c.Acquire(c.Pick(&PickArgs{Authority: []byte("slow.example")}), 0, nil, http.MethodGet)
+		_, err := c.Acquire(c.Pick(&PickArgs{Authority: []byte("slow.example")}), nil, 0, nil, http.MethodGet)
 		if err == nil || err.Kind != http.KindConnectTimeout || time.Since(start) != 3*time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
@@ -238,7 +238,7 @@ func TestOriginalConcurrently(t *testing.T) {
 					return
 				}
 				if rnd.IntN(100) == 0 {
-					pc, err := c.Acquire(h, 0, nil, http.MethodGet)
+					pc, err := c.Acquire(h, nil, 0, nil, http.MethodGet)
 					if err != nil {
 						t.Error(err)
 						return

@@ -19,14 +19,16 @@ func (c *Cluster) SpeaksHTTP2(client http.Protocol) bool {
 	return false
 }
 
-// TryStream returns an HTTP/2 connection to h that has room for a request, nil
-// if there is none. It doesn't wait. It is to be given back by PutStream.
-func (c *Cluster) TryStream(h *Host) *pool.StreamConn { return h.pool.TryStream() }
+// TryStream returns an HTTP/2 connection to h that has room for a request to
+// authority, nil if there is none. It doesn't wait. It is to be given back by PutStream.
+func (c *Cluster) TryStream(h *Host, authority []byte) *pool.StreamConn {
+	return h.pool.For(authority).TryStream()
+}
 
 // AcquireStream is TryStream with the wait: until deadline (http.Now, 0 for no
 // bound) or until cancel is closed.
-func (c *Cluster) AcquireStream(h *Host, deadline int64, cancel <-chan struct{}) (*pool.StreamConn, *http.Error) {
-	return h.pool.AcquireStream(deadline, cancel)
+func (c *Cluster) AcquireStream(h *Host, authority []byte, deadline int64, cancel <-chan struct{}) (*pool.StreamConn, *http.Error) {
+	return h.pool.For(authority).AcquireStream(deadline, cancel)
 }
 
 // PutStream gives a connection back after its request.

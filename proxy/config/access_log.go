@@ -10,7 +10,6 @@ import (
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 
 	"pillion/proxy/accesslog"
-	"pillion/proxy/http"
 )
 
 const fileLogType = "envoy.extensions.access_loggers.file.v3.FileAccessLog"
@@ -51,27 +50,6 @@ func (c *Compiler) accessLog(l *accesslogv3.AccessLog) (*accesslog.Logger, error
 		return nil, fmt.Errorf("filter: %w", err)
 	}
 	return logger.WithFilter(f), nil
-}
-
-// listenerLogs compiles what logs a connection that no chain of a listener is for;
-// nil without logs. Connections of a chain are logged by what serves them.
-func (c *Compiler) listenerLogs(s *Snapshot, name string, logs []*accesslogv3.AccessLog) (func(*http.ConnInfo, int64), error) {
-	out, err := c.accessLogs(s, logs)
-	if err != nil || len(out) == 0 {
-		return nil, err
-	}
-	for i, l := range logs {
-		if !slices.Equal(l.GetFilter().GetResponseFlagFilter().GetFlags(), []string{"NR"}) {
-			s.warnOnce(fmt.Sprintf("listener %s: access_log[%d]: only connections without a filter chain are logged there", name, i))
-		}
-	}
-	// As Envoy's ActiveStreamListenerBase::newConnection.
-	return func(info *http.ConnInfo, start int64) {
-		ex := &http.Exchange{Conn: info, Start: start, End: http.Now(), Flags: http.FlagNoRoute, Details: "filter_chain_not_found"}
-		for _, l := range out {
-			l.Log(ex)
-		}
-	}, nil
 }
 
 // warnOnce adds a warning that many resources may give.

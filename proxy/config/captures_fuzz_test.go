@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod sets match_subject_alt_names, which is deprecated
+
 package config
 
 import (
@@ -85,7 +87,7 @@ func (g *guard) validation(c *tlsv3.CommonTlsContext) {
 	}
 	g.validated = c.GetValidationContextType() != nil
 	if g.names = len(v.GetMatchTypedSubjectAltNames()); g.names == 0 {
-		g.names = len(v.GetMatchSubjectAltNames()) //nolint:staticcheck // istiod sets it
+		g.names = len(v.GetMatchSubjectAltNames())
 	}
 	g.pins = len(v.GetVerifyCertificateHash()) + len(v.GetVerifyCertificateSpki())
 }

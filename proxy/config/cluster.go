@@ -108,7 +108,6 @@ type clusterBuilder struct {
 	alpn     *pool.ALPN // what replaces that of TLS contexts; may be nil
 	sockets  []socketMatch
 	plain    socketMatch // transport_socket
-	autoSNI  bool
 	warnings []string
 }
 

@@ -58,8 +58,7 @@ func (b *clusterBuilder) typedHTTP(path string, o *httpv3.HttpProtocolOptions) e
 	if err := at("upstream_http_protocol_options", onlyFields(up, autoSNIFields)); err != nil {
 		return err
 	}
-	b.autoSNI = up.GetAutoSni() || up.GetAutoSanValidation()
-	b.out.Conn.VerifyServerName = up.GetAutoSanValidation()
+	b.out.Conn.AutoSNI, b.out.Conn.AutoSAN = up.GetAutoSni(), up.GetAutoSanValidation()
 	conn := &b.out.Conn
 	var h2 *corev3.Http2ProtocolOptions
 	where := "explicit_http_config"
@@ -148,26 +147,20 @@ func (b *clusterBuilder) socket() (err error) {
 		b.out.TLS = chosen.tls
 	}
 	if secured {
-		return b.offers()
+		b.offers()
 	}
 	return nil
 }
 
 // offers compiles what handshakes say that depends on more than their context.
-func (b *clusterBuilder) offers() error {
+func (b *clusterBuilder) offers() {
 	istio := b.in.GetMetadata().GetFilterMetadata()["istio"].GetFields()
 	if istio["alpn_override"].GetStringValue() != "false" {
 		b.out.Conn.ALPN = b.alpn
 	}
-	if !b.autoSNI {
-		return nil
+	if conn, h := &b.out.Conn, b.out.ServiceHost; (conn.AutoSNI || conn.AutoSAN) && !strings.HasPrefix(h, "*") {
+		conn.ServerName = h
 	}
-	if h := b.out.ServiceHost; h != "" && !strings.HasPrefix(h, "*") {
-		b.out.Conn.ServerName = h
-		return nil
-	}
-	return fmt.Errorf("upstream_http_protocol_options.auto_sni: needs a service with one host name (filter_metadata.istio.services), " +
-		"since it isn't taken from each request")
 }
 
 // secured returns the TLS of a socket, nil for plain TCP.

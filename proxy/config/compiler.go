@@ -3,6 +3,8 @@
 package config
 
 import (
+	"log/slog"
+
 	"pillion/proxy/accesslog"
 	"pillion/proxy/cluster"
 	"pillion/proxy/filter/istiostats"
@@ -25,6 +27,7 @@ type Env struct {
 	Clusters *cluster.Manager
 	Registry *stats.Registry
 	Secrets  *tls.Secrets // live certificates and trust anchors
+	Log      *slog.Logger // of what compiled filters meet later; nil: told to nobody
 }
 
 // Compiler compiles sets of resources, one after the other (Compile), or
@@ -63,7 +66,7 @@ func NewCompiler(env Env) *Compiler {
 		env.Secrets = tls.NewSecrets()
 	}
 	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
-	c.filters.jwt = newJWTState(env.Clusters, checks)
+	c.filters.jwt = newJWTState(env.Clusters, checks, env.Log)
 	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c
 }

@@ -4,6 +4,7 @@ package config
 
 import (
 	"context"
+	"log/slog"
 	"strings"
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -32,12 +33,12 @@ type jwtState struct {
 
 // newJWTState returns the state. Where configuration is only checked, nothing
 // is fetched.
-func newJWTState(clusters *cluster.Manager, checks bool) *jwtState {
+func newJWTState(clusters *cluster.Manager, checks bool, log *slog.Logger) *jwtState {
 	var f jwt.Fetcher
 	if !checks {
 		f = fetcher{clusters}
 	}
-	return &jwtState{remotes: jwt.NewRemotes(f), stats: map[string]*jwt.Stats{}, engines: map[string]*jwt.Engine{}}
+	return &jwtState{remotes: jwt.NewRemotes(f, log), stats: map[string]*jwt.Stats{}, engines: map[string]*jwt.Engine{}}
 }
 
 // begin begins a compilation.

@@ -9,6 +9,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
+	"pillion/proxy/accesslog"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
 	"pillion/proxy/listener"
@@ -31,15 +32,16 @@ type Listener struct {
 	// listener of that address, if there is one.
 	Redirected, HandOff bool
 	// Matcher chooses one of Chains by index. Default takes what none is for;
-	// nil: such connections are closed, and NoChain, unless nil, is told.
+	// nil: such connections are closed.
 	Matcher *listener.Matcher
 	Chains  []*Chain
 	Default *Chain
-	NoChain func(info *http.ConnInfo, start int64)
 	// SniffTLS and SniffHTTP are as listener.Switch has them.
 	SniffTLS, SniffHTTP func(port uint16) bool
 	SniffTimeout        time.Duration
 	SniffContinue       bool
+	// AccessLogs get a line for each connection when it has ended.
+	AccessLogs []*accesslog.Logger
 }
 
 // Chain is a compiled filter chain: either HCM or TCP is set. Immutable.
@@ -88,7 +90,7 @@ func (c *Compiler) compileListener(s *Snapshot, l *listenerv3.Listener, routes m
 	if err := out.compileFilters(l); err != nil {
 		return err
 	}
-	if out.NoChain, err = c.listenerLogs(s, out.Name, l.GetAccessLog()); err != nil {
+	if out.AccessLogs, err = c.accessLogs(s, l.GetAccessLog()); err != nil {
 		return fmt.Errorf("access_log%w", err)
 	}
 	if err := c.compileChains(s, out, l, routes); err != nil {

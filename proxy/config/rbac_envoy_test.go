@@ -56,24 +56,27 @@ type judge struct {
 	values          func(t *testing.T, name string) string
 }
 
-// bothJudges serves the same listener by a real Envoy and by what we compile of
-// it. LOG stands for the path of the access log.
-func bothJudges(t *testing.T, listen string) []judge {
+// bothJudges serves the same listener, with its clusters, by a real Envoy and by what
+// we compile of it. LOG stands for the path of the access log.
+func bothJudges(t *testing.T, listen string, clusters ...string) []judge {
 	t.Helper()
 	envoy := need.Envoy(t)
 	addr, admin := rig.FreeAddr(t), rig.FreeAddr(t)
 	_, port, _ := net.SplitHostPort(addr)
 	_, adminPort, _ := net.SplitHostPort(admin)
 	log := filepath.Join(t.TempDir(), "envoy.log")
-	indented := strings.ReplaceAll(strings.TrimSpace(strings.ReplaceAll(listen, "port_value: 1}", "port_value: "+port+"}")), "\n", "\n    ")
+	indent := func(text string) string { return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ") }
 	bootstrap := "admin: {address: {socket_address: {address: 127.0.0.1, port_value: " + adminPort + "}}}\nstatic_resources:\n  listeners:\n  - " +
-		strings.ReplaceAll(indented, "LOG", log) + "\n"
+		strings.ReplaceAll(indent(strings.Replace(listen, "port_value: 1}", "port_value: "+port+"}", 1)), "path: LOG", "path: "+log) + "\n  clusters:\n"
+	for _, c := range clusters {
+		bootstrap += "  - " + indent(c) + "\n"
+	}
 	json, err := yaml.YAMLToJSON([]byte(bootstrap))
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := rig.StartEnvoy(t, envoy, string(json), addr, admin)
-	ours := serveTCP(t, listen)
+	ours := serveTCP(t, listen, clusters...)
 	return []judge{
 		{"Envoy", addr, log, func(t *testing.T, name string) string {
 			for line := range strings.Lines(p.Get(t, "/stats")) {

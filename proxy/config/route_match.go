@@ -10,7 +10,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"pillion/proxy/filter"
 	"pillion/proxy/match"
@@ -215,12 +214,6 @@ func fraction(f *corev3.RuntimeFractionalPercent) router.Fraction {
 	if f == nil {
 		return router.Fraction{}
 	}
-	out := router.Fraction{Numerator: f.GetDefaultValue().GetNumerator(), Denominator: 100}
-	switch f.GetDefaultValue().GetDenominator() {
-	case typev3.FractionalPercent_TEN_THOUSAND:
-		out.Denominator = 10_000
-	case typev3.FractionalPercent_MILLION:
-		out.Denominator = 1_000_000
-	}
-	return out
+	v := f.GetDefaultValue()
+	return router.Fraction{Numerator: v.GetNumerator(), Denominator: match.Per(int32(v.GetDenominator()))}
 }

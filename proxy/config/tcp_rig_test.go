@@ -72,7 +72,7 @@ func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
 	t.Helper()
 	r := &tcpRig{t: t, registry: stats.NewRegistry(), tracker: tcp.NewTracker(), log: filepath.Join(t.TempDir(), "log")}
 	l := &listenerv3.Listener{}
-	fromYAML(t, strings.ReplaceAll(listen, "LOG", r.log), l)
+	fromYAML(t, strings.ReplaceAll(listen, "path: LOG", "path: "+r.log), l)
 	res := &Resources{Listeners: []*listenerv3.Listener{l}}
 	for _, text := range clusters {
 		c := &clusterv3.Cluster{}
@@ -104,11 +104,16 @@ func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
 	r.registry.Add(ln)
 	sw := &listener.Switch{Matcher: want.Matcher, TLS: want.SniffTLS, HTTP: want.SniffHTTP, Timeout: want.SniffTimeout,
 		Continue: want.SniffContinue, Stats: &ln.Stats, Inspectors: inspectors}
-	handler := func(c *Chain) listener.Handler {
+	handler := func(c *Chain) (h listener.Handler) {
 		if c.TCP != nil {
-			return tcp.New(c.TCP, r.tracker)
+			h = tcp.New(c.TCP, r.tracker)
+		} else {
+			h = hcm.New(c.HCM, web)
 		}
-		return hcm.New(c.HCM, web)
+		if c.TLS != nil {
+			h = &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: h, Stats: &ln.Stats, Log: slog.New(slog.DiscardHandler)}
+		}
+		return h
 	}
 	for _, c := range want.Chains {
 		sw.Chains = append(sw.Chains, handler(c))
@@ -116,7 +121,7 @@ func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
 	if want.Default != nil {
 		sw.Default = handler(want.Default)
 	}
-	ln.SetHandler(sw)
+	ln.SetHandler(&accesslog.Connections{Logs: want.AccessLogs, Next: sw})
 	ln.Start()
 	r.addr = ln.Addr()
 	ctx, stop := context.WithCancel(context.Background())

@@ -47,6 +47,18 @@ type Admission struct {
 	Flags http.Flags
 }
 
+// Report notes what became of the question, for the access log of the listener.
+func (a *Admission) Report(admitted bool) {
+	o := a.Conn.Outcome()
+	if o == nil {
+		return
+	}
+	o.Metadata = a.Metadata
+	if !admitted {
+		o.Flags, o.Details, o.TerminationDetails = o.Flags|a.Flags, a.CodeDetails, a.Details
+	}
+}
+
 // Admitter is a network filter that may refuse a connection, which is closed
 // then. Admit may block: the connection has a goroutine of its own.
 type Admitter interface {

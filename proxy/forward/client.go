@@ -201,7 +201,7 @@ func (f *fetch) judged(a *filter.ClientAnswer) int {
 // try makes the request once.
 func (f *fetch) try(host *cluster.Host, fresh bool) (a *filter.ClientAnswer, unseen bool, err *http.Error) {
 	if f.cl.SpeaksHTTP2(f.head.Protocol) {
-		sc, err := f.cl.AcquireStream(host, f.deadline, f.call.Cancel)
+		sc, err := f.cl.AcquireStream(host, f.head.Authority, f.deadline, f.call.Cancel)
 		if err != nil {
 			return nil, false, err
 		}
@@ -214,9 +214,9 @@ func (f *fetch) try(host *cluster.Host, fresh bool) (a *filter.ClientAnswer, uns
 	}
 	var conn *pool.Conn
 	if fresh {
-		conn, err = f.cl.AcquireFresh(host, f.deadline, f.call.Cancel)
+		conn, err = f.cl.AcquireFresh(host, f.head.Authority, f.deadline, f.call.Cancel)
 	} else {
-		conn, err = f.cl.Acquire(host, f.deadline, f.call.Cancel, f.head.Method)
+		conn, err = f.cl.Acquire(host, f.head.Authority, f.deadline, f.call.Cancel, f.head.Method)
 	}
 	if err != nil {
 		return nil, false, err

@@ -119,7 +119,7 @@ func (r *requestCopy) send(cl *cluster.Cluster) {
 func (r *requestCopy) sendTo(cl *cluster.Cluster, host *cluster.Host, deadline time.Time) (status int, ok bool, err *http.Error) {
 	late := http.Now() + int64(time.Until(deadline))
 	if cl.SpeaksHTTP2(r.head.Protocol) {
-		sc, err := cl.AcquireStream(host, late, nil)
+		sc, err := cl.AcquireStream(host, r.head.Authority, late, nil)
 		if err != nil {
 			return 0, false, err
 		}
@@ -131,7 +131,7 @@ func (r *requestCopy) sendTo(cl *cluster.Cluster, host *cluster.Host, deadline t
 		up.End()
 		return status, ok, nil
 	}
-	conn, err := cl.Acquire(host, late, nil, http.MethodOther)
+	conn, err := cl.Acquire(host, r.head.Authority, late, nil, http.MethodOther)
 	if err != nil {
 		return 0, false, err
 	}

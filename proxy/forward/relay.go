@@ -86,7 +86,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 		owner.Relayed(e, c.end(errOverflow))
 		return true
 	}
-	sc := c.cl.TryStream(c.host)
+	sc := c.cl.TryStream(c.host, ex.Req.Authority)
 	if sc == nil {
 		c.cl.ReleaseRequest()
 		return false

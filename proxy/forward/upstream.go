@@ -66,9 +66,9 @@ func (c *Call) pick() *http.Error {
 func (c *Call) acquire() (err *http.Error) {
 	ex := c.ex
 	if c.cl.SpeaksHTTP2(ex.Req.Protocol) {
-		sc := c.cl.TryStream(c.host)
+		sc := c.cl.TryStream(c.host, ex.Req.Authority)
 		if sc == nil {
-			if sc, err = c.cl.AcquireStream(c.host, c.tryDeadline(), c.Cancelled()); err != nil {
+			if sc, err = c.cl.AcquireStream(c.host, ex.Req.Authority, c.tryDeadline(), c.Cancelled()); err != nil {
 				return err
 			}
 		}
@@ -80,9 +80,9 @@ func (c *Call) acquire() (err *http.Error) {
 	}
 	var conn *pool.Conn
 	if c.reissues > 0 {
-		conn, err = c.cl.AcquireFresh(c.host, c.tryDeadline(), nil)
+		conn, err = c.cl.AcquireFresh(c.host, ex.Req.Authority, c.tryDeadline(), nil)
 	} else {
-		conn, err = c.cl.Acquire(c.host, c.tryDeadline(), nil, ex.Req.Method)
+		conn, err = c.cl.Acquire(c.host, ex.Req.Authority, c.tryDeadline(), nil, ex.Req.Method)
 	}
 	if err != nil {
 		return err

@@ -23,6 +23,7 @@ const (
 	stateIdle    connState = iota // waiting for a request; owns no buffer
 	stateActive                   // an exchange is under way
 	stateClosing                  // was idle and is being closed
+	stateAsking                   // filters are asked whether it may be served
 )
 
 // conn is one downstream connection. It belongs to the goroutine that serves
@@ -42,6 +43,9 @@ type conn struct {
 	since int64         // when state changed, of http.Now; guarded by mu
 	call  *forward.Call // of the exchange under way; guarded by mu
 	multi *h2.Conn      // when it speaks HTTP/2; set once, guarded by mu
+	// giveUp is closed when nobody wants to know any more whether the connection may
+	// be served; nil when that isn't asked. Guarded by mu.
+	giveUp chan struct{}
 }
 
 // stream is what one exchange needs; an idle connection has none.
@@ -83,12 +87,14 @@ var streamPool = sync.Pool{New: func() any { return new(stream) }}
 func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) { m.serve(nc, info, m.generation.Load()) }
 
 func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
-	if list := m.config().Admit; len(list) > 0 && !filter.Admit(list, &filter.Admission{Conn: info}) {
-		_ = nc.Close()
-		return
-	}
+	cfg := m.config()
 	c := &conn{m: m, info: info, since: http.Now(), generation: generation}
-	c.sc = h1.NewServerConn(nc, m.config().Limits)
+	c.sc = h1.NewServerConn(nc, cfg.Limits)
+	var giveUp chan struct{}
+	if len(cfg.Admit) > 0 {
+		giveUp = make(chan struct{})
+		c.state, c.giveUp = stateAsking, giveUp
+	}
 	m.tracker.add(c)
 	m.Stats.CxTotal.Inc()
 	m.Stats.CxActive.Inc()
@@ -100,7 +106,7 @@ func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
 		m.Stats.CxDestroy.Inc()
 		m.tracker.remove(c)
 	}()
-	if !c.await() {
+	if !c.admit(cfg.Admit, giveUp) || !c.await() {
 		return
 	}
 	if c.speaksHTTP2() {
@@ -108,6 +114,34 @@ func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
 		return
 	}
 	for c.serveOne() && c.await() {
+	}
+}
+
+// admit asks the chain's filters whether the connection may be served. The tracker
+// knows it meanwhile: a client that breaks off and a drain that is over end the wait.
+func (c *conn) admit(list []filter.Admitter, giveUp <-chan struct{}) bool {
+	if len(list) == 0 {
+		return true
+	}
+	a := filter.Admission{Conn: c.info, Cancelled: giveUp}
+	admitted := filter.Admit(list, &a)
+	a.Report(admitted)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	given := c.giveUp == nil
+	c.giveUp, c.state, c.since = nil, stateIdle, http.Now()
+	if admitted && !given {
+		return true
+	}
+	c.m.Stats.CxDestroyLocal.Inc()
+	return false
+}
+
+// giveUpLocked ends the question whether the connection may be served; mu is held.
+func (c *conn) giveUpLocked() {
+	if c.giveUp != nil {
+		close(c.giveUp)
+		c.giveUp = nil
 	}
 }
 

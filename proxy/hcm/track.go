@@ -25,6 +25,7 @@ type Tracker struct {
 	mu       sync.Mutex
 	head     conn // sentinel of a ring; guarded by mu, as are the links
 	count    int  // guarded by mu
+	over     bool // a drain has broken off what was left; guarded by mu
 	draining atomic.Bool
 	inbound  atomic.Bool   // the inbound ones are to end
 	empty    chan struct{} // closed when draining and count is 0; guarded by mu
@@ -76,6 +77,11 @@ func (t *Tracker) add(c *conn) {
 	c.prev, c.next = t.head.prev, &t.head
 	c.prev.next, c.next.prev = c, c
 	t.count++
+	if t.over { // it was accepted before the drain
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.abortLocked()
+	}
 }
 
 func (t *Tracker) remove(c *conn) {
@@ -144,6 +150,10 @@ func (t *Tracker) sweep(now int64) (moving bool) {
 				c.m.Stats.CxIdleTimeout.Inc()
 				c.closeIdleLocked()
 			}
+		case stateAsking:
+			if age > sweepEvery && c.sc.Watch() == netio.PeerReset {
+				c.giveUpLocked()
+			}
 		case stateActive:
 			if age > sweepEvery && c.sc.Watch() == netio.PeerReset {
 				c.cancelLocked()
@@ -194,6 +204,9 @@ func (t *Tracker) closeQuiet(now int64) {
 }
 
 func (t *Tracker) abortAll() {
+	t.mu.Lock()
+	t.over = true
+	t.mu.Unlock()
 	t.each(func(c *conn) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -239,6 +252,7 @@ func (c *conn) abortLocked() {
 		c.multi.Abort()
 		return
 	}
+	c.giveUpLocked()
 	c.cancelLocked()
 	c.sc.Abort()
 }

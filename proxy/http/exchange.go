@@ -101,8 +101,9 @@ type Exchange struct {
 	UpstreamLocal string
 	// UpstreamProtocol is what the upstream connection speaks.
 	UpstreamProtocol Protocol
-	// UpstreamFailure is the reason why the connection failed, in words.
-	UpstreamFailure string
+	// UpstreamFailure is the reason why the connection failed, in words;
+	// DownstreamFailure that of TLS with the client.
+	UpstreamFailure, DownstreamFailure string
 	// Attempts counts tries, the first included; 0 when none was made.
 	Attempts uint32
 
@@ -227,6 +228,39 @@ type ConnInfo struct {
 	OwnPrincipal  string   // first URI SAN of our certificate on this connection
 	OriginalDst   string   // host:port before redirection; empty when not redirected
 	TLS           *TLSInfo // nil when the connection is not encrypted by us
+	// Logged says that the listener's access log wants to know what becomes of the
+	// connection; see Outcome.
+	Logged  bool
+	outcome *ConnOutcome // nil until there is something to tell; owned by the goroutine that serves the connection
+}
+
+// Outcome returns where those who serve the connection write down what became of
+// it, nil if nobody wants to know. It is for the goroutine that serves it.
+func (c *ConnInfo) Outcome() *ConnOutcome {
+	if c.Logged && c.outcome == nil {
+		c.outcome = &ConnOutcome{}
+	}
+	return c.outcome
+}
+
+// ConnOutcome is what became of a downstream connection, for the access log of
+// its listener.
+type ConnOutcome struct {
+	Flags Flags
+	// Details is %RESPONSE_CODE_DETAILS%, TerminationDetails
+	// %CONNECTION_TERMINATION_DETAILS%, TransportFailure
+	// %DOWNSTREAM_TRANSPORT_FAILURE_REASON%.
+	Details, TerminationDetails, TransportFailure string
+	// Metadata is what the chain's filters found out.
+	Metadata Metadata
+	// Of a connection of raw bytes: where it went, why it didn't get there, and
+	// what it carried.
+	ClusterName     string
+	Upstream        *HostFacts
+	UpstreamLocal   string
+	UpstreamFailure string
+	UpstreamTLS     *TLSInfo
+	Received, Sent  int64
 }
 
 // TLSInfo is what a TLS handshake settled. It is immutable.

@@ -2,6 +2,15 @@
 
 package http
 
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+)
+
 // Metadata is what filters tell each other, and the access log, about one
 // exchange: Envoy's dynamic metadata. A value is JSON as encoding/json decodes
 // it into an any (nil, bool, float64, string, []any, map[string]any) and is
@@ -107,4 +116,56 @@ func (m *Metadata) all(filter string) (any, bool) {
 func (m *Metadata) reset() {
 	clear(m.entries)
 	m.entries = m.entries[:0]
+}
+
+// MetadataPath names a value in the metadata of an exchange, as
+// %DYNAMIC_METADATA(FILTER:KEY:...)% does. Immutable.
+type MetadataPath struct {
+	filter string
+	keys   []string
+}
+
+// ParseMetadataPath reads FILTER or FILTER:KEY:... .
+func ParseMetadataPath(s string) (*MetadataPath, error) {
+	parts := strings.Split(s, ":")
+	if slices.Contains(parts, "") {
+		return nil, errors.New("must be FILTER or FILTER:KEY:KEY and so on, as in envoy.filters.http.rbac:shadow_engine_result")
+	}
+	return &MetadataPath{parts[0], parts[1:]}, nil
+}
+
+// Value finds the value. As with Envoy a null is no value.
+func (p *MetadataPath) Value(m *Metadata) (any, bool) {
+	v, found := m.Get(p.filter, p.keys...)
+	return v, found && v != nil
+}
+
+// Append appends the value as text, and returns false if there is none: strings
+// as they are, anything else as JSON.
+func (p *MetadataPath) Append(dst []byte, m *Metadata) ([]byte, bool) {
+	v, found := p.Value(m)
+	if !found {
+		return dst, false
+	}
+	if s, ok := v.(string); ok {
+		return append(dst, s...), true
+	}
+	return AppendJSON(dst, v), true
+}
+
+// AppendJSON appends a value of metadata as JSON on one line. Keys are in order.
+func AppendJSON(dst []byte, v any) []byte {
+	switch v := v.(type) {
+	case nil:
+		return append(dst, "null"...)
+	case bool:
+		return strconv.AppendBool(dst, v)
+	}
+	var out bytes.Buffer // not dst itself, which may be on the caller's stack
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if enc.Encode(v) != nil { // a number that JSON doesn't have
+		return append(dst, "null"...)
+	}
+	return append(dst, bytes.TrimSuffix(out.Bytes(), []byte("\n"))...)
 }

@@ -54,6 +54,7 @@ func (t *translator) secureChains(p *gatewayPort) []*listenerv3.FilterChain {
 	var chains []*listenerv3.FilterChain
 	var passed rawChains
 	owner := make(map[string]*gatewayServer)
+	t.warnOfReuse(p)
 	for _, s := range p.servers {
 		if other := s.sharedName(owner); other != nil {
 			t.rep.errorf(s.obj, s.field(".hosts"), "a host of it is served at port %d by %s already; one server name has one certificate", p.number, place(other.obj))
@@ -85,6 +86,31 @@ func (s *gatewayServer) sharedName(owner map[string]*gatewayServer) *gatewayServ
 		owner[n] = s
 	}
 	return nil
+}
+
+// warnOfReuse tells of HTTPS servers of one port that show the same certificate.
+// Clients of HTTP/2 use one connection for all names of a certificate (RFC 9113
+// section 9.1.1), and get 404 where it belongs to another server. As istioctl
+// analyze warns of it (IST0138), and as Istio, no 421 sends them elsewhere.
+func (t *translator) warnOfReuse(p *gatewayPort) {
+	owner := make(map[string]*gatewayServer)
+	for _, s := range p.servers {
+		if s.passesThrough() || s.spec.Tls.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH || !s.overHTTP() {
+			continue
+		}
+		cert, field := s.obj.Namespace+" "+s.spec.Tls.CredentialName, ".tls.credentialName"
+		if s.spec.Tls.CredentialName == "" {
+			cert, field = s.spec.Tls.ServerCertificate, ".tls.serverCertificate"
+		}
+		switch other := owner[cert]; {
+		case cert == "":
+		case other == nil:
+			owner[cert] = s
+		default:
+			t.rep.warnf(s.obj, s.field(field), "%s of %s shows the same certificate: clients that use one connection for the hosts of both get 404; put the hosts into one server",
+				other.field(""), place(other.obj))
+		}
+	}
 }
 
 // terminatingChains makes the chains of a server that ends TLS: of HTTP, or of

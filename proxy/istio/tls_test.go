@@ -308,6 +308,7 @@ func TestGatewayNames(t *testing.T) {
 	if len(chains) != 2 || !slices.Equal(chains[0].FilterChainMatch.ServerNames, []string{"a.example.com", "b.example.com"}) {
 		t.Errorf("chains %v", chains)
 	}
+	wantProblem(t, problems, true, "Gateway/default/two: spec.servers[0].tls.credentialName", "spec.servers[0] of Gateway/default/one", "shows the same certificate")
 	_, problems = Translate(load(t, yaml+one("one", "[a.example.com]")+one("two", "[a.example.com]")), Options{})
 	wantProblem(t, problems, false, "Gateway/default/two: spec.servers[0].hosts", "served at port 8443 by Gateway/default/one")
 }

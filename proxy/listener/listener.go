@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,7 @@ type Listener struct {
 	direction http.Direction   // immutable
 	addrs     []string         // that are bound, or by which it is found; never empty; immutable
 	keys      []netip.AddrPort // addrs, as a Table has them; immutable
+	asked     []string         // the configured form of addrs, if they are bound; immutable
 	lns       []net.Listener   // none if nothing is bound; immutable
 	log       *slog.Logger     // immutable
 
@@ -65,10 +67,20 @@ type Listener struct {
 // both families) and more, which are of the same form. Connections wait in the
 // kernel's queue until Start.
 func Listen(name, addr string, d http.Direction, log *slog.Logger, more ...string) (*Listener, error) {
+	return ListenAfter(nil, name, addr, d, log, more...)
+}
+
+// ListenAfter is Listen for what takes the place of other listeners: it shares their
+// sockets of the same addresses, which can't be bound twice. What waits in a socket's
+// queue goes to whichever accepts, so that nothing is lost when old ones are closed.
+func ListenAfter(old []*Listener, name, addr string, d http.Direction, log *slog.Logger, more ...string) (*Listener, error) {
 	l := NewUnbound(name, addr, d, log, more...)
-	l.keys = nil
+	l.asked, l.keys = slices.Clone(l.addrs), nil
 	for i, a := range l.addrs {
-		ln, err := bind(a)
+		ln, err := share(old, a)
+		if ln == nil && err == nil {
+			ln, err = bind(a)
+		}
 		if err != nil {
 			l.Close()
 			var errno syscall.Errno
@@ -97,6 +109,31 @@ func NewUnbound(name, addr string, d http.Direction, log *slog.Logger, more ...s
 		l.keys = append(l.keys, keysOf(a)...)
 	}
 	return l
+}
+
+// share returns another handle of the socket that one of the listeners has for an
+// address; nil if none has.
+func share(old []*Listener, addr string) (net.Listener, error) {
+	if strings.HasSuffix(addr, ":0") {
+		return nil, nil // a free port is another one each time
+	}
+	for _, o := range old {
+		i := slices.Index(o.asked, addr)
+		if i < 0 || i >= len(o.lns) {
+			continue
+		}
+		socket, ok := o.lns[i].(*net.TCPListener)
+		if !ok {
+			continue
+		}
+		f, err := socket.File()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return net.FileListener(f)
+	}
+	return nil, nil
 }
 
 func bind(addr string) (net.Listener, error) {

@@ -210,3 +210,52 @@ func TestFamilies(t *testing.T) {
 		t.Errorf("the same address again: %v", err)
 	}
 }
+
+// TestListenAfter: a listener takes the place of another one at its address, and no
+// connection is lost in between.
+func TestListenAfter(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	probe, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := probe.Addr().String()
+	_ = probe.Close()
+	old, err := Listen("old", addr, http.Outbound, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.SetHandler(tell("old"))
+	old.Start()
+	if got := read(t, addr); got != "old out " {
+		t.Errorf("%q serves", got)
+	}
+	next, err := ListenAfter([]*Listener{old}, "next", addr, http.Inbound, log, "127.0.0.2:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer next.Close()
+	if next.Addr() != addr {
+		t.Errorf("at %s instead of %s", next.Addr(), addr)
+	}
+	old.Close()
+	waiting, err := net.Dial("tcp", addr) // waits in the queue
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	next.SetHandler(tell("next"))
+	next.Start()
+	for _, a := range next.Addrs() {
+		if got := read(t, a); got != "next in " {
+			t.Errorf("%s is served by %q", a, got)
+		}
+	}
+	if p, err := io.ReadAll(waiting); err != nil || string(p) != "next in " {
+		t.Errorf("what waited hears %q, %v", p, err)
+	}
+	// Without the other one to share with, it is taken.
+	if _, err := Listen("other", addr, http.Outbound, log); err == nil {
+		t.Error("an address is bound twice")
+	}
+}

@@ -113,5 +113,8 @@ func (s *Secure) refused(err error, info *http.ConnInfo) {
 	if errors.As(err, &why) && why.Kind == tls.KindTimeout {
 		s.Stats.HandshakeTimeout.Inc()
 	}
+	if o := info.Outcome(); o != nil {
+		o.TransportFailure = err.Error()
+	}
 	s.Log.Debug("a TLS handshake with a client failed", "client", info.Remote, "listener", info.Local, "reason", err)
 }

@@ -32,9 +32,6 @@ type Switch struct {
 	// then with what they tell so far, which else closes the connection.
 	Timeout  time.Duration
 	Continue bool
-	// NoChain, unless nil, is told of connections that are closed because no chain
-	// is for them.
-	NoChain func(info *http.ConnInfo, start int64)
 
 	Stats      *SwitchStats
 	Inspectors *InspectorStats
@@ -79,7 +76,6 @@ func (s *InspectorStats) CollectStats(e *stats.Emitter) {
 
 // Serve finds the chain of a connection and has it served.
 func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
-	start := http.Now()
 	f := Facts{Destination: parseAddr(info.OriginalDst, info.Local), Source: parseAddr("", info.Remote), TransportProtocol: rawBuffer}
 	if w := s.wants(f.Destination.Port()); w.TLS || w.HTTP {
 		s.Stats.PreCxActive.Inc()
@@ -98,8 +94,8 @@ func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
 	}
 	if h == nil {
 		s.Stats.NoFilterChainMatch.Inc()
-		if s.NoChain != nil {
-			s.NoChain(info, start)
+		if o := info.Outcome(); o != nil {
+			o.Flags, o.Details = http.FlagNoRoute, "filter_chain_not_found"
 		}
 		_ = nc.Close()
 		return

@@ -78,6 +78,13 @@ func (s *Sink) WaitingFor() []string {
 	return s.waits()
 }
 
+// ClustersServed reports whether clusters have come, and wait for nothing any more.
+func (s *Sink) ClustersServed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return (s.clusters.answered || !s.cache.served.IsZero()) && len(s.warmClusters) == 0
+}
+
 // Problems lists what is not as the control plane wants it, in words for a person: what is
 // refused, what waits, what is served from the cache.
 func (s *Sink) Problems() []string {

@@ -390,6 +390,24 @@ func (c *Conn) Watch() Peer {
 	return got
 }
 
+// AwaitEnd waits, for d at most, until the peer has ended its direction of the socket,
+// that below TLS where there is some. false: it hasn't, it has sent more, or it broke
+// the connection off before it ended it. It is for the reader of a connection that is
+// of no more use: the read deadline is changed.
+func (c *Conn) AwaitEnd(d time.Duration) bool {
+	raw := c.socket()
+	if raw == nil {
+		return false
+	}
+	_ = c.nc.SetReadDeadline(time.Now().Add(d))
+	got := PeerQuiet
+	_ = raw.Read(func(fd uintptr) bool { // that the time is up leaves it quiet
+		got = peek(fd)
+		return got != PeerQuiet
+	})
+	return got == PeerClosed
+}
+
 // socket is that of nc, or below it; nil without one.
 func (c *Conn) socket() syscall.RawConn {
 	if c.sealed != nil {

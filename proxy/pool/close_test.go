@@ -3,6 +3,7 @@
 package pool
 
 import (
+	stdtls "crypto/tls"
 	"io"
 	"net"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"pillion/proxy/http"
+	"pillion/proxy/tls/localca"
 )
 
 // closingHost is a host that ends each connection without a word: after some
@@ -84,6 +86,130 @@ func TestHostThatCloses(t *testing.T) {
 			if got := n.taken.Load(); int(got) > tc.total/200 {
 				t.Errorf("%d of %d requests were sent to a host that was closing", got, tc.total)
 			}
+		})
+	}
+}
+
+// TestHostThatClosesTLS: the same over TLS, where the request meets the end of a
+// connection in any of its forms.
+func TestHostThatClosesTLS(t *testing.T) {
+	s := serve(t, overTLS(ownPair(t), closingHost(3, 0)))
+	r := newRig(t, Defaults(), nil, 10*time.Millisecond, s.addr())
+	r.hosts[0].Secure(newTLSClient(t))
+	var wg sync.WaitGroup
+	var n outcomes
+	const workers, each = 4, 150
+	for w := range workers {
+		wg.Go(func() {
+			for i := range each {
+				m := http.MethodGet
+				if (i+w)%3 == 0 {
+					m = http.MethodPost
+				}
+				if !request(t, r.hosts[0], m, &n) {
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("connections %d, repeated because of the method %d, because unseen %d, taken %d",
+		r.st.CxTotal.Value(), n.repeated.Load(), n.unseen.Load(), n.taken.Load())
+	if got := n.taken.Load(); got > workers*each/20 {
+		t.Errorf("%d of %d requests were sent to a host that was closing", got, workers*each)
+	}
+}
+
+// ownPair makes a certificate that nobody vouches for.
+func ownPair(t *testing.T) stdtls.Certificate {
+	t.Helper()
+	ca, err := localca.New("test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := ca.Issue("a", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+// overTLS has a host speak TLS. It ends connections with a close_notify, and its
+// socket right after it.
+func overTLS(pair stdtls.Certificate, handle func(net.Conn)) func(net.Conn) {
+	return func(nc net.Conn) {
+		c := stdtls.Server(nc, &stdtls.Config{Certificates: []stdtls.Certificate{pair}})
+		handle(c)
+		_ = c.Close()
+	}
+}
+
+// TestUnseenOverTLS: of a request that met a closed connection it is certain that the
+// host didn't see it, and of one that the host may have read it isn't.
+func TestUnseenOverTLS(t *testing.T) {
+	pair := ownPair(t)
+	for _, tc := range []struct {
+		name string
+		end  func(c *stdtls.Conn, nc net.Conn) // what the host does after its first answer
+		want bool
+	}{
+		{"closed", func(c *stdtls.Conn, _ net.Conn) { _ = c.Close() }, true},
+		{"closed without a word", func(_ *stdtls.Conn, nc net.Conn) { _ = nc.Close() }, true},
+		{"broken off", func(_ *stdtls.Conn, nc net.Conn) {
+			_ = nc.(*net.TCPConn).SetLinger(0)
+			_ = nc.Close()
+		}, true},
+		{"read, then closed", func(c *stdtls.Conn, _ net.Conn) {
+			readRequest(c, make([]byte, 1024))
+			_ = c.Close()
+		}, false},
+		{"read, then broken off", func(c *stdtls.Conn, nc net.Conn) {
+			readRequest(c, make([]byte, 1024))
+			_ = nc.(*net.TCPConn).SetLinger(0)
+			_ = nc.Close()
+		}, false},
+		{"half closed", func(c *stdtls.Conn, _ net.Conn) {
+			_ = c.CloseWrite()
+			readRequest(c, make([]byte, 1024))
+		}, false},
+		{"closed with the request unread", func(c *stdtls.Conn, nc net.Conn) {
+			_, _ = nc.Read(make([]byte, 1))
+			_ = c.Close()
+		}, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			ended := make(chan bool, 1)
+			s := serve(t, func(nc net.Conn) {
+				c := stdtls.Server(nc, &stdtls.Config{Certificates: []stdtls.Certificate{pair}})
+				if readRequest(c, make([]byte, 1024)) {
+					_, _ = io.WriteString(c, answer)
+				}
+				if tc.want {
+					defer func() { ended <- true }()
+				}
+				tc.end(c, nc)
+			})
+			r := newRig(t, Defaults(), nil, time.Hour, s.addr())
+			r.hosts[0].Secure(newTLSClient(t))
+			c := r.must(t, 0)
+			if _, err := send(c, http.MethodPost); err != nil {
+				t.Fatal(err)
+			}
+			if tc.want {
+				<-ended // and on this machine, what it sent has come
+			}
+			if _, err := send(c, http.MethodPost); err == nil {
+				t.Fatal("it is answered")
+			}
+			if got := c.H1.Unseen(); got != tc.want {
+				t.Errorf("unseen is %t, want %t", got, tc.want)
+			}
+			r.hosts[0].Put(c, false)
 		})
 	}
 }

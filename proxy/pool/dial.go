@@ -23,8 +23,8 @@ func (p *Pool) dial(s *Settings, alpn []string, now, deadline int64, cancel <-ch
 	ctx, stop := context.WithTimeout(cancelContext{context.Background(), cancel}, time.Duration(limit-now))
 	defer stop()
 	nc, err := p.dialTarget(ctx, s)
-	if secure := p.tls.Load(); err == nil && secure != nil {
-		nc, err = handshake(ctx, secure, nc, s.offer(alpn))
+	if secure := p.owner().tls.Load(); err == nil && secure != nil {
+		nc, err = p.handshake(ctx, s, secure, nc, alpn)
 	}
 	if err == nil {
 		return nc, nil
@@ -53,18 +53,13 @@ func settled(nc net.Conn) *http.TLSInfo {
 	return nil
 }
 
-// offer is what a handshake says otherwise than its context.
-func (s *Settings) offer(alpn []string) (o tls.ClientOptions) {
-	o.ALPN, o.ServerName = alpn, s.ServerName
-	if s.VerifyServerName {
-		o.VerifySAN = s.ServerName
-	}
-	return o
-}
-
 // handshake secures a connection, and closes it if that fails.
-func handshake(ctx context.Context, c *tls.Client, nc net.Conn, o tls.ClientOptions) (net.Conn, error) {
-	sealed, err := c.Handshake(ctx, nc, o)
+func (p *Pool) handshake(ctx context.Context, s *Settings, c *tls.Client, nc net.Conn, alpn []string) (net.Conn, error) {
+	o, err := p.offer(s, alpn)
+	var sealed *tls.Conn
+	if err == nil {
+		sealed, err = c.Handshake(ctx, nc, o)
+	}
 	if err != nil {
 		_ = nc.Close()
 		return nil, err

@@ -61,7 +61,7 @@ func (g *Group) Settings() *Settings { return g.settings.Load() }
 func (g *Group) Update(s *Settings) {
 	old := g.settings.Swap(s)
 	if old.Socket != s.Socket || old.HTTP2 != s.HTTP2 || old.ALPN != s.ALPN ||
-		old.ServerName != s.ServerName || old.VerifyServerName != s.VerifyServerName || old.Speaks != s.Speaks {
+		old.ServerName != s.ServerName || old.AutoSNI != s.AutoSNI || old.AutoSAN != s.AutoSAN || old.Speaks != s.Speaks {
 		g.epoch.Add(1)
 		g.drainIdle()
 	}

@@ -24,7 +24,8 @@ type Target struct {
 	Resolve func(ctx context.Context) ([]netip.AddrPort, error)
 }
 
-// Pool is the connections to one host. It must be set up by Init and not be
+// Pool is the connections to one host, or those of them that were made under one
+// name. It must be set up by Init and not be
 // copied. All methods are safe for concurrent use.
 type Pool struct {
 	Stats HostStats
@@ -34,8 +35,9 @@ type Pool struct {
 	learned keepalive
 	open    atomic.Int32               // connections that exist or are being made
 	gone    atomic.Bool                // the host has left the cluster
-	tls     atomic.Pointer[tls.Client] // nil for plain connections
-	epoch   atomic.Uint32              // counts changes of tls
+	tls     atomic.Pointer[tls.Client] // nil for plain connections; of the host's own
+	epoch   atomic.Uint32              // counts changes of tls; of the host's own
+	namesPart
 	// wary is set when the host has closed a connection right after an answer:
 	// for a while, none is reused without a look.
 	wary   atomic.Bool
@@ -58,20 +60,27 @@ func (p *Pool) Secure(c *tls.Client) {
 	if p.tls.Swap(c) != c {
 		p.epoch.Add(1)
 		p.drainIdle()
+		p.eachName((*Pool).drainIdle)
 	}
 }
 
 // age stands for the settings that a connection is made with.
-func (p *Pool) age() uint32 { return p.group.epoch.Load() + p.epoch.Load() }
+func (p *Pool) age() uint32 { return p.group.epoch.Load() + p.owner().epoch.Load() }
 
 // Open returns the number of connections that exist or are being made.
-func (p *Pool) Open() int { return int(p.open.Load()) }
+func (p *Pool) Open() int {
+	n := int(p.open.Load())
+	p.eachName(func(q *Pool) { n += q.Open() })
+	return n
+}
 
 // Idle returns the number of connections that wait for a request.
 func (p *Pool) Idle() int {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.idle.n + p.checked.n
+	n := p.idle.n + p.checked.n
+	p.mu.Unlock()
+	p.eachName(func(q *Pool) { n += q.Idle() })
+	return n
 }
 
 // Close closes idle connections now and others when their request is done.
@@ -79,6 +88,7 @@ func (p *Pool) Idle() int {
 func (p *Pool) Close() {
 	p.gone.Store(true)
 	p.drainIdle()
+	p.eachName((*Pool).Close)
 }
 
 // surelyOpen is how long after an answer a connection counts as open without
@@ -114,7 +124,7 @@ func (p *Pool) Acquire(deadline int64, cancel <-chan struct{}, m http.Method) (*
 	g := p.group
 	s := g.settings.Load()
 	with := careFor(m)
-	p.Stats.RqActive.Inc()
+	p.owner().Stats.RqActive.Inc()
 	// Whoever comes while others wait goes behind them.
 	if g.waiting.Load() == 0 {
 		now := http.Now()
@@ -143,7 +153,7 @@ func (c *Conn) begin() *Conn {
 // connection turned out to be closed: it always makes a connection, so that
 // there can't be another such surprise.
 func (p *Pool) AcquireFresh(deadline int64, cancel <-chan struct{}) (*Conn, *http.Error) {
-	p.Stats.RqActive.Inc()
+	p.owner().Stats.RqActive.Inc()
 	return p.acquireSlowly(p.group.settings.Load(), deadline, cancel, fresh)
 }
 
@@ -248,7 +258,7 @@ func (p *Pool) retire(c *Conn, s *Settings, now int64) bool {
 func (p *Pool) acquireSlowly(s *Settings, deadline int64, cancel <-chan struct{}, with care) (*Conn, *http.Error) {
 	c, err := p.pend(s, deadline, cancel, with)
 	if err != nil {
-		p.Stats.RqActive.Dec()
+		p.owner().Stats.RqActive.Dec()
 		return nil, err
 	}
 	return c.begin(), nil
@@ -299,8 +309,8 @@ func (p *Pool) connect(s *Settings, deadline int64, cancel <-chan struct{}) (*Co
 // countConnect counts a connection that is about to be made.
 func (p *Pool) countConnect(g *Group) {
 	p.open.Add(1)
-	p.Stats.CxActive.Inc()
-	p.Stats.CxTotal.Inc()
+	p.owner().Stats.CxActive.Inc()
+	p.owner().Stats.CxTotal.Inc()
 	g.stats.CxTotal.Inc()
 	g.list(p)
 }
@@ -308,7 +318,7 @@ func (p *Pool) countConnect(g *Group) {
 func (p *Pool) countFailure(err *http.Error) {
 	st := p.group.stats
 	p.open.Add(-1)
-	p.Stats.CxActive.Dec()
+	p.owner().Stats.CxActive.Dec()
 	st.CxDestroy.Inc()
 	if err.Kind == http.KindConnectFailure {
 		st.CxDestroyRemote.Inc()
@@ -323,7 +333,7 @@ func (p *Pool) countFailure(err *http.Error) {
 		return // the request ended, not the attempt to connect
 	}
 	st.CxConnectFail.Inc()
-	p.Stats.CxConnectFail.Inc()
+	p.owner().Stats.CxConnectFail.Inc()
 	st.RqPendingFailure.Inc()
 }
 
@@ -332,7 +342,7 @@ func (p *Pool) countFailure(err *http.Error) {
 func (p *Pool) Put(c *Conn, reusable bool) {
 	g := p.group
 	s := g.settings.Load()
-	p.Stats.RqActive.Dec()
+	p.owner().Stats.RqActive.Dec()
 	switch {
 	case !reusable:
 		how := closedByUs
@@ -402,7 +412,7 @@ func (p *Pool) close(c *Conn, how closing) {
 func (p *Pool) countClose(how closing, created int64, requests uint32) {
 	st := p.group.stats
 	p.open.Add(-1)
-	p.Stats.CxActive.Dec()
+	p.owner().Stats.CxActive.Dec()
 	st.CxDestroy.Inc()
 	bySide, active := &st.CxDestroyLocal, &st.CxDestroyLocalActive
 	if how&closedByHost != 0 {

@@ -30,16 +30,16 @@ func (p *Pool) ConnectRaw(cancel <-chan struct{}) (*RawConn, *http.Error) {
 		return nil, errOverflow
 	}
 	p.countConnect(g)
-	p.Stats.RqActive.Inc()
+	p.owner().Stats.RqActive.Inc()
 	start := http.Now()
 	nc, err := p.dial(s, nil, start, 0, cancel)
 	if err != nil {
-		p.Stats.RqActive.Dec()
+		p.owner().Stats.RqActive.Dec()
 		p.countFailure(err)
 		g.release()
 		return nil, err
 	}
-	p.Stats.RqTotal.Inc()
+	p.owner().Stats.RqTotal.Inc()
 	now := http.Now()
 	g.stats.connectTime.get().Record(now - start)
 	return &RawConn{NetConn: nc, TLS: settled(nc), pool: p, created: now}, nil
@@ -65,7 +65,7 @@ func (c *RawConn) Close(byHost bool) {
 	if byHost {
 		how |= closedByHost
 	}
-	c.pool.Stats.RqActive.Dec()
+	c.pool.owner().Stats.RqActive.Dec()
 	c.pool.countClose(how, c.created, 1)
 	c.pool.group.release()
 }

@@ -43,10 +43,12 @@ type Settings struct {
 	// ALPN is what connections to hosts with TLS offer instead of what the context
 	// of their TLS says; nil, as a nil list, leaves it that.
 	ALPN *ALPN
-	// ServerName, if not empty, is the SNI of connections with TLS, in the place of
-	// what its context says. VerifyServerName has the host's certificate be one for it, too.
+	// AutoSNI makes the host of each request the SNI of the connection that it goes on,
+	// in the place of what the context of TLS says; AutoSAN has the host's
+	// certificate be one for it. ServerName is the name where a request has none
+	// that anybody but its client knows, and for streams of bytes; it may be empty.
+	AutoSNI, AutoSAN bool
 	ServerName       string
-	VerifyServerName bool
 	// Socket options. A change of these drains the connections that have the
 	// old ones.
 	Socket Socket

@@ -62,8 +62,8 @@ func (p *Pool) TryStream() *StreamConn {
 	}
 	p.mu.Unlock()
 	if c != nil {
-		p.Stats.RqActive.Inc()
-		p.Stats.RqTotal.Inc()
+		p.owner().Stats.RqActive.Inc()
+		p.owner().Stats.RqTotal.Inc()
 	}
 	return c
 }
@@ -99,13 +99,13 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 	if c := p.TryStream(); c != nil {
 		return c, nil
 	}
-	p.Stats.RqActive.Inc()
+	p.owner().Stats.RqActive.Inc()
 	c, err := p.pendStream(deadline, cancel)
 	if err != nil {
-		p.Stats.RqActive.Dec()
+		p.owner().Stats.RqActive.Dec()
 		return nil, err
 	}
-	p.Stats.RqTotal.Inc()
+	p.owner().Stats.RqTotal.Inc()
 	return c, nil
 }
 
@@ -113,7 +113,7 @@ func (p *Pool) AcquireStream(deadline int64, cancel <-chan struct{}) (*StreamCon
 // writes nothing, since callers may hold a lock that receivers of the connection
 // wait for.
 func (p *Pool) PutStream(c *StreamConn) {
-	p.Stats.RqActive.Dec()
+	p.owner().Stats.RqActive.Dec()
 	p.freeStream(c)
 }
 
@@ -351,9 +351,10 @@ func (p *Pool) timeUp(c *StreamConn, s *Settings, now int64) bool {
 // OpenStreams returns the number of requests on HTTP/2 connections, for display.
 func (p *Pool) OpenStreams() (n int) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, c := range p.multi.conns {
 		n += c.H2.Active()
 	}
+	p.mu.Unlock()
+	p.eachName(func(q *Pool) { n += q.OpenStreams() })
 	return n
 }

@@ -25,10 +25,11 @@ type Format struct {
 type formatPart struct {
 	text     []byte
 	op       operator
-	ref, alt *filter.HeaderRef // for opRequest and opResponse; alt may be nil
-	arg      string            // for opQuery
-	most     int               // bound on the length; 0 is none
-	fact     http.TLSFact      // of opTLS
+	ref, alt *filter.HeaderRef  // for opRequest and opResponse; alt may be nil
+	arg      string             // for opQuery
+	most     int                // bound on the length; 0 is none
+	fact     http.TLSFact       // of opTLS
+	data     *http.MetadataPath // of opMetadata
 }
 
 // operator numbers what can be substituted.
@@ -57,6 +58,7 @@ const (
 	opRouteName
 	opServerName
 	opTLS
+	opMetadata
 	opResponseCode
 	opResponseFlags
 	opResponseDetails
@@ -206,6 +208,12 @@ func (p *formatPart) resolve(name, arg string, hasArg, hasMost bool) (err error)
 		}
 		p.ref, p.alt, err = parseHeaderArgument(name, arg)
 		return err
+	case "DYNAMIC_METADATA":
+		p.op = opMetadata
+		if p.data, err = http.ParseMetadataPath(arg); err != nil {
+			return fmt.Errorf("%%%s(%s)%%: %w", name, arg, err)
+		}
+		return nil
 	case "QUERY_PARAM":
 		p.op, p.arg = opQuery, arg
 		if arg == "" {
@@ -323,6 +331,11 @@ func (p *formatPart) append(dst []byte, ex *http.Exchange, response bool) []byte
 	case opPathOnly:
 		path, _ := match.CutQuery(ex.Req.Path)
 		return append(dst, path...)
+	case opMetadata:
+		start := len(dst)
+		dst, _ = p.data.Append(dst, &ex.Metadata)
+		harmless(dst[start:])
+		return dst
 	case opProtocol:
 		return append(dst, ex.Req.Protocol.String()...)
 	case opRouteName:
@@ -404,15 +417,19 @@ func appendTLS(dst []byte, f http.TLSFact, conn *http.ConnInfo) []byte {
 	if at, ok := conn.TimeFact(f); ok {
 		return at.UTC().AppendFormat(dst, "2006-01-02T15:04:05.000Z")
 	}
-	text := conn.Fact(f)
-	for i := range len(text) {
-		c := text[i]
-		if c < ' ' || c == 0x7f {
-			c = '?'
-		}
-		dst = append(dst, c)
-	}
+	start := len(dst)
+	dst = append(dst, conn.Fact(f)...)
+	harmless(dst[start:])
 	return dst
+}
+
+// harmless puts something else where there is what no field value may hold.
+func harmless(value []byte) {
+	for i, c := range value {
+		if c < ' ' || c == 0x7f {
+			value[i] = '?'
+		}
+	}
 }
 
 // splitAddress splits ip:port text; the address loses its brackets.

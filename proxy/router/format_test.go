@@ -25,6 +25,7 @@ func formatExchange() *http.Exchange {
 		Peer:    &http.Certificate{URIs: []string{"spiffe://a"}, Subject: "CN=a\nb", DNS: []string{"x", "y"}, NotAfter: time.Unix(0, 0)},
 		Own:     &http.Certificate{URIs: []string{"spiffe://b"}, Subject: "O=own"},
 	}
+	ex.Metadata.Set("rbac", map[string]any{"result": "a\nb", "n": 0.5, "all": []any{"x<", nil}})
 	ex.Resp.Status = 503
 	ex.Resp.Fields.Add([]byte("X-R"), []byte("answer"))
 	ex.Flags, ex.Details = http.FlagFaultInjected, "via_upstream"
@@ -58,6 +59,8 @@ func TestFormat(t *testing.T) {
 		{"%DOWNSTREAM_LOCAL_URI_SAN%", "spiffe://b", "="}, {"<%HOSTNAME%>", "<" + host + ">", "="},
 		{"%DOWNSTREAM_TLS_VERSION%|%DOWNSTREAM_TLS_CIPHER%|%DOWNSTREAM_PEER_SUBJECT%|%DOWNSTREAM_PEER_DNS_SAN%", "TLSv1.3||CN=a?b|x,y", "="},
 		{"%DOWNSTREAM_LOCAL_SUBJECT%|%DOWNSTREAM_PEER_CERT_V_END%", "O=own|1970-01-01T00:00:00.000Z", "="},
+		{"%DYNAMIC_METADATA(rbac:result)%|%DYNAMIC_METADATA(rbac:n)%|%DYNAMIC_METADATA(rbac:all):5%", `a?b|0.5|["x<"`, "="},
+		{"<%DYNAMIC_METADATA(rbac:none)%%DYNAMIC_METADATA(none)%>", "<>", "="},
 		{"%RESPONSE_CODE%", "503", "="}, {"%RESPONSE_FLAGS%", "FI", "="}, {"%RESPONSE_CODE_DETAILS%", "via_upstream", "="},
 	} {
 		f, err := ParseFormat(c.format)
@@ -113,7 +116,7 @@ func TestFormatRefused(t *testing.T) {
 		"%REQ(a)% %": "at offset 9", "%REQ(x-a)": "is not closed", "%REQ(x-a%": "is not closed", "%protocol%": "begins no operator",
 		"%REQ()%": "names no header", "%REQ%": "names no header", "%REQ( x-a)%": "names no header", "%REQ(a?b c)%": "names no header",
 		"%REQ(x%y\n)%": "names no header",
-		"%NOPE%":       "the operator %NOPE% is not supported in header values", "%DYNAMIC_METADATA(a:b)%": "%DYNAMIC_METADATA% is not supported",
+		"%NOPE%":       "the operator %NOPE% is not supported in header values", "%DYNAMIC_METADATA%": "must be FILTER or FILTER:KEY", "%DYNAMIC_METADATA(a:)%": "%DYNAMIC_METADATA(a:)%: must be FILTER",
 		"%PROTOCOL(x)%": "takes no argument", "%PROTOCOL:4%": "takes no length", "%HOSTNAME:3%": "takes no length",
 		"%REQ(x-a):%": "has to be a number above 0", "%REQ(x-a):0%": "has to be a number above 0", "%REQ(x-a):x%": "is not closed",
 		"%REQ(x-a):99999999999999999999%": "has to be a number", "%START_TIME(%Y)%": "not supported", "%PATH(XX)%": "not supported",

@@ -2,6 +2,8 @@
 
 package router
 
+import "pillion/proxy/match"
+
 // Mirror sends copies of a share of a route's requests to another cluster,
 // whose answers are dropped. Immutable.
 type Mirror struct {
@@ -27,5 +29,5 @@ func (r *Route) Mirrors() []Mirror {
 // Takes reports whether mirror i of a route takes a request. random may be
 // that of Match; the choice is independent of it and of the other mirrors'.
 func (m *Mirror) Takes(random uint64, i int) bool {
-	return m.Fraction.Takes(mix(random, saltMirror+uint64(i)))
+	return m.Fraction.Takes(match.Mix(random, saltMirror+uint64(i)))
 }

@@ -115,7 +115,7 @@ func (r *Route) Target(random uint64) *Target {
 	}
 	// The high half of the product is a number below total, without the bias
 	// and the cost of a division.
-	x, _ := bits.Mul64(mix(random, saltTarget), r.total)
+	x, _ := bits.Mul64(match.Mix(random, saltTarget), r.total)
 	for i := range r.Targets {
 		w := uint64(r.Targets[i].Weight)
 		if x < w {
@@ -136,15 +136,6 @@ const (
 	saltTarget = 0x8bb84b93962eacc9
 	saltMirror = 0x4b33a62ed433d4a3
 )
-
-// mix is the finalizer of splitmix64: each bit of the input changes half of
-// the output's.
-func mix(x, salt uint64) uint64 {
-	x += salt
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
 
 // Fraction is a share of requests. The zero value is all of them.
 type Fraction struct{ Numerator, Denominator uint32 }

@@ -53,6 +53,7 @@ type conn struct {
 	// refusal and refusalCode are the details of a filter that didn't admit the
 	// connection.
 	refusal, refusalCode string
+	metadata             http.Metadata // what the chain's filters found out, for the access log
 
 	// received and sent count the bytes from and to downstream.
 	received, sent     atomic.Uint64
@@ -78,7 +79,12 @@ func (c *conn) admit() bool {
 		return true
 	}
 	a := filter.Admission{Conn: c.info, Cancelled: c.cancel}
-	if filter.Admit(c.p.cfg.Admit, &a) {
+	admitted := filter.Admit(c.p.cfg.Admit, &a)
+	a.Report(admitted)
+	if len(c.p.cfg.AccessLogs) > 0 {
+		c.metadata = a.Metadata
+	}
+	if admitted {
 		return true
 	}
 	c.refusal, c.refusalCode = a.Details, a.CodeDetails

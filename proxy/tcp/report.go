@@ -66,8 +66,28 @@ func (c *conn) tellLocked(now int64, closed bool) {
 // exchanges are used to write access logs, whose formats read one.
 var exchanges = sync.Pool{New: func() any { return new(http.Exchange) }}
 
+// outcome tells the listener's access log what became of the connection.
+func (c *conn) outcome() {
+	o := c.info.Outcome()
+	if o == nil {
+		return
+	}
+	o.Flags |= c.flags
+	o.ClusterName, o.Received, o.Sent = c.cluster, int64(c.received.Load()), int64(c.sent.Load())
+	if c.host != nil {
+		o.Upstream = c.host.Facts
+	}
+	if c.raw != nil {
+		o.UpstreamLocal, o.UpstreamTLS = c.raw.NetConn.LocalAddr().String(), c.raw.TLS
+	}
+	if c.failure != nil {
+		o.UpstreamFailure = c.failure.Transport
+	}
+}
+
 // log writes the access log.
 func (c *conn) log() {
+	c.outcome()
 	if len(c.p.cfg.AccessLogs) == 0 {
 		return
 	}
@@ -76,7 +96,7 @@ func (c *conn) log() {
 	ex.DownstreamPeer, ex.UpstreamPeer = c.downPeer, c.upPeer
 	ex.Start, ex.End = c.start, http.Now()
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = int64(c.received.Load()), int64(c.sent.Load())
-	ex.TerminationDetails, ex.Details = c.refusal, c.refusalCode
+	ex.TerminationDetails, ex.Details, ex.Metadata = c.refusal, c.refusalCode, c.metadata
 	if c.host != nil {
 		ex.Upstream = c.host.Facts
 	}

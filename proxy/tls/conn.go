@@ -30,9 +30,10 @@ type Conn struct {
 	serverName string
 
 	// more says that the last read may have left decrypted bytes; ahead is
-	// one that Buffered had to take out to find out. Owned by the reader.
-	more, hasAhead bool
-	ahead          [1]byte
+	// one that Buffered had to take out to find out; over says that a read has
+	// failed, and that the next one will again. Owned by the reader.
+	more, hasAhead, over bool
+	ahead                [1]byte
 }
 
 func newConn(nc net.Conn) *Conn {
@@ -89,7 +90,7 @@ func (c *Conn) NetConn() net.Conn { return c.Conn }
 // Read reads decrypted bytes. While it waits it holds no buffer.
 func (c *Conn) Read(p []byte) (int, error) {
 	if !c.hasAhead || len(p) == 0 {
-		n, err := c.std.Read(p)
+		n, err := c.readStd(p)
 		c.more = n == len(p)
 		return n, err
 	}
@@ -104,13 +105,22 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n + 1, err
 }
 
+// readStd reads decrypted bytes as the mode of the tap lets it.
+func (c *Conn) readStd(p []byte) (int, error) {
+	n, err := c.std.Read(p)
+	if err != nil && err != errWouldBlock {
+		c.over = true
+	}
+	return n, err
+}
+
 // readWaiting reads what is in memory. It returns errWouldBlock if nothing is.
 func (c *Conn) readWaiting(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
 	c.tap.mode = tapMemory
-	n, err := c.std.Read(p)
+	n, err := c.readStd(p)
 	c.tap.mode = tapWaits
 	return n, err
 }
@@ -122,7 +132,7 @@ func (c *Conn) TryRead(p []byte) (int, error) {
 		return c.Read(p)
 	}
 	c.tap.mode = tapTries
-	n, err := c.std.Read(p)
+	n, err := c.readStd(p)
 	c.tap.mode = tapWaits
 	c.more = n == len(p)
 	if err == errWouldBlock {
@@ -169,6 +179,11 @@ func (c *Conn) Await() error {
 func (c *Conn) Probe() (data bool, err error) {
 	if c.hasAhead {
 		return true, nil
+	}
+	// Mostly nothing has come, and the kernel says so for less than a read that finds
+	// nothing costs.
+	if !c.more && !c.over && c.tap.in.Len() == 0 && c.tap.io.Look() == netio.PeerQuiet {
+		return false, nil
 	}
 	n, err := c.TryRead(c.ahead[:])
 	c.hasAhead = n == 1
@@ -224,6 +239,7 @@ func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
 		return 0, err
 	}
 	sent, err := c.tap.io.WriteFill(*record, &c.tap.in)
+	c.tap.sent.Add(uint64(sent))
 	switch {
 	case sent < len(*record):
 		return 0, err
@@ -232,6 +248,10 @@ func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
 	}
 	return len(p), nil
 }
+
+// Sent returns how many bytes were written to the connection below, those of the
+// handshake included.
+func (c *Conn) Sent() uint64 { return c.tap.sent.Load() }
 
 // Close sends close_notify, if that can be done at once, and closes the
 // connection. It may be called from any goroutine.
@@ -279,6 +299,7 @@ type tap struct {
 	rest int // bytes of the current record that were not handed out yet
 	mode tapMode
 
+	sent atomic.Uint64 // bytes that went to the socket
 	// tries: writes don't wait. Set by the writer.
 	tries atomic.Bool
 	// mu is held during a write, of which crypto/tls makes one at a time.
@@ -364,12 +385,14 @@ func (t *tap) Write(p []byte) (int, error) {
 		if err := t.finishLocked(); err != nil {
 			return 0, err
 		}
-		return t.io.Write(p)
+		return t.send(p)
 	}
 	n := 0
 	if len(t.unsent) == 0 {
 		var err error
-		if n, _, err = t.io.TryWrite(p); err != nil {
+		n, _, err = t.io.TryWrite(p)
+		t.sent.Add(uint64(n))
+		if err != nil {
 			return n, err
 		}
 	}
@@ -388,9 +411,16 @@ func (t *tap) finishLocked() error {
 	if len(t.unsent) == 0 {
 		return nil
 	}
-	_, err := t.io.Write(t.unsent)
+	_, err := t.send(t.unsent)
 	t.unsent = nil
 	return err
+}
+
+// send writes to the socket, and waits for it.
+func (t *tap) send(p []byte) (int, error) {
+	n, err := t.io.Write(p)
+	t.sent.Add(uint64(n))
+	return n, err
 }
 
 // full reports whether something waits for the socket.

@@ -3,6 +3,8 @@
 package tls
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -58,8 +60,16 @@ func TestStatNames(t *testing.T) {
 	if o := meet(t, c, s, ClientOptions{}); o.serverErr != nil {
 		t.Fatal(o.serverErr)
 	}
-	if err := ss.cert.SetKeyPair(KeyPair{}, "", "test"); err == nil {
+	err := ss.cert.SetKeyPair(KeyPair{}, "", "test")
+	if err == nil {
 		t.Fatal("nothing is a certificate")
+	}
+	ss.cert.Fail("test", fmt.Errorf("a source failed: %w", err)) // which it was told, and has counted
+	other := ss.NewSecret("other")
+	other.Fail("test", err)
+	other.Fail("test", errors.New("its own"))
+	if st := other.Status(); st.Failures != 2 {
+		t.Errorf("another secret has %+v", st)
 	}
 	r := stats.NewRegistry()
 	r.Add(ss.Secrets)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -171,15 +172,38 @@ func (s *Secret) replace(change func(*material)) {
 }
 
 func (s *Secret) refuse(source string, err error) error {
-	err = fmt.Errorf("secret %s from %s: %w", s.name, source, err)
-	s.Fail(source, err)
-	return err
-}
-
-// Fail records why a source could not renew the secret; the old one serves on.
-func (s *Secret) Fail(source string, err error) {
+	refused := &refusal{s, source, err}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.failedLocked(source, refused)
+	return refused
+}
+
+// refusal is what a secret refused, and has recorded.
+type refusal struct {
+	secret *Secret
+	source string
+	err    error
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("secret %s from %s: %v", r.secret.name, r.source, r.err)
+}
+func (r *refusal) Unwrap() error { return r.err }
+
+// Fail records why a source could not renew the secret; the old one serves on.
+// What the secret itself refused is recorded already.
+func (s *Secret) Fail(source string, err error) {
+	if r, ok := errors.AsType[*refusal](err); ok && r.secret == s {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failedLocked(source, err)
+}
+
+// failedLocked records a failure; s.mu is held.
+func (s *Secret) failedLocked(source string, err error) {
 	s.failures++
 	s.lastErr, s.failedAt = source+": "+err.Error(), time.Now()
 }

@@ -9,6 +9,7 @@ package extauthz
 import (
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 )
 
 // service asks an authorization server about a request.
@@ -54,7 +55,7 @@ type Filter struct {
 	stats   *Stats
 	charge  func(cluster string, status int) // may be nil
 
-	enabled         share
+	enabled         match.Share
 	enabledMetadata *metadataMatcher // nil: any
 	denyAtDisable   bool
 
@@ -85,7 +86,7 @@ const enabledSalt = 0x589965cc75374cc3
 
 // on reports whether the request is to be checked.
 func (f *Filter) on(ex *http.Exchange) bool {
-	return f.enabled.takes(mix(ex.Random+enabledSalt)) && (f.enabledMetadata == nil || f.enabledMetadata.match(&ex.Metadata))
+	return f.enabled.Takes(match.Mix(ex.Random, enabledSalt)) && (f.enabledMetadata == nil || f.enabledMetadata.match(&ex.Metadata))
 }
 
 // Waits implements filter.Waiter.

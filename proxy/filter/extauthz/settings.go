@@ -8,7 +8,6 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
-	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -105,9 +104,9 @@ func (f *Filter) conditions(cfg *extauthzv3.ExtAuthz, env *Env) error {
 			return fmt.Errorf("status_on_error.code: %d is no final status", s.GetCode())
 		}
 	}
-	f.enabled = share{hit: 1 << 32}
+	f.enabled = match.NewShare(100, 0)
 	if p := cfg.GetFilterEnabled(); p != nil {
-		f.enabled = newShare(p.GetDefaultValue())
+		f.enabled = match.NewShare(p.GetDefaultValue().GetNumerator(), int32(p.GetDefaultValue().GetDenominator()))
 	}
 	if m := cfg.GetFilterEnabledMetadata(); m != nil {
 		var err error
@@ -193,28 +192,4 @@ func only(m proto.Message, allowed map[protoreflect.Name]bool) (err error) {
 		err = fmt.Errorf("unknown fields: are not supported")
 	}
 	return err
-}
-
-// share is a part of all requests: hit of 1 << 32.
-type share struct{ hit uint64 }
-
-func newShare(p *typev3.FractionalPercent) share {
-	per := uint64(100)
-	switch p.GetDenominator() {
-	case typev3.FractionalPercent_TEN_THOUSAND:
-		per = 10_000
-	case typev3.FractionalPercent_MILLION:
-		per = 1_000_000
-	}
-	n := min(uint64(p.GetNumerator()), per)
-	return share{hit: n << 32 / per}
-}
-
-func (s share) takes(random uint64) bool { return random>>32 < s.hit }
-
-// mix is the finalizer of splitmix64.
-func mix(x uint64) uint64 {
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
 }

@@ -16,6 +16,7 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/stats"
 )
 
@@ -35,32 +36,18 @@ func (s *Stats) Collect(e *stats.Emitter, prefix string) {
 	sc.Gauge("fault.active_faults", s.Active.Value())
 }
 
-// share is a part of all requests: hit of 1 << 32.
-type share struct{ hit uint64 }
-
-func newShare(p *typev3.FractionalPercent) share {
-	per := uint64(100)
-	switch p.GetDenominator() {
-	case typev3.FractionalPercent_TEN_THOUSAND:
-		per = 10_000
-	case typev3.FractionalPercent_MILLION:
-		per = 1_000_000
-	}
-	n := min(uint64(p.GetNumerator()), per)
-	return share{hit: n << 32 / per}
+func newShare(p *typev3.FractionalPercent) match.Share {
+	return match.NewShare(p.GetNumerator(), int32(p.GetDenominator()))
 }
-
-// takes reports whether a random number falls into the share.
-func (s share) takes(random uint64) bool { return random>>32 < s.hit }
 
 // Filter injects the faults of one configuration. Immutable.
 type Filter struct {
 	stats *Stats
 
 	delay      time.Duration // 0: none
-	delayShare share
+	delayShare match.Share
 	abort      *http.Error // nil: none
-	abortShare share
+	abortShare match.Share
 	maxActive  int64 // 0: no bound
 }
 
@@ -85,7 +72,7 @@ func New(cfg *faultv3.HTTPFault, s *Stats) (*Filter, error) {
 			return nil, fmt.Errorf("abort.%w", err)
 		}
 	}
-	if (f.delay == 0 || f.delayShare.hit == 0) && (f.abort == nil || f.abortShare.hit == 0) {
+	if (f.delay == 0 || f.delayShare.Empty()) && (f.abort == nil || f.abortShare.Empty()) {
 		return nil, nil
 	}
 	return f, nil
@@ -134,24 +121,16 @@ const (
 	abortSalt = 0xa0761d6478bd642f
 )
 
-// mix is the finalizer of splitmix64: every bit of x changes half of the
-// result's.
-func mix(x uint64) uint64 {
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
-}
-
 // Waits reports whether the exchange is to be delayed. It implements
 // filter.Waiter.
 func (f *Filter) Waits(ex *http.Exchange) bool {
-	return f.delay > 0 && f.delayShare.takes(mix(ex.Random+delaySalt))
+	return f.delay > 0 && f.delayShare.Takes(match.Mix(ex.Random, delaySalt))
 }
 
 // OnRequest delays the exchange, aborts it, or does the one after the other.
 func (f *Filter) OnRequest(ex *http.Exchange) filter.Status {
 	wait := f.Waits(ex)
-	abort := f.abort != nil && f.abortShare.takes(mix(ex.Random+abortSalt))
+	abort := f.abort != nil && f.abortShare.Takes(match.Mix(ex.Random, abortSalt))
 	if !wait && !abort {
 		return filter.Continue
 	}

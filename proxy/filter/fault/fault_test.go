@@ -18,6 +18,7 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/proxytest"
 )
 
@@ -130,7 +131,7 @@ func TestShares(t *testing.T) {
 		s := newShare(p)
 		hits := 0
 		for range n {
-			if s.takes(mix(rng.Uint64() + abortSalt)) {
+			if s.Takes(match.Mix(rng.Uint64(), abortSalt)) {
 				hits++
 			}
 		}
@@ -141,7 +142,7 @@ func TestShares(t *testing.T) {
 	both := 0
 	for range n {
 		r := rng.Uint64()
-		if half.takes(mix(r+delaySalt)) && half.takes(mix(r+abortSalt)) {
+		if half.Takes(match.Mix(r, delaySalt)) && half.Takes(match.Mix(r, abortSalt)) {
 			both++
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/url"
 	"sync"
@@ -56,6 +57,7 @@ type Remote struct {
 	async    bool
 	fetcher  Fetcher
 	stats    *Stats
+	log      *slog.Logger
 	ctx      context.Context // ends when the proxy does
 
 	keys    atomic.Pointer[keySet]
@@ -71,8 +73,8 @@ type Remote struct {
 }
 
 // newRemote compiles where keys come from. Errors name the field.
-func newRemote(ctx context.Context, cfg *jwtv3.RemoteJwks, f Fetcher, s *Stats) (*Remote, error) {
-	r := &Remote{ctx: ctx, fetcher: f, stats: s, lifetime: defaultCacheDuration, refetch: defaultRefetch}
+func newRemote(ctx context.Context, cfg *jwtv3.RemoteJwks, f Fetcher, s *Stats, log *slog.Logger) (*Remote, error) {
+	r := &Remote{ctx: ctx, fetcher: f, stats: s, log: log, lifetime: defaultCacheDuration, refetch: defaultRefetch}
 	if err := onlyFields(cfg, "http_uri", "cache_duration", "async_fetch", "retry_policy"); err != nil {
 		return nil, err
 	}
@@ -228,12 +230,27 @@ func (r *Remote) run() {
 	} else {
 		r.stats.FetchFailed.Inc()
 	}
-	r.failed.Store(err != nil)
+	r.tell(err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(r.inflight)
 	r.inflight = nil
 	r.schedule(err == nil)
+}
+
+// tell writes one line when an outage begins, and one when it is over.
+func (r *Remote) tell(err error) {
+	was := r.failed.Swap(err != nil)
+	uri := r.request.Scheme + "://" + r.request.Authority + r.request.Path
+	switch {
+	case err != nil && r.ctx.Err() != nil:
+		// The proxy ends, and with it the fetch.
+	case err != nil && !was:
+		r.log.Warn("the keys of an issuer of JWTs can't be fetched; the last good ones serve on, if there are any, and the issuer is asked again",
+			"uri", uri, "cluster", r.request.Cluster, "keys", r.keys.Load() != nil, "reason", err)
+	case err == nil && was:
+		r.log.Info("the keys of an issuer of JWTs are fetched again", "uri", uri, "cluster", r.request.Cluster)
+	}
 }
 
 // fetch tries until there are keys or no retry is left.

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -250,7 +252,7 @@ func TestRemotesAreFoundAgain(t *testing.T) {
 	keys := mint.New(t)
 	synctest.Test(t, func(t *testing.T) {
 		i := &issuer{status: 200, body: keys.Set("rsa")}
-		r := NewRemotes(i)
+		r := NewRemotes(i, nil)
 		compileWith := func(text string) {
 			r.Begin()
 			if _, err := NewEngine(parseConfig(t, text), &Env{Stats: &Stats{}, Remotes: r}); err != nil {
@@ -271,5 +273,45 @@ func TestRemotesAreFoundAgain(t *testing.T) {
 			t.Errorf("%d fetches, %d sets", i.count(), len(r.all))
 		}
 		r.Close()
+	})
+}
+
+// TestOutageIsTold: an issuer that is out of order is one line in the log, however
+// often it is asked, and so is its recovery. That the proxy ends is none.
+func TestOutageIsTold(t *testing.T) {
+	keys := mint.New(t)
+	synctest.Test(t, func(t *testing.T) {
+		var lines strings.Builder
+		i := &issuer{status: 503}
+		r := NewRemotes(i, slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}})))
+		s := &Stats{}
+		one, err := r.get("", parseConfig(t, fmt.Sprintf(remoteConfig, ", async_fetch: {failed_refetch_duration: 2s}")).Providers["p"].GetRemoteJwks(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.Start()
+		time.Sleep(9 * time.Second)
+		i.set(200, "no keys", nil, 0)
+		time.Sleep(2 * time.Second)
+		if s.FetchFailed.Value() != 6 {
+			t.Errorf("%d fetches failed", s.FetchFailed.Value())
+		}
+		i.set(200, keys.Set("rsa"), nil, 0)
+		time.Sleep(2 * time.Second)
+		i.set(0, "", errors.New("gone"), time.Second)
+		time.Sleep(300 * time.Second)
+		r.Close()
+		time.Sleep(5 * time.Second)
+		const uri = `uri="https://issuer.test:8443/keys?a=b" cluster=c`
+		const down = `level=WARN msg="the keys of an issuer of JWTs can't be fetched; the last good ones serve on, if there are any, and the issuer is asked again" ` + uri
+		want := down + " keys=false reason=\"the issuer answers 503\"\n" + `level=INFO msg="the keys of an issuer of JWTs are fetched again" ` + uri + "\n" + down + " keys=true reason=gone\n"
+		if got := lines.String(); got != want {
+			t.Errorf("the log is\n%swant\n%s", got, want)
+		}
 	})
 }

@@ -4,6 +4,7 @@ package jwt
 
 import (
 	"context"
+	"log/slog"
 
 	jwtv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/jwt_authn/v3"
 	"google.golang.org/protobuf/proto"
@@ -13,15 +14,20 @@ import (
 // configuration is compiled again. Not safe for concurrent use.
 type Remotes struct {
 	fetcher Fetcher // nil: nothing is fetched
+	log     *slog.Logger
 	ctx     context.Context
 	cancel  context.CancelFunc
 	all     map[string]*Remote
 	used    map[string]bool // since Begin
 }
 
-// NewRemotes returns an empty set, which must be closed.
-func NewRemotes(f Fetcher) *Remotes {
-	r := &Remotes{fetcher: f, all: map[string]*Remote{}, used: map[string]bool{}}
+// NewRemotes returns an empty set, which must be closed. Outages of issuers are
+// told to log; nil tells nobody.
+func NewRemotes(f Fetcher, log *slog.Logger) *Remotes {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	r := &Remotes{fetcher: f, log: log, all: map[string]*Remote{}, used: map[string]bool{}}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -61,7 +67,7 @@ func (r *Remotes) get(prefix string, cfg *jwtv3.RemoteJwks, s *Stats) (*Remote, 
 	if one := r.all[name]; one != nil {
 		return one, nil
 	}
-	one, err := newRemote(r.ctx, cfg, r.fetcher, s)
+	one, err := newRemote(r.ctx, cfg, r.fetcher, s, r.log)
 	if err != nil {
 		return nil, err
 	}

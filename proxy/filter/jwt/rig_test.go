@@ -3,6 +3,7 @@
 package jwt
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -39,7 +40,7 @@ func parseConfig(t testing.TB, text string) *jwtv3.JwtAuthentication {
 
 func compile(t testing.TB, text string, f Fetcher) (*Engine, *Stats, *Remotes, error) {
 	t.Helper()
-	s, r := &Stats{}, NewRemotes(f)
+	s, r := &Stats{}, NewRemotes(f, logOf(t))
 	t.Cleanup(r.Close)
 	e, err := NewEngine(parseConfig(t, text), &Env{Stats: s, Remotes: r,
 		Match: func(m *routev3.RouteMatch) (Matcher, error) { return prefixMatch(m.GetPrefix()), nil },
@@ -91,3 +92,6 @@ func get(ex *http.Exchange, name string) string {
 	v, _ := ex.Req.Fields.Lookup(http.LookupHeader([]byte(name)), []byte(name))
 	return string(v)
 }
+
+// logOf writes to a test's output.
+func logOf(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }

@@ -37,15 +37,22 @@ type ClientConn struct {
 	interim   int  // how many 1xx responses the current request got
 	tunnel    bool // the host has switched the protocol: what follows is octets
 
-	// written counts the bytes sent on the connection, and sentBefore those
-	// of earlier requests. Owned by the goroutine that writes.
-	written, sentBefore uint64
+	// written counts the bytes sent on the connection. Owned by the goroutine that
+	// writes.
+	written uint64
+	// sealed counts those below TLS; nil on a plain connection. Immutable.
+	sealed interface{ Sent() uint64 }
+	// sentBefore are the bytes of the socket that belong to earlier requests.
+	sentBefore uint64
 }
 
 // NewClientConn takes ownership of nc.
 func NewClientConn(nc net.Conn) *ClientConn {
 	c := &ClientConn{lim: &Limits{}, local: nc.LocalAddr().String(), remote: nc.RemoteAddr().String()}
 	c.io.Init(nc)
+	if _, ok := nc.(netio.Sealed); ok {
+		c.sealed, _ = nc.(interface{ Sent() uint64 })
+	}
 	c.rd.io = &c.io
 	return c
 }
@@ -77,9 +84,17 @@ func (c *ClientConn) SetDeadline(t time.Time) { _ = c.io.SetDeadline(t) }
 // Begin starts a request. It must precede WriteHead.
 func (c *ClientConn) Begin() {
 	c.out = buf.GetBytes()
-	c.sentBefore = c.written
+	c.sentBefore = c.onSocket()
 	c.split, c.gotBytes, c.keepAlive, c.wroteAll = false, false, false, false
 	c.interim = 0
+}
+
+// onSocket returns how many bytes the socket was given.
+func (c *ClientConn) onSocket() uint64 {
+	if c.sealed != nil {
+		return c.sealed.Sent()
+	}
+	return c.written
 }
 
 // End finishes the request, complete or not. It reports whether the

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenario
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"pillion/bench/ads"
+	"pillion/bench/peer"
+	"pillion/bench/pki"
+	"pillion/bench/proc"
+	"pillion/bench/report"
+)
+
+// Driven starts each peer afresh in each turn with nothing but the address of a
+// control plane, and measures the time to its first right answer, its memory, and
+// its CPU for single changes: of the endpoints of one cluster, and of one route,
+// for which istiod sends the whole route configuration again.
+type Driven struct{}
+
+const (
+	endpointChanges, routeChanges = 20, 5
+	// settleLimit bounds the wait for a peer to acknowledge what was sent.
+	settleLimit = 60 * time.Second
+	// afterChange is the wait after an acknowledgement, for work that a peer does
+	// behind it.
+	afterChange = 200 * time.Millisecond
+)
+
+// Estimate implements Measurer.
+func (Driven) Estimate(s Settings, peers int) time.Duration {
+	changes := time.Duration(endpointChanges+routeChanges) * (afterChange + 50*time.Millisecond)
+	return time.Duration(s.MemoryTurns*peers) * (startEstimate + s.Settle + changes)
+}
+
+// Run implements Measurer.
+func (d Driven) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
+	able, absent := b.able(sc)
+	g := report.Group{
+		Scenario: sc.Name, Title: sc.Summary, Headline: report.Ready, Absent: absent,
+		Columns: []report.Metric{report.Ready, report.RSS, report.Anon, report.EndpointCPU, report.RouteCPU},
+	}
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
+		s, err := d.measure(ctx, b, l, sc)
+		if err != nil {
+			return err
+		}
+		s.Turn = turn
+		g.Samples = append(g.Samples, s)
+		b.Progress("%s: turn %d/%d: %s ready after %.0f ms, RSS %.1f MiB, %.1f ms of CPU for a change of endpoints, %.1f for one of a route",
+			sc.Name, turn+1, b.MemoryTurns, s.Peer, s.Values[report.Ready], s.Values[report.RSS],
+			s.Values[report.EndpointCPU], s.Values[report.RouteCPU])
+		return nil
+	})
+	return []report.Group{g}, err
+}
+
+// measure measures one peer.
+func (Driven) measure(ctx context.Context, b *Bench, l Located, sc Scenario) (report.Sample, error) {
+	s := report.Sample{Peer: l.Peer.Name(), Values: map[report.Metric]float64{}}
+	job := b.job(sc)
+	of, err := services(job)
+	if err != nil {
+		return s, err
+	}
+	set, err := of.Resources()
+	if err != nil {
+		return s, err
+	}
+	plane, err := ads.Serve(set)
+	if err != nil {
+		return s, err
+	}
+	defer plane.Close()
+	certs, err := pki.Make(b.Dir)
+	if err != nil {
+		return s, err
+	}
+	job.Plane = &peer.Plane{Addr: plane.Addr(), Listen: of.Listen.String(), Certificates: certs}
+	r, err := peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, job, b.peerCPUs())
+	if err != nil {
+		return s, err
+	}
+	defer r.Stop(b.Group)
+	s.Values[report.Ready] = float64(r.Ready) / float64(time.Millisecond)
+	if err := plane.Settled(ctx, settleLimit); err != nil {
+		return s, err
+	}
+	if err := pause(ctx, b.Settle); err != nil {
+		return s, err
+	}
+	if err := addMemory(&s, r); err != nil {
+		return s, err
+	}
+	c := changes{plane: plane, of: of, r: r}
+	if s.Values[report.EndpointCPU], err = c.cost(ctx, endpointChanges, c.endpoint); err != nil {
+		return s, err
+	}
+	if s.Values[report.RouteCPU], err = c.cost(ctx, routeChanges, c.route); err != nil {
+		return s, err
+	}
+	if _, refused := plane.Sent(); len(refused) > 0 {
+		return s, fmt.Errorf("it refused what it was sent: %s", strings.Join(refused[:1], ""))
+	}
+	return s, nil
+}
+
+// services are those of a job, at an address that is free.
+func services(job peer.Job) (*ads.Services, error) {
+	port, err := proc.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	of := &ads.Services{Mesh: job.Mesh, Listen: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))}
+	for i, end := range []*netip.AddrPort{&of.V1, &of.V2} {
+		if *end, err = netip.ParseAddrPort(job.Origins[i]); err != nil {
+			return nil, err
+		}
+	}
+	return of, nil
+}
+
+// changes makes single changes while a peer runs.
+type changes struct {
+	plane *ads.Server
+	of    *ads.Services
+	r     *peer.Running
+}
+
+// cost returns the peer's milliseconds of CPU for one of n changes.
+func (c *changes) cost(ctx context.Context, n int, change func(i int) error) (float64, error) {
+	before, err := proc.ReadUsage(c.r.Process.PID())
+	if err != nil {
+		return 0, err
+	}
+	for i := range n {
+		if err := change(i); err != nil {
+			return 0, err
+		}
+		if err := c.plane.Settled(ctx, settleLimit); err != nil {
+			return 0, err
+		}
+		if err := pause(ctx, afterChange); err != nil {
+			return 0, err
+		}
+	}
+	after, err := proc.ReadUsage(c.r.Process.PID())
+	return after.Sub(before).CPU.Seconds() * 1000 / float64(n), err
+}
+
+func (c *changes) endpoint(i int) error { return c.plane.PushEndpoints(c.of, i, uint32(2+i)) }
+
+func (c *changes) route(i int) error { return c.plane.PushRoutes(c.of, i) }
