@@ -152,9 +152,9 @@ func TestPlaneChurn(t *testing.T) {
 	}
 	churn(churnTime(5*time.Second, time.Minute)) // what the process needs once
 	warm := p.resident()
-	listeners := p.metric("pillion_config_resources_total", "type=lds", "result=taken")
-	clusters := p.metric("pillion_config_resources_total", "type=cds", "result=taken")
-	unchanged := p.metric("pillion_config_resources_total", "type=lds", "result=unchanged")
+	listeners := p.metric("pillion_config_resources_received_total", "type=lds", "result=taken")
+	clusters := p.metric("pillion_config_resources_received_total", "type=cds", "result=taken")
+	unchanged := p.metric("pillion_config_resources_received_total", "type=lds", "result=unchanged")
 	churn(churnTime(12*time.Second, 5*time.Minute))
 	grown := p.resident() - warm
 	stable.goesOn(200)
@@ -163,13 +163,13 @@ func TestPlaneChurn(t *testing.T) {
 	if n := stable.end(); n == 0 || stable.failed.Load() > 0 {
 		t.Errorf("%d requests, %d failed", n, stable.failed.Load())
 	}
-	if now := p.metric("pillion_config_resources_total", "type=lds", "result=taken"); now != listeners {
+	if now := p.metric("pillion_config_resources_received_total", "type=lds", "result=taken"); now != listeners {
 		t.Errorf("%v listeners were made anew", now-listeners)
 	}
-	if now := p.metric("pillion_config_resources_total", "type=cds", "result=taken"); now != clusters {
+	if now := p.metric("pillion_config_resources_received_total", "type=cds", "result=taken"); now != clusters {
 		t.Errorf("%v clusters were made anew", now-clusters)
 	}
-	resent := p.metric("pillion_config_resources_total", "type=lds", "result=unchanged") - unchanged
+	resent := p.metric("pillion_config_resources_received_total", "type=lds", "result=unchanged") - unchanged
 	if resent == 0 {
 		t.Error("istiod sent no listener again: the test proves nothing")
 	}

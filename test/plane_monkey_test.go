@@ -27,29 +27,29 @@ func TestPlaneMonkey(t *testing.T) {
 	did := map[string]int{}
 	edits, alive := 0, true
 	act := func() {
-		switch n := chance.IntN(20); {
-		case n < 8:
+		switch n := chance.IntN(60); {
+		case n < 28:
 			did["edit"]++
 			edits++
 			p.istiod.Apply(generation(edits))
-		case n < 11:
+		case n < 37:
 			did["service comes"]++
 			p.istiod.Apply(serviceEntry(fmt.Sprintf("more%d", chance.IntN(5)), p.port, portOf(t, p.one), portOf(t, p.two)))
-		case n < 13:
+		case n < 44:
 			did["service goes"]++
 			name := fmt.Sprintf("more%d", chance.IntN(5))
 			p.istiod.Apply(serviceEntry(name, p.port, portOf(t, p.one)))
 			p.istiod.Delete(serviceEntry(name, p.port, portOf(t, p.one)))
-		case n < 15:
+		case n < 46:
 			did["stream breaks"]++
 			p.relay.cutAll()
-		case n < 16:
+		case n < 47:
 			did["gate"]++
 			p.gate.set([]gateMode{passing, refusing, silent}[chance.IntN(3)])
-		case n < 17:
+		case n < 50:
 			did["gate opens"]++
 			p.gate.set(passing)
-		case n < 19:
+		case n < 59:
 			did["garbage"]++
 			seed := chance.Uint64()
 			garbled := rand.New(rand.NewPCG(seed, 2)) // of the relay's goroutine
@@ -58,12 +58,13 @@ func TestPlaneMonkey(t *testing.T) {
 			edits++
 			p.istiod.Apply(generation(edits))
 		default:
-			did["istiod"]++
-			if alive = !alive; alive {
-				p.istiod.Restart()
-			} else {
-				p.istiod.Kill()
-			}
+			did["istiod is killed"]++
+			p.istiod.Kill()
+			alive = false
+		}
+		if !alive && chance.IntN(10) == 0 {
+			p.istiod.Restart()
+			alive = true
 		}
 	}
 	tick := time.NewTicker(50 * time.Millisecond)

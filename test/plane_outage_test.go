@@ -18,7 +18,7 @@ import (
 
 // settled is how many listeners and clusters were made since the start.
 func (p *plane) settled() float64 {
-	return p.metric("pillion_config_resources_total", "type=lds", "result=taken") + p.metric("pillion_config_resources_total", "type=cds", "result=taken")
+	return p.metric("pillion_config_resources_received_total", "type=lds", "result=taken") + p.metric("pillion_config_resources_total", "type=cds", "result=taken")
 }
 
 // hold waits while the control plane is away, with load on.
@@ -252,14 +252,14 @@ func TestPlaneFlapping(t *testing.T) {
 	flap(func(i int) { p.istiod.Apply([]string{both, alone}[i%2]) })
 	p.istiod.Apply(both)
 	last := pushes.wait(t, 2)
-	taken := p.metric("pillion_config_resources_total", "type=eds", "result=taken")
+	taken := p.metric("pillion_config_resources_received_total", "type=eds", "result=taken")
 	n := 0
 	flap(func(i int) {
 		if p.relay.push(last[i%2]) {
 			n++
 		}
 	})
-	p.waitMetric(rig.Patience, atLeast(taken+float64(n)*9/10), "pillion_config_resources_total", "type=eds", "result=taken")
+	p.waitMetric(rig.Patience, atLeast(taken+float64(n)*9/10), "pillion_config_resources_received_total", "type=eds", "result=taken")
 	l.goesOn(100)
 	l.end()
 	t.Logf("%d pushes of endpoints past istiod, %d requests", n, l.requests.Load())

@@ -150,19 +150,20 @@ func TestPlaneThousand(t *testing.T) {
 	c.mu.Lock()
 	ready := time.Since(c.first)
 	c.mu.Unlock()
-	l := p.startLoad(20, 100*time.Millisecond, "stable.example", "stable")
-	p.waitMetric(rig.Patience, atLeast(3*many), "pillion_config_resources", "type=cds", "state=held")
-	p.waitMetric(rig.Patience, atLeast(1), "pillion_config_cache_written_total")
 	pid := p.proc.PID()
+	spent := cpu(t, pid)
+	l := p.startLoad(20, 100*time.Millisecond, "stable.example", "stable")
+	l.goesOn(200)
+	l.end()
+	rss := p.resident() // before a scrape: a page of metrics of 3,000 clusters has 17 MB
 	clusters := p.metric("pillion_config_resources", "type=cds", "state=held")
 	c.mu.Lock()
-	t.Logf("ready %v after the first push; %v clusters; octets %v; CPU until then %v", ready, clusters, c.size, cpu(t, pid))
+	t.Logf("ready %v after the first push, with %v of CPU since its start; %v clusters; octets %v; memory %.1f MiB",
+		ready, spent, clusters, c.size, float64(rss)/(1<<20))
 	c.mu.Unlock()
-	l.goesOn(20)
-	l.end()
-	rss := p.resident()
-	t.Logf("memory %.1f MiB", float64(rss)/(1<<20))
-
+	if clusters < 3*many {
+		t.Errorf("there are %v clusters", clusters)
+	}
 	const changes = 10
 	for _, tc := range []struct {
 		what   string
@@ -185,7 +186,7 @@ func TestPlaneThousand(t *testing.T) {
 		t.Logf("%s change: %v of CPU, to be at most %v", tc.what, (cpu(t, pid)-before)/changes, tc.bound)
 	}
 	t.Logf("memory %.1f MiB after the changes", float64(p.resident())/(1<<20))
-	const most = 75 << 20 // 60 MiB and what a machine under load leaves uncollected
+	const most = 70 << 20 // 60 MiB, and what isn't collected yet when the machine is busy
 	if rss > most {
 		t.Errorf("the proxy holds %.1f MiB", float64(rss)/(1<<20))
 	}
