@@ -97,7 +97,10 @@ spec:
 // quickIstiod has istiod push each edit, not all edits of a second at once.
 var quickIstiod = []string{"PILOT_DEBOUNCE_AFTER=10ms", "PILOT_DEBOUNCE_MAX=50ms"}
 
-// startPlane starts istiod and, unless wait is false, a proxy that is ready.
+// planes bounds how many there are at once: each is an istiod of 150 MB.
+var planes = make(chan struct{}, 4)
+
+// startPlane starts istiod and a proxy that is ready.
 func startPlane(t testing.TB, objects ...string) *plane {
 	t.Helper()
 	p := preparePlane(t, objects...)
@@ -109,6 +112,8 @@ func startPlane(t testing.TB, objects ...string) *plane {
 // preparePlane is startPlane without the proxy.
 func preparePlane(t testing.TB, objects ...string) *plane {
 	t.Helper()
+	planes <- struct{}{}
+	t.Cleanup(func() { <-planes })
 	p := &plane{t: t, stable: named(t, "stable"), one: named(t, "v1"), two: named(t, "v2"), http: rig.FreeAddr(t)}
 	p.port = port(t, p.http)
 	mesh := []string{

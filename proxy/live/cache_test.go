@@ -123,6 +123,32 @@ func TestCacheInPart(t *testing.T) {
 	})
 }
 
+// TestCacheLacksSecrets holds that a listener whose certificate is the control plane's to send
+// keeps a proxy that has nothing but its cache from being ready.
+func TestCacheLacksSecrets(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		var list []record
+		for _, u := range []*xds.Update{updateOf(staticCluster("a", "10.0.0.1:80")), updateOf(tlsListener("l", "10.0.0.9:443", "kubernetes://cert")), updateOf(routesTo("80", "a=a"))} {
+			list = append(list, record{u.TypeURL, u.Resources[0].Name, "", u.Resources[0].Body})
+		}
+		if err := writeRecords(dir, "me", list); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, cached(dir, "me"))
+		if !r.LoadCache() {
+			t.Fatal("it has not loaded")
+		}
+		pass(time.Minute)
+		if got := r.done(); got != "serve l" {
+			t.Errorf("listeners: %s", got)
+		}
+		if w := strings.Join(r.WaitingFor(), "; "); !strings.Contains(w, "secret kubernetes://cert") {
+			t.Errorf("waiting for %q", w)
+		}
+	})
+}
+
 // TestBadCache holds that a file that can't be right is not used, and harms nothing.
 func TestBadCache(t *testing.T) {
 	bubble(t, func(t *testing.T) {
