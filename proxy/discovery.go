@@ -26,14 +26,15 @@ func (s *Server) addDiscovery(env config.Env) error {
 		env.DescribeNode(node.GetId(), node.GetMetadata(), node.GetLocality().GetRegion(), node.GetLocality().GetZone())
 	}
 	s.live = live.New(live.Options{
-		Env:       env,
-		Listeners: s.bound,
-		Logger:    s.o.Logger,
-		WarmFor:   d.WarmFor,
-		Cache:     d.Cache,
-		QuietFor:  d.QuietFor,
-		Node:      node.GetId(),
-		Changed:   s.noteServed,
+		Env:        env,
+		Listeners:  s.bound,
+		Logger:     s.o.Logger,
+		WarmFor:    d.WarmFor,
+		Cache:      d.Cache,
+		QuietFor:   d.QuietFor,
+		ReadyAfter: d.ReadyAfter,
+		Node:       node.GetId(),
+		Changed:    s.noteServed,
 	})
 	s.registry.Add(s.live)
 	var err error
@@ -77,7 +78,7 @@ func (s *Server) noteServed() {
 	}
 	if now == stats.StateInitializing && len(s.live.WaitingFor()) == 0 &&
 		s.state.CompareAndSwap(int64(now), int64(stats.StateLive)) {
-		s.o.Logger.Info("the configuration of the control plane is served")
+		s.o.Logger.Info("the first configuration is complete")
 		giveBack()
 	}
 }

@@ -150,14 +150,23 @@ func few(list []string) []string {
 	return list
 }
 
-// noteReady notes when the first configuration is complete.
+// noteReady notes when the first configuration is complete: when the server has said all,
+// or has said nothing for a while and all of the cache is served.
 func (s *Sink) noteReady() {
 	if s.ready || len(s.warmClusters)+len(s.warmListeners) > 0 {
 		return
 	}
-	if s.clusters.answered && s.listeners.answered || !s.cache.served.IsZero() {
+	if s.clusters.answered && s.listeners.answered {
 		s.ready = true
+		return
 	}
+	c := &s.cache
+	if c.served.IsZero() || c.lacks || len(s.lacking) > 0 || time.Since(c.loaded) < s.o.ReadyAfter {
+		return
+	}
+	s.ready = true
+	s.o.Logger.Warn("ready with the last good configuration on disk: the control plane doesn't answer, and policies may have changed since",
+		"of", c.served, "waited", s.o.ReadyAfter)
 }
 
 // warn logs what was left out of a resource because it serves all the same.
