@@ -41,6 +41,8 @@ type mesh struct {
 	proxies map[string]*Running
 	// copies are the mirrored requests that came.
 	copies chan string
+	// setHealth says what the gRPC service answers.
+	setHealth func(up bool)
 	// logs are those of our proxies that have been replaced. Owned by the test.
 	logs []string
 }
@@ -58,7 +60,12 @@ func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool, object
 	StartBookinfoApps(t, m.n, m.app)
 	binary := Published(t, binaries.Static(t))
 	m.ours = func(p *Pod) *Running {
-		c := p.Sidecar(m.l, "")
+		config := ""
+		if p.Spec.Name == "reviews-v1" {
+			// Nobody outside of the mesh is told of it.
+			config = `{"proxyHeaders": {"metadataExchangeHeaders": {"mode": "IN_MESH"}}}`
+		}
+		c := p.Sidecar(m.l, config)
 		c.Path, c.Args = binary, append(c.Args, "--root", c.Dir)
 		return p.Run(c)
 	}
@@ -244,6 +251,8 @@ func (m *mesh) startServers() {
 		}
 		m.copies <- fmt.Sprintf("%s %s %s %s", r.Method, r.Host, r.URL.Path, body)
 	})
+	m.startRaw()
+	m.startOutside()
 }
 
 // serve runs an HTTP server of the test's own in a pod.
@@ -337,13 +346,16 @@ func (m *mesh) checkLogs(t testing.TB, ours func(pod string) bool) {
 	}
 }
 
+// objects are those of all tests of a mesh.
+func objects() []string { return []string{httpObjects, rawObjects, egressObjects} }
+
 // TestBookinfo: our proxy in every pod of a mesh with production settings.
 func TestBookinfo(t *testing.T) {
 	t.Parallel()
 	everywhere := func(string) bool { return true }
-	m := startMesh(t, Full, everywhere, httpObjects)
+	m := startMesh(t, Full, everywhere, objects()...)
 	t.Run("bookinfo", func(t *testing.T) { CheckBookinfo(t, m.n, m.app) })
-	t.Run("http", func(t *testing.T) { testHTTP(t, m) })
+	testMesh(t, m)
 	m.checkLogs(t, everywhere)
 }
 
@@ -351,6 +363,13 @@ func TestBookinfo(t *testing.T) {
 func TestBookinfoOfEnvoy(t *testing.T) {
 	t.Parallel()
 	nowhere := func(string) bool { return false }
-	m := startMesh(t, Safe, nowhere, httpObjects)
+	m := startMesh(t, Safe, nowhere, objects()...)
+	testMesh(t, m)
+}
+
+// testMesh is what any mesh has to do, whosever proxies are in it.
+func testMesh(t *testing.T, m *mesh) {
 	t.Run("http", func(t *testing.T) { testHTTP(t, m) })
+	t.Run("raw", func(t *testing.T) { testRaw(t, m) })
+	t.Run("egress", func(t *testing.T) { testEgress(t, m) })
 }
