@@ -41,6 +41,9 @@ type mesh struct {
 	proxies map[string]*Running
 	// copies are the mirrored requests that came.
 	copies chan string
+	// world is the CA of the gateway's certificates, issuer that of tokens.
+	world  *authority
+	issuer *issuer
 	// setHealth says what the gRPC service answers.
 	setHealth func(up bool)
 	// logs are those of our proxies that have been replaced. Owned by the test.
@@ -49,11 +52,12 @@ type mesh struct {
 
 // startMesh starts a mesh. ours tells in which pods our proxy is; a real Envoy
 // is in the others.
-func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool, objects ...string) *mesh {
+func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh {
 	t.Helper()
 	outside := PodSpec{Namespace: "outside", Name: "outside", Addr: netip.MustParseAddr("10.244.0.30")}
 	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}}
-	objects = append(Bookinfo(), objects...)
+	m.world, m.issuer = newAuthority(t), newIssuer(t)
+	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, m.issuer.yaml, m.world.secrets(t))
 	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects})
 	m.readAddresses(objects)
 	m.startServers()
@@ -253,6 +257,7 @@ func (m *mesh) startServers() {
 	})
 	m.startRaw()
 	m.startOutside()
+	m.startSealed()
 }
 
 // serve runs an HTTP server of the test's own in a pod.
@@ -346,14 +351,11 @@ func (m *mesh) checkLogs(t testing.TB, ours func(pod string) bool) {
 	}
 }
 
-// objects are those of all tests of a mesh.
-func objects() []string { return []string{httpObjects, rawObjects, egressObjects} }
-
 // TestBookinfo: our proxy in every pod of a mesh with production settings.
 func TestBookinfo(t *testing.T) {
 	t.Parallel()
 	everywhere := func(string) bool { return true }
-	m := startMesh(t, Full, everywhere, objects()...)
+	m := startMesh(t, Full, everywhere)
 	t.Run("bookinfo", func(t *testing.T) { CheckBookinfo(t, m.n, m.app) })
 	testMesh(t, m)
 	m.checkLogs(t, everywhere)
@@ -363,7 +365,7 @@ func TestBookinfo(t *testing.T) {
 func TestBookinfoOfEnvoy(t *testing.T) {
 	t.Parallel()
 	nowhere := func(string) bool { return false }
-	m := startMesh(t, Safe, nowhere, objects()...)
+	m := startMesh(t, Safe, nowhere)
 	testMesh(t, m)
 }
 
@@ -372,4 +374,6 @@ func testMesh(t *testing.T, m *mesh) {
 	t.Run("http", func(t *testing.T) { testHTTP(t, m) })
 	t.Run("raw", func(t *testing.T) { testRaw(t, m) })
 	t.Run("egress", func(t *testing.T) { testEgress(t, m) })
+	t.Run("policy", func(t *testing.T) { testPolicy(t, m) })
+	t.Run("gateway", func(t *testing.T) { testGateway(t, m) })
 }

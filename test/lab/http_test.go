@@ -184,7 +184,7 @@ func testHTTP(t *testing.T, m *mesh) {
 		})
 	}
 	t.Run("delay", func(t *testing.T) {
-		if r := m.try(t, call{url: "http://shop:9080/delay"}, 200); r.took < 300*time.Millisecond {
+		if r := m.try(t, call{url: "http://shop:9080/delay"}, 200); r.took < 280*time.Millisecond {
 			t.Errorf("it took %v", r.took)
 		}
 	})
