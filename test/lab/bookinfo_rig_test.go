@@ -358,6 +358,7 @@ func TestBookinfo(t *testing.T) {
 	m := startMesh(t, Full, everywhere)
 	t.Run("bookinfo", func(t *testing.T) { CheckBookinfo(t, m.n, m.app) })
 	testMesh(t, m)
+	t.Run("telemetry", func(t *testing.T) { testTelemetry(t, m) })
 	m.checkLogs(t, everywhere)
 }
 
@@ -375,5 +376,6 @@ func testMesh(t *testing.T, m *mesh) {
 	t.Run("raw", func(t *testing.T) { testRaw(t, m) })
 	t.Run("egress", func(t *testing.T) { testEgress(t, m) })
 	t.Run("policy", func(t *testing.T) { testPolicy(t, m) })
+	t.Run("access log", func(t *testing.T) { testAccessLog(t, m) })
 	t.Run("gateway", func(t *testing.T) { testGateway(t, m) })
 }

@@ -50,6 +50,8 @@ spec:
   http:
   - match: [{uri: {prefix: /allow}}]
     route: [{destination: {host: shop, port: {number: 9080}, subset: v1}}]
+  - match: [{uri: {prefix: /open}}]
+    route: [{destination: {host: open, port: {number: 9082}}}]
   - route: [{destination: {host: ratings, port: {number: 9080}}}]
 ---
 apiVersion: networking.istio.io/v1

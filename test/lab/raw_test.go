@@ -180,6 +180,7 @@ func testGRPC(t *testing.T, m *mesh) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	m.setHealth(true)
 	client := healthgrpc.NewHealthClient(conn)
 	ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
 	defer cancel()
