@@ -57,7 +57,7 @@ func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh 
 	outside := PodSpec{Namespace: "outside", Name: "outside", Addr: netip.MustParseAddr("10.244.0.30")}
 	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}}
 	m.world, m.issuer = newAuthority(t), newIssuer(t)
-	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, m.issuer.yaml, m.world.secrets(t))
+	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, both, m.issuer.yaml, m.world.secrets(t))
 	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects})
 	m.readAddresses(objects)
 	m.startServers()
@@ -359,6 +359,7 @@ func TestBookinfo(t *testing.T) {
 	t.Run("bookinfo", func(t *testing.T) { CheckBookinfo(t, m.n, m.app) })
 	testMesh(t, m)
 	t.Run("telemetry", func(t *testing.T) { testTelemetry(t, m) })
+	t.Run("restart", func(t *testing.T) { testRestart(t, m) })
 	m.checkLogs(t, everywhere)
 }
 
