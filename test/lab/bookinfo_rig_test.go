@@ -37,13 +37,17 @@ type mesh struct {
 	// ours starts the proxy of this repository, envoy a real Envoy with Istio's
 	// agent.
 	ours, envoy func(*Pod) *Running
-	// proxies are what runs in the pods, by the pods' names. Owned by the test.
+	// proxies are what runs in the pods, by the pods' names, and whether it is
+	// ours. Owned by the test.
 	proxies map[string]*Running
+	isOurs  map[string]bool
 	// copies are the mirrored requests that came.
 	copies chan string
 	// world is the CA of the gateway's certificates, issuer that of tokens.
 	world  *authority
 	issuer *issuer
+	// sealedBy is the CA of the server behind the gateway's PASSTHROUGH.
+	sealedBy *authority
 	// setHealth says what the gRPC service answers.
 	setHealth func(up bool)
 	// logs are those of our proxies that have been replaced. Owned by the test.
@@ -55,9 +59,9 @@ type mesh struct {
 func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh {
 	t.Helper()
 	outside := PodSpec{Namespace: "outside", Name: "outside", Addr: netip.MustParseAddr("10.244.0.30")}
-	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}}
+	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}, isOurs: map[string]bool{}}
 	m.world, m.issuer = newAuthority(t), newIssuer(t)
-	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, both, m.issuer.yaml, m.world.secrets(t))
+	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, team, m.issuer.yaml, m.world.secrets(t))
 	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects})
 	m.readAddresses(objects)
 	m.startServers()
@@ -96,7 +100,22 @@ func (m *mesh) put(pod string, ours bool) {
 	if ours {
 		start = m.ours
 	}
-	m.proxies[pod] = start(m.n.Pod(pod))
+	m.proxies[pod], m.isOurs[pod] = start(m.n.Pod(pod)), ours
+}
+
+// gone notes what a proxy that has ended has printed.
+func (m *mesh) gone(pod string) {
+	if m.isOurs[pod] {
+		m.logs = append(m.logs, m.proxies[pod].Log())
+	}
+}
+
+// swap has another proxy in a pod, at once.
+func (m *mesh) swap(pod string, ours bool) {
+	m.t.Helper()
+	m.proxies[pod].Kill()
+	m.gone(pod)
+	m.put(pod, ours)
 }
 
 // inStep waits until all proxies have what istiod has, and are ready.
@@ -306,7 +325,7 @@ func (m *mesh) terminate(pod string) {
 	if code := r.Wait(); code != 0 {
 		m.t.Errorf("the proxy of %s ended with %d", pod, code)
 	}
-	m.logs = append(m.logs, r.Log())
+	m.gone(pod)
 }
 
 // metrics are the samples of a pod's page, of lines that hold all of words.
@@ -327,11 +346,11 @@ func (m *mesh) metrics(pod string, port int, words ...string) []string {
 
 // checkLogs looks for what no log of ours may have. A warning has to be one
 // that a user can act on, and nobody has to act on this mesh.
-func (m *mesh) checkLogs(t testing.TB, ours func(pod string) bool) {
+func (m *mesh) checkLogs(t testing.TB) {
 	t.Helper()
 	logs := slices.Clone(m.logs)
 	for name, r := range m.proxies {
-		if ours(name) {
+		if m.isOurs[name] {
 			logs = append(logs, r.Log())
 		}
 	}
@@ -349,34 +368,4 @@ func (m *mesh) checkLogs(t testing.TB, ours func(pod string) bool) {
 			t.Errorf("istiod printed: %s", line)
 		}
 	}
-}
-
-// TestBookinfo: our proxy in every pod of a mesh with production settings.
-func TestBookinfo(t *testing.T) {
-	t.Parallel()
-	everywhere := func(string) bool { return true }
-	m := startMesh(t, Full, everywhere)
-	t.Run("bookinfo", func(t *testing.T) { CheckBookinfo(t, m.n, m.app) })
-	testMesh(t, m)
-	t.Run("telemetry", func(t *testing.T) { testTelemetry(t, m) })
-	t.Run("restart", func(t *testing.T) { testRestart(t, m) })
-	m.checkLogs(t, everywhere)
-}
-
-// TestBookinfoOfEnvoy: the same with a real Envoy in every pod.
-func TestBookinfoOfEnvoy(t *testing.T) {
-	t.Parallel()
-	nowhere := func(string) bool { return false }
-	m := startMesh(t, Safe, nowhere)
-	testMesh(t, m)
-}
-
-// testMesh is what any mesh has to do, whosever proxies are in it.
-func testMesh(t *testing.T, m *mesh) {
-	t.Run("http", func(t *testing.T) { testHTTP(t, m) })
-	t.Run("raw", func(t *testing.T) { testRaw(t, m) })
-	t.Run("egress", func(t *testing.T) { testEgress(t, m) })
-	t.Run("policy", func(t *testing.T) { testPolicy(t, m) })
-	t.Run("access log", func(t *testing.T) { testAccessLog(t, m) })
-	t.Run("gateway", func(t *testing.T) { testGateway(t, m) })
 }

@@ -154,7 +154,8 @@ func (a *authority) secrets(t testing.TB) string {
 
 // startSealed starts a server of TLS behind the mesh.
 func (m *mesh) startSealed() {
-	cert, key := m.world.issue(m.t, "sealed.example.com")
+	m.sealedBy = m.world
+	cert, key := m.sealedBy.issue(m.t, "sealed.example.com")
 	pair, err := stdtls.X509KeyPair(cert, key)
 	if err != nil {
 		m.t.Fatal(err)
@@ -172,6 +173,9 @@ func (m *mesh) startSealed() {
 func (m *mesh) secure(host, path string, http2 bool, client *stdtls.Certificate) (*reply, error) {
 	roots := x509.NewCertPool()
 	roots.AddCert(m.world.cert)
+	if host == "sealed.example.com" {
+		roots.AddCert(m.sealedBy.cert)
+	}
 	tr := m.transport("legacy")
 	tr.TLSClientConfig = &stdtls.Config{RootCAs: roots, ServerName: host}
 	if client != nil {

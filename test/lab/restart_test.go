@@ -13,13 +13,13 @@ import (
 	"pillion/test/rig"
 )
 
-// both is a service of both versions of reviews. (Where a route names the
+// team is a service of both versions of reviews. (Where a route names the
 // version, requests for one without a pod fail, as its author wants.)
-var both = service("both", "10.96.5.1", "reviews", "{name: http, port: 9080, targetPort: 9080}") + "---" + bothSlice(true)
+var team = service("team", "10.96.5.1", "reviews", "{name: http, port: 9080, targetPort: 9080}") + "---" + teamSlice(true)
 
-// bothSlice are its endpoints, with v1 as it is.
-func bothSlice(v1Ready bool) string {
-	text := slice("both", "{name: http, port: 9080}", "reviews-v1", "reviews-v2")
+// teamSlice are its endpoints, with v1 as it is.
+func teamSlice(v1Ready bool) string {
+	text := slice("team", "{name: http, port: 9080}", "reviews-v1", "reviews-v2")
 	if !v1Ready {
 		text = strings.Replace(text, "ready: true, serving: true, terminating: false", "ready: false, serving: true, terminating: true", 1)
 	}
@@ -92,17 +92,17 @@ func (l *load) end(t testing.TB) {
 // go on, short ones and ones that take their time. Kubernetes takes the
 // endpoint away and ends the container at the same time.
 func testRestart(t *testing.T, m *mesh) {
-	short := m.startLoad(t, call{from: "productpage-v1", url: "http://both:9080/load"}, 3, 20*time.Millisecond)
-	long := m.startLoad(t, call{from: "ratings-v1", url: "http://both:9080/load?delay=400ms"}, 3, 20*time.Millisecond)
+	short := m.startLoad(t, call{from: "productpage-v1", url: "http://team:9080/load"}, 3, 20*time.Millisecond)
+	long := m.startLoad(t, call{from: "ratings-v1", url: "http://team:9080/load?delay=400ms"}, 3, 20*time.Millisecond)
 	for _, l := range []*load{short, long} {
 		rig.Until(t, "v1 answers", func() error { return atLeast(l.answered("reviews-v1"), 3) })
 	}
-	m.l.Apply(bothSlice(false))
+	m.l.Apply(teamSlice(false))
 	m.terminate("reviews-v1")
 	before := short.answered("reviews-v1")
 	m.put("reviews-v1", true)
 	m.inStep()
-	m.l.Apply(bothSlice(true))
+	m.l.Apply(teamSlice(true))
 	for _, l := range []*load{short, long} {
 		rig.Until(t, "v1 answers again", func() error { return atLeast(l.answered("reviews-v1"), before+3) })
 		before = 0
