@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -115,6 +116,15 @@ func (m *mesh) swap(pod string, ours bool) {
 	m.t.Helper()
 	m.proxies[pod].Kill()
 	m.gone(pod)
+	// An Envoy dies a moment after the agent that started it.
+	rig.Until(m.t, "the ports are free", func() error {
+		c, err := m.n.Pod(pod).DialContext(m.t.Context(), "tcp4", "127.0.0.1:15021")
+		if err != nil {
+			return nil
+		}
+		_ = c.Close() // nothing was said
+		return errors.New("somebody listens")
+	})
 	m.put(pod, ours)
 }
 
@@ -275,8 +285,8 @@ func (m *mesh) startServers() {
 		m.copies <- fmt.Sprintf("%s %s %s %s", r.Method, r.Host, r.URL.Path, body)
 	})
 	m.startRaw()
-	m.startOutside()
 	m.startSealed()
+	m.startOutside()
 }
 
 // serve runs an HTTP server of the test's own in a pod.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +136,16 @@ func testRaw(t *testing.T, m *mesh) {
 		t.Run(tc.name, func(t *testing.T) {
 			got, err := m.talk(tc.from, tc.addr)
 			if got != tc.want || err != nil && tc.want != "" {
+				t.Errorf("%q %v", got, err)
+			}
+		})
+	}
+	for _, tc := range []struct{ from, addr string }{
+		{"legacy", "10.244.0.13:15006"}, {"legacy", "10.244.0.13:15001"}, {"", "10.244.0.13:15006"}, {"", "10.244.0.10:15006"}, {"", "10.244.0.10:15001"},
+		{"", "127.0.0.1:15006"}, {"", "127.0.0.1:15001"}, {"", "10.244.0.13:15000"}, {"legacy", "10.244.0.13:15000"},
+	} {
+		t.Run("nobody listens for "+tc.from+" at "+tc.addr, func(t *testing.T) {
+			if got, err := m.talk(tc.from, tc.addr); err == nil || got != "" || errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("%q %v", got, err)
 			}
 		})
