@@ -366,7 +366,7 @@ func (m *mesh) checkLogs(t testing.TB) {
 	}
 	for _, log := range logs {
 		for line := range strings.Lines(log) {
-			for _, bad := range []string{"defect", "panic", "goroutine ", "level=ERROR", "level=WARN", "fatal error"} {
+			for _, bad := range []string{"defect", "panic", "DATA RACE", "goroutine ", "level=ERROR", "level=WARN", "fatal error"} {
 				if strings.Contains(line, bad) && !strings.HasPrefix(line, "[") {
 					t.Errorf("a proxy printed: %s", line)
 				}

@@ -249,8 +249,6 @@ func (p *Pod) Run(c Command) *Running {
 	p.t.Helper()
 	if c.Dir == "" {
 		c.Dir = TempDir(p.t)
-	}
-	if c.UID != 0 {
 		if err := os.Chown(c.Dir, int(c.UID), int(c.UID)); err != nil {
 			p.t.Fatal(err)
 		}
