@@ -67,8 +67,8 @@ microbench: ## run the benchmarks beside the code
 fuzz: ## run each fuzz target for FUZZTIME
 	$(GO) run ./scripts/fuzz -time $(FUZZTIME)
 
-soak: ## ten minutes of 200 gRPC streams with pauses, and of certificates that rotate every 5 s
-	$(GO) test -count=1 -timeout 20m -v ./test -run 'TestManyStreams|TestRotation$$' -soak 10m
+soak: ## ten minutes of 200 gRPC streams with pauses, of certificates that rotate every 5 s, and of a control plane that changes and fails
+	$(GO) test -count=1 -timeout 60m -v ./test -run 'TestManyStreams|TestRotation$$|TestPlane' -soak 10m
 
 image: ## build the container image, where docker is
 	@command -v docker >/dev/null || { echo "image: docker is not installed" >&2; exit 1; }

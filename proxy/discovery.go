@@ -26,14 +26,15 @@ func (s *Server) addDiscovery(env config.Env) error {
 		env.DescribeNode(node.GetId(), node.GetMetadata(), node.GetLocality().GetRegion(), node.GetLocality().GetZone())
 	}
 	s.live = live.New(live.Options{
-		Env:       env,
-		Listeners: s.bound,
-		Logger:    s.o.Logger,
-		WarmFor:   d.WarmFor,
-		Cache:     d.Cache,
-		QuietFor:  d.QuietFor,
-		Node:      node.GetId(),
-		Changed:   s.noteServed,
+		Env:        env,
+		Listeners:  s.bound,
+		Logger:     s.o.Logger,
+		WarmFor:    d.WarmFor,
+		Cache:      d.Cache,
+		QuietFor:   d.QuietFor,
+		ReadyAfter: d.ReadyAfter,
+		Node:       node.GetId(),
+		Changed:    s.noteServed,
 	})
 	s.registry.Add(s.live)
 	var err error
@@ -61,18 +62,23 @@ func (s *Server) addDiscovery(env config.Env) error {
 // startDiscovery serves what was kept on disk, and begins to ask the control plane. It
 // waits for neither: readiness tells when all has come.
 func (s *Server) startDiscovery() {
-	s.state.CompareAndSwap(int64(stats.StatePreInitializing), int64(stats.StateInitializing))
 	if s.live.LoadCache() {
 		s.noteServed()
 	}
 	s.goRun(s.xds.Run)
 }
 
-// noteServed makes the server live when the first configuration is complete.
+// noteServed brings the server's state on: as Envoy's it is INITIALIZING when the clusters
+// are there, and LIVE when all of the first configuration is.
 func (s *Server) noteServed() {
-	if s.State() == stats.StateInitializing && len(s.live.WaitingFor()) == 0 &&
-		s.state.CompareAndSwap(int64(stats.StateInitializing), int64(stats.StateLive)) {
-		s.o.Logger.Info("the configuration of the control plane is served")
+	now := s.State()
+	if now == stats.StatePreInitializing && s.live.ClustersServed() {
+		s.state.CompareAndSwap(int64(now), int64(stats.StateInitializing))
+		now = s.State()
+	}
+	if now == stats.StateInitializing && len(s.live.WaitingFor()) == 0 &&
+		s.state.CompareAndSwap(int64(now), int64(stats.StateLive)) {
+		s.o.Logger.Info("the first configuration is complete")
 		giveBack()
 	}
 }

@@ -194,7 +194,7 @@ func TestDrivenOverGRPC(t *testing.T) {
 func TestServesFromDisk(t *testing.T) {
 	cache := t.TempDir()
 	echo := inproc.Echo(t, "ok")
-	with := func(o *proxy.Options) { o.Discovery.Cache, o.Discovery.QuietFor = cache, 1 }
+	with := func(o *proxy.Options) { o.Discovery.Cache, o.Discovery.QuietFor, o.Discovery.ReadyAfter = cache, 1, 1 }
 	d := drive(t, with)
 	d.push(edsOf(t, "a"))
 	d.push(hostsOf(t, "a", echo.Port))
@@ -210,9 +210,7 @@ func TestServesFromDisk(t *testing.T) {
 		return true
 	})
 	again := drive(t, with)
-	if again.State() != stats.StateLive {
-		t.Fatalf("it is not ready: %q", again.Live().Problems())
-	}
+	inproc.WaitFor(t, "it is ready", func() bool { return again.State() == stats.StateLive })
 	if status, _, _, err := dialFrom(t, "127.0.0.1", again.addr("l")).get("x"); status != "200" || err != nil {
 		t.Errorf("%s %v", status, err)
 	}

@@ -206,7 +206,7 @@ func (c *client) closes(t testing.TB, within time.Duration) {
 // TestDriven walks a server from the first answer of its control plane to a request.
 func TestDriven(t *testing.T) {
 	d := drive(t)
-	if got := d.State(); got != stats.StateInitializing {
+	if got := d.State(); got != stats.StatePreInitializing {
 		t.Errorf("state at the start: %v", got)
 	}
 	if h := d.Health(); len(h.Reasons(false)) == 0 || h.ControlPlane == "" {
@@ -214,6 +214,9 @@ func TestDriven(t *testing.T) {
 	}
 	d.push(edsOf(t, "a"))
 	d.push(hostsOf(t, "a", inproc.Echo(t, "from a").Port))
+	if got := d.State(); got != stats.StateInitializing {
+		t.Errorf("state with clusters: %v", got)
+	}
 	d.push(listenerOf(t, "l", [3]string{"chain", "", managerOf("80")}))
 	d.push(routesOf(t, "80", "a=a", "b=b"))
 	if got := d.State(); got != stats.StateLive {

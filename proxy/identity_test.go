@@ -269,7 +269,7 @@ func TestIdentityNotThere(t *testing.T) {
 			if log.Count("starting without a certificate", "no such file") != 1 || log.Count("can't be renewed", "source="+name) != 1 {
 				t.Errorf("the log:\n%s", log.String())
 			}
-			if metrics := get("metrics", "/stats/prometheus"); !strings.Contains(metrics, `pillion_certificate_source_failures_total{source="`+name) && !strings.Contains(metrics, `pillion_certificate_source_failures_total{reason=`) {
+			if metrics := get("metrics", "/stats/prometheus"); !strings.Contains(metrics, "\npillion_certificate_source_failures_total{source=\""+name) && !strings.Contains(metrics, "\npillion_certificate_source_failures_total{reason=") {
 				t.Errorf("no failure in the metrics")
 			}
 		})

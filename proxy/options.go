@@ -89,8 +89,10 @@ type Discovery struct {
 	// Dial makes a connection to Address; nil: one of the machine's.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
 	// Cache is a folder for the last good configuration, which is served until the
-	// server answers; empty: none is kept.
-	Cache string
+	// server answers; empty: none is kept. ReadyAfter is how long the server is given to
+	// answer before the proxy is ready with it; 0 for 5 s.
+	Cache      string
+	ReadyAfter time.Duration
 	// QuietFor is how long nothing must have come before Cache is written; 0 for 5 s.
 	QuietFor time.Duration
 }

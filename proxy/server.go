@@ -74,7 +74,7 @@ func New(o Options) (*Server, error) {
 	s.state.Store(int64(stats.StatePreInitializing))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)
-	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version))
+	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version), istiostats.WithServices(s.serviceOf))
 	s.sinks = accesslog.NewSinks()
 	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
 	s.secrets = tls.NewSecrets()
@@ -103,6 +103,18 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// serviceOf is the service that a cluster stands for, for the metrics of
+// requests that were answered before a host was chosen: an inbound cluster's
+// name doesn't tell.
+func (s *Server) serviceOf(name string) (istiostats.Service, bool) {
+	c := s.clusters.Get(name)
+	if c == nil {
+		return istiostats.Service{}, false
+	}
+	cfg := c.Config()
+	return istiostats.Service{Host: cfg.ServiceHost, Name: cfg.ServiceName, Namespace: cfg.ServiceNamespace}, cfg.ServiceHost != ""
 }
 
 // ownPeer is the workload beside the proxy, as metrics name it.

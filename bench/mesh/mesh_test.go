@@ -93,7 +93,7 @@ func TestMutual(t *testing.T) {
 
 func TestWriteInbound(t *testing.T) {
 	dir := t.TempDir()
-	if err := New(1, false).WriteInbound(dir, "127.0.0.1:7001"); err != nil {
+	if err := New(1, false).WriteInbound(dir, "127.0.0.1:7001", "STRICT"); err != nil {
 		t.Fatal(err)
 	}
 	docs := documents(t, filepath.Join(dir, "svc-0000.yaml"))
@@ -110,7 +110,7 @@ func TestWriteInbound(t *testing.T) {
 			t.Errorf("%v, want %v", c.got, c.want)
 		}
 	}
-	if err := New(1, false).WriteInbound(dir, "nowhere"); err == nil || !strings.Contains(err.Error(), "nowhere") {
+	if err := New(1, false).WriteInbound(dir, "nowhere", "STRICT"); err == nil || !strings.Contains(err.Error(), "nowhere") {
 		t.Errorf("error %v", err)
 	}
 }

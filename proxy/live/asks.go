@@ -78,6 +78,13 @@ func (s *Sink) WaitingFor() []string {
 	return s.waits()
 }
 
+// ClustersServed reports whether clusters have come, and wait for nothing any more.
+func (s *Sink) ClustersServed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return (s.clusters.answered || !s.cache.served.IsZero()) && len(s.warmClusters) == 0
+}
+
 // Problems lists what is not as the control plane wants it, in words for a person: what is
 // refused, what waits, what is served from the cache.
 func (s *Sink) Problems() []string {
@@ -143,14 +150,23 @@ func few(list []string) []string {
 	return list
 }
 
-// noteReady notes when the first configuration is complete.
+// noteReady notes when the first configuration is complete: when the server has said all,
+// or has said nothing for a while and all of the cache is served.
 func (s *Sink) noteReady() {
 	if s.ready || len(s.warmClusters)+len(s.warmListeners) > 0 {
 		return
 	}
-	if s.clusters.answered && s.listeners.answered || !s.cache.served.IsZero() {
+	if s.clusters.answered && s.listeners.answered {
 		s.ready = true
+		return
 	}
+	c := &s.cache
+	if c.served.IsZero() || c.lacks || len(s.lacking) > 0 || time.Since(c.loaded) < s.o.ReadyAfter {
+		return
+	}
+	s.ready = true
+	s.o.Logger.Warn("ready with the last good configuration on disk: the control plane doesn't answer, and policies may have changed since",
+		"of", c.served, "waited", s.o.ReadyAfter)
 }
 
 // warn logs what was left out of a resource because it serves all the same.

@@ -38,7 +38,9 @@ type cache struct {
 	timer   *time.Timer
 	changes uint64    // as many were taken at the last look
 	dirty   bool      // something has changed since the last writing
-	served  time.Time // of the configuration on disk that is served; zero when the server's is
+	served  time.Time // of the configuration on disk that was loaded; zero if none was
+	loaded  time.Time // when that was
+	lacks   bool      // a part of it was refused
 	writing sync.WaitGroup
 
 	// file is held by who writes the file, so that an older configuration never
@@ -185,7 +187,9 @@ func (w *cacheWriter) end() error {
 }
 
 // LoadCache serves what was kept on disk until the server answers, and reports whether
-// there was something. It is called before the server is asked.
+// there was something. It is called before the server is asked. It completes the first
+// configuration only if the server doesn't answer in Options.ReadyAfter: what it has to say may
+// be a policy that is newer.
 func (s *Sink) LoadCache() bool {
 	if s.o.Cache == "" {
 		return false
@@ -204,7 +208,7 @@ func (s *Sink) LoadCache() bool {
 		return false
 	}
 	s.mu.Lock()
-	s.cache.served = at
+	s.cache.served, s.cache.loaded = at, time.Now()
 	for _, typ := range []string{ClusterType, EndpointType, RouteType, ListenerType} {
 		u := &xds.Update{TypeURL: typ, Version: "cached " + at.Format(time.RFC3339)}
 		for _, r := range list {
@@ -213,11 +217,11 @@ func (s *Sink) LoadCache() bool {
 			}
 		}
 		if err := s.apply(u, false); err != nil {
+			s.cache.lacks = true
 			s.o.Logger.Warn("a part of the last good configuration on disk is not used", "reason", err)
 		}
 	}
 	s.clusters.cached, s.listeners.cached = true, true
-	s.noteReady()
 	s.mu.Unlock()
 	s.tellSubscriber()
 	s.o.Logger.Warn("the last good configuration on disk is served until the control plane answers", "of", at, "resources", len(list))

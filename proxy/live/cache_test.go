@@ -61,6 +61,10 @@ func TestCache(t *testing.T) {
 		if got := r.done(); !strings.HasSuffix(got, "serve l, serve last") && got != "serve l, serve last" {
 			t.Errorf("listeners: %s", got)
 		}
+		if w := r.WaitingFor(); len(w) != 1 {
+			t.Errorf("ready at once: the server may have newer policies: %q", w)
+		}
+		pass(6 * time.Second)
 		if w := r.WaitingFor(); len(w) != 0 {
 			t.Errorf("not ready: %q", w)
 		}
@@ -86,6 +90,61 @@ func TestCache(t *testing.T) {
 		r.push(staticCluster("c", "10.0.0.4:80")) // the second one isn't
 		if got := r.hosts(); got != "a=10.0.0.1:80 b=10.0.0.2:80 c=10.0.0.4:80" {
 			t.Errorf("clusters: %s", got)
+		}
+	})
+}
+
+// TestCacheInPart holds that what the cache has only in part is served and never makes the
+// proxy ready: a listener that isn't understood any more may be missed.
+func TestCacheInPart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		good, err := proto.Marshal(staticCluster("a", "10.0.0.1:80"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := writeRecords(dir, "me", []record{{ClusterType, "a", "", good}, {ListenerType, "l", "", []byte("no listener")}}); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, cached(dir, "me"))
+		if !r.LoadCache() || r.hosts() != "a=10.0.0.1:80" {
+			t.Fatalf("clusters %s", r.hosts())
+		}
+		pass(time.Minute)
+		if w := r.WaitingFor(); len(w) != 1 {
+			t.Errorf("it is ready: %q", w)
+		}
+		r.push(staticCluster("a", "10.0.0.1:80"))
+		r.push(httpListener("l", "10.0.0.9:80", "80"))
+		r.push(routesTo("80", "a=a"))
+		if w := r.WaitingFor(); len(w) != 0 {
+			t.Errorf("the server has said all: %q", w)
+		}
+	})
+}
+
+// TestCacheLacksSecrets holds that a listener whose certificate is the control plane's to send
+// keeps a proxy that has nothing but its cache from being ready.
+func TestCacheLacksSecrets(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir := t.TempDir()
+		var list []record
+		for _, u := range []*xds.Update{updateOf(staticCluster("a", "10.0.0.1:80")), updateOf(tlsListener("l", "10.0.0.9:443", "kubernetes://cert")), updateOf(routesTo("80", "a=a"))} {
+			list = append(list, record{u.TypeURL, u.Resources[0].Name, "", u.Resources[0].Body})
+		}
+		if err := writeRecords(dir, "me", list); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, cached(dir, "me"))
+		if !r.LoadCache() {
+			t.Fatal("it has not loaded")
+		}
+		pass(time.Minute)
+		if got := r.done(); got != "serve l" {
+			t.Errorf("listeners: %s", got)
+		}
+		if w := strings.Join(r.WaitingFor(), "; "); !strings.Contains(w, "secret kubernetes://cert") {
+			t.Errorf("waiting for %q", w)
 		}
 	})
 }

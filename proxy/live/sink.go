@@ -43,6 +43,9 @@ type Options struct {
 	// QuietFor is how long nothing must have come before the cache is written: 5 s
 	// if 0.
 	QuietFor time.Duration
+	// ReadyAfter is how long the server is given to answer before a configuration from
+	// the cache counts as complete: 5 s if 0.
+	ReadyAfter time.Duration
 	// Changed, unless nil, is called after each change of what is served.
 	Changed func()
 }
@@ -97,6 +100,7 @@ func New(o Options) *Sink {
 	o.WarmFor = cmp.Or(o.WarmFor, 15*time.Second)
 	o.KeepFor = cmp.Or(o.KeepFor, 10*time.Second)
 	o.QuietFor = cmp.Or(o.QuietFor, 5*time.Second)
+	o.ReadyAfter = cmp.Or(o.ReadyAfter, 5*time.Second)
 	s := &Sink{
 		o: o, compiler: config.NewCompiler(o.Env),
 		clusters:      newTable[clusterRun](ClusterType, "cluster"),
@@ -227,6 +231,9 @@ func (s *Sink) arm() {
 	}
 	if s.unbound {
 		sooner(time.Now().Add(bindAgain))
+	}
+	if at := s.cache.loaded; !s.ready && !at.IsZero() && time.Since(at) < s.o.ReadyAfter {
+		sooner(at.Add(s.o.ReadyAfter))
 	}
 	switch {
 	case next.IsZero() || s.closed:

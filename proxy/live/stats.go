@@ -42,7 +42,7 @@ func collect[R any](e *stats.Emitter, t *table[R]) {
 		result string
 		of     *stats.Counter
 	}{{"taken", &t.counts.accepted}, {"unchanged", &t.counts.unchanged}, {"refused", &t.counts.refused}, {"removed", &t.counts.removed}} {
-		e.Emit(stats.Metric{Name: "pillion.config." + short + "." + c.result, Prom: "pillion_config_resources_total", Raw: true,
+		e.Emit(stats.Metric{Name: "pillion.config." + short + "." + c.result, Prom: "pillion_config_resources_received_total", Raw: true,
 			Labels: []stats.Label{typ, {Name: "result", Value: c.result}}, Value: float64(c.of.Value())})
 	}
 	var warming, bad int

@@ -14,6 +14,7 @@ import (
 // Page is what test/lab/app answers.
 type Page struct {
 	App     string              `json:"app"`
+	Path    string              `json:"path"`
 	Host    string              `json:"host"`
 	Proto   string              `json:"proto"`
 	Peer    string              `json:"peer"` // where the connection came from

@@ -130,6 +130,7 @@ const hosts = `127.0.0.1 localhost
 10.96.0.10 productpage productpage.default.svc.cluster.local
 10.96.0.11 reviews reviews.default.svc.cluster.local
 10.96.0.12 ratings ratings.default.svc.cluster.local
+10.244.0.30 outside.example.com
 10.96.0.14 istio-ingressgateway.istio-system istio-ingressgateway.istio-system.svc.cluster.local
 `
 
@@ -248,8 +249,6 @@ func (p *Pod) Run(c Command) *Running {
 	p.t.Helper()
 	if c.Dir == "" {
 		c.Dir = TempDir(p.t)
-	}
-	if c.UID != 0 {
 		if err := os.Chown(c.Dir, int(c.UID), int(c.UID)); err != nil {
 			p.t.Fatal(err)
 		}

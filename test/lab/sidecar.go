@@ -78,8 +78,8 @@ func podPorts(pod kube.Object) []any {
 	return ports
 }
 
-// mounts makes the files of a pod, for the proxy's user, and returns the
-// folder that stands for /.
+// mounts makes the files of a pod, which the proxy's user may read, and returns
+// the folder that stands for /.
 func (p *Pod) mounts(l *Rig, pod kube.Object, account string) string {
 	p.t.Helper()
 	root, err := os.ReadFile(l.RootCert())
@@ -98,8 +98,15 @@ func (p *Pod) mounts(l *Rig, pod kube.Object, account string) string {
 		"etc/istio/pod/annotations":           downward(meta["annotations"]),
 	}
 	dir := TempDir(p.t)
+	// The container's root is read-only. It may write where a volume of its
+	// own is mounted.
 	for _, empty := range []string{"etc/istio/proxy", "var/lib/istio/data", "var/run/secrets/workload-spiffe-uds", "var/run/secrets/workload-spiffe-credentials", "var/run/secrets/credential-uds"} {
-		if err := os.MkdirAll(filepath.Join(dir, empty), 0o755); err != nil {
+		path := filepath.Join(dir, empty)
+		err := os.MkdirAll(path, 0o755)
+		if err == nil {
+			err = os.Chown(path, ProxyUID, ProxyUID)
+		}
+		if err != nil {
 			p.t.Fatal(err)
 		}
 	}
@@ -108,18 +115,9 @@ func (p *Pod) mounts(l *Rig, pod kube.Object, account string) string {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			p.t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(text), 0o444); err != nil {
 			p.t.Fatal(err)
 		}
-	}
-	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Chown(path, ProxyUID, ProxyUID)
-	})
-	if err != nil {
-		p.t.Fatal(err)
 	}
 	return dir
 }

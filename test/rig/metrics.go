@@ -4,6 +4,7 @@ package rig
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -31,12 +32,21 @@ func (p *Proxy) Exposition(t testing.TB) string {
 // Scrape reads the metrics.
 func (p *Proxy) Scrape(t testing.TB) Metrics {
 	t.Helper()
-	parser := expfmt.NewTextParser(model.LegacyValidation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(p.Exposition(t)))
+	m, err := ParseMetrics(p.Exposition(t))
 	if err != nil {
-		t.Fatalf("the metrics don't parse: %v", err)
+		t.Fatal(err)
 	}
-	return Metrics{families}
+	return m
+}
+
+// ParseMetrics reads a page that Prometheus scrapes.
+func ParseMetrics(page string) (Metrics, error) {
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(page))
+	if err != nil {
+		return Metrics{}, fmt.Errorf("the metrics don't parse: %w", err)
+	}
+	return Metrics{families}, nil
 }
 
 // Names returns the names of all families.

@@ -67,13 +67,16 @@ func Start(t testing.TB, binary string, o Options, paths ...string) *Proxy {
 }
 
 // PID returns the process's id.
-func (p *Proxy) PID() int { return p.process.cmd.Process.Pid }
+func (p *Proxy) PID() int { return p.process.PID() }
 
 // Signal sends a signal to the proxy.
 func (p *Proxy) Signal(t testing.TB, s os.Signal) {
 	t.Helper()
 	p.process.Signal(t, s)
 }
+
+// PID returns the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Signal sends a signal to the process.
 func (p *Process) Signal(t testing.TB, s os.Signal) {

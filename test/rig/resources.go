@@ -14,6 +14,13 @@ import (
 // kernel counts it.
 func (p *Proxy) Resident(t testing.TB) int64 {
 	t.Helper()
+	return p.process.Resident(t)
+}
+
+// Resident returns how much memory the process has resident, in bytes, as the
+// kernel counts it.
+func (p *Process) Resident(t testing.TB) int64 {
+	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
 		t.Fatal(err)

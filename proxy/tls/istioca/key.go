@@ -10,10 +10,15 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
+
+	"pillion/proxy/tls"
 )
 
 // KeyKind is what keys are made.
@@ -107,6 +112,37 @@ func (s *Source) write(got *answer) error {
 		}
 	}
 	return nil
+}
+
+// recall serves what an earlier process of this workload has written, if it
+// is good for as long as it takes to ask: while the CA is away, a proxy that is started
+// again would otherwise have nothing to show.
+func (s *Source) recall() {
+	if s.o.OutputDir == "" {
+		return
+	}
+	var texts [3][]byte
+	for i, name := range []string{"key.pem", "cert-chain.pem", "root-cert.pem"} {
+		var err error
+		if texts[i], err = os.ReadFile(filepath.Join(s.o.OutputDir, name)); errors.Is(err, fs.ErrNotExist) {
+			return
+		} else if err != nil {
+			s.o.Logger.Warn("the certificate that was written before is not used", "reason", err)
+			return
+		}
+	}
+	kept, err := readAnswer([]string{string(texts[1]), string(texts[2])}, texts[0], s.o.ID, time.Now().Add(callTimeout))
+	if err == nil {
+		err = s.o.Roots.SetAnchors(tls.Anchors{CA: kept.roots}, Name)
+	}
+	if err == nil {
+		err = s.o.Certificate.SetKeyPair(tls.KeyPair{Chain: kept.chain, Key: kept.key}, s.o.ID, Name)
+	}
+	if err != nil {
+		s.o.Logger.Warn("the certificate that was written before is not used", "folder", s.o.OutputDir, "reason", err)
+		return
+	}
+	s.o.Logger.Info("the certificate that was written before is served until the CA answers", "folder", s.o.OutputDir, "expires", kept.expires)
 }
 
 func replaceFile(path string, text []byte, mode os.FileMode) error {

@@ -120,14 +120,19 @@ func New(o Options) (*Source, error) {
 	if err := server.Check(); err != nil {
 		return nil, fmt.Errorf("the CA: %w", err)
 	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
 	return &Source{o: o, server: server, status: renew.NewStatus(Name, o.Logger)}, nil
 }
 
 // Status tells how renewals fare.
 func (s *Source) Status() *renew.Status { return s.status }
 
-// Run gets a certificate and renews it until ctx ends.
+// Run gets a certificate and renews it until ctx ends. One that was left in
+// OutputDir serves until then.
 func (s *Source) Run(ctx context.Context) error {
+	s.recall()
 	round := renew.Backoff{Base: roundBase, Max: roundMax}
 	for ctx.Err() == nil {
 		expires, err := s.renew(ctx)
@@ -172,14 +177,15 @@ func (s *Source) renew(ctx context.Context) (expires time.Time, err error) {
 	}
 }
 
-// mayHeal reports whether the same request may succeed a moment later.
+// mayHeal reports whether the same request may succeed a moment later. One that was waited
+// for in vain has had its moments: that is told at once, and tried in the next round.
 func mayHeal(err error) bool {
 	s, ok := status.FromError(err)
 	if !ok {
 		return false
 	}
 	switch s.Code() {
-	case codes.Canceled, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Aborted, codes.Internal, codes.Unavailable:
+	case codes.Canceled, codes.ResourceExhausted, codes.Aborted, codes.Internal, codes.Unavailable:
 		return true
 	}
 	return false

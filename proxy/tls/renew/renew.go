@@ -165,12 +165,15 @@ func (s *Status) Snapshot() Snapshot {
 func (s *Status) CollectStats(e *stats.Emitter) {
 	now := s.Snapshot()
 	label := stats.Label{Name: "source", Value: now.Source}
-	name := "certificate_source." + now.Source + "."
-	e.Counter(name+"updates", "pillion_certificate_source_updates_total", now.Updates, label)
+	own := func(name, unit string, kind stats.Kind, v float64, more ...stats.Label) {
+		e.Emit(stats.Metric{Name: "certificate_source." + now.Source + "." + name, Prom: "pillion_certificate_source_" + unit, Raw: true, Kind: kind,
+			Labels: append([]stats.Label{label}, more...), Value: v})
+	}
+	own("updates", "updates_total", stats.KindCounter, float64(now.Updates))
 	for _, r := range slices.Sorted(maps.Keys(now.Failures)) {
-		e.Counter(name+"failures."+string(r), "pillion_certificate_source_failures_total", now.Failures[r], label, stats.Label{Name: "reason", Value: string(r)})
+		own("failures."+string(r), "failures_total", stats.KindCounter, float64(now.Failures[r]), stats.Label{Name: "reason", Value: string(r)})
 	}
 	if !now.LastSuccess.IsZero() {
-		e.Gauge(name+"last_success_unix_time_seconds", "pillion_certificate_source_last_success_timestamp_seconds", now.LastSuccess.Unix(), label)
+		own("last_success_unix_time_seconds", "last_success_timestamp_seconds", stats.KindGauge, float64(now.LastSuccess.Unix()))
 	}
 }

@@ -2,7 +2,9 @@
 
 // Command app is the application in a pod of the lab: it answers over HTTP/1.1
 // and HTTP/2 in the clear with what it was asked, and may call another service
-// first. With -get it is a client instead: it makes one request and prints the
+// first. The query of a request may ask for more: delay=1s for an answer that
+// takes its time, status=503 for one, and until-attempt=3 for a 503 as long as
+// x-envoy-attempt-count is below. With -get it is a client instead: it makes one request and prints the
 // answer.
 package main
 
@@ -13,6 +15,7 @@ import (
 	"io"
 	nethttp "net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -58,14 +61,36 @@ func run() error {
 			if *calls != "" {
 				a.call(client, *calls, r)
 			}
+			code := wanted(r)
 			w.Header().Set("Content-Type", "application/json")
 			w.Header().Set("X-App", *name)
+			w.WriteHeader(code)
 			_ = json.NewEncoder(w).Encode(a) // the caller may have gone
 		})}
 	server.Protocols.SetHTTP1(true)
 	server.Protocols.SetUnencryptedHTTP2(true)
 	fmt.Println("serving", *listen)
 	return server.ListenAndServe()
+}
+
+// wanted does what the query of a request asks for, and returns the status of
+// the answer. What can't be read isn't asked for.
+func wanted(r *nethttp.Request) int {
+	q := r.URL.Query()
+	if delay, err := time.ParseDuration(q.Get("delay")); err == nil {
+		select {
+		case <-time.After(delay):
+		case <-r.Context().Done():
+		}
+	}
+	if code, err := strconv.Atoi(q.Get("status")); err == nil && code >= 200 && code < 600 {
+		return code
+	}
+	attempt, _ := strconv.Atoi(r.Header.Get("X-Envoy-Attempt-Count"))
+	if until, err := strconv.Atoi(q.Get("until-attempt")); err == nil && attempt < until {
+		return nethttp.StatusServiceUnavailable
+	}
+	return nethttp.StatusOK
 }
 
 // call calls the next service on behalf of a request.
