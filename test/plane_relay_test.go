@@ -199,10 +199,9 @@ func (r *relay) cutAll() {
 type gate struct {
 	addr, to string // immutable
 
-	mu    sync.Mutex
-	mode  gateMode          // guarded by mu, as is all below
-	open  map[net.Conn]bool // connections of both sides
-	dials int               // connections that came
+	mu   sync.Mutex
+	mode gateMode          // guarded by mu, as is all below
+	open map[net.Conn]bool // connections of both sides
 }
 
 type gateMode int
@@ -248,13 +247,6 @@ func (g *gate) set(mode gateMode) {
 	}
 }
 
-// came returns how many connections have come.
-func (g *gate) came() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.dials
-}
-
 // keep notes a connection; it reports false if the mode has changed.
 func (g *gate) keep(c net.Conn, mode gateMode) bool {
 	g.mu.Lock()
@@ -270,7 +262,6 @@ func (g *gate) serve(c net.Conn) {
 	defer c.Close()
 	g.mu.Lock()
 	mode := g.mode
-	g.dials++
 	g.mu.Unlock()
 	if mode == refusing || !g.keep(c, mode) {
 		return
