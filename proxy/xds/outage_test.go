@@ -7,7 +7,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -47,12 +49,15 @@ func (r *rig) lines(begun, ended, all int) {
 // after a good stream is short again.
 func TestOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var dials []time.Time
+		var mu sync.Mutex
+		var dialed []time.Time // guarded by mu: gRPC dials from goroutines of its own
 		var back atomic.Bool
 		r := newRig(t, false, &fakeServer{}, nil, func(r *rig, o *Options) {
 			dial := o.Server.Dial
 			o.Server.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
-				dials = append(dials, time.Now())
+				mu.Lock()
+				dialed = append(dialed, time.Now())
+				mu.Unlock()
 				if !back.Load() {
 					return nil, errors.New("connection refused")
 				}
@@ -62,6 +67,9 @@ func TestOutage(t *testing.T) {
 		start := time.Now()
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
+		mu.Lock()
+		dials := slices.Clone(dialed)
+		mu.Unlock()
 		base := 500 * time.Millisecond
 		for i := range len(dials) - 1 {
 			if gap := dials[i+1].Sub(dials[i]); gap < base/2 || gap > base {
@@ -88,7 +96,7 @@ func TestOutage(t *testing.T) {
 		}
 		r.lines(1, 1, 2)
 		m := r.metrics()
-		if n := float64(len(dials) - 1); m["control_plane.connected_state"] != 1 || m["pillion.xds.stream_failures.unavailable"] != n || m["cluster_manager.cds.update_failure"] != n ||
+		if n := float64(len(dials)); m["control_plane.connected_state"] != 1 || m["pillion.xds.stream_failures.unavailable"] != n || m["cluster_manager.cds.update_failure"] != n ||
 			m["cluster_manager.cds.update_success"] != 1 || m["cluster_manager.cds.update_attempt"] != n+1 || m["listener_manager.lds.update_success"] != 0 || m["pillion.xds.streams"] != 1 {
 			t.Errorf("metrics %v", m)
 		}
