@@ -72,6 +72,9 @@ type Mesh struct {
 	Services []Service
 	// Subsets: each service has two, chosen by a header match.
 	Subsets bool
+	// Routes is how many routes more each service with subsets has, before the
+	// two others: by the beginning of a path, to v1.
+	Routes int
 	// Protocol is what the endpoints speak.
 	Protocol Protocol
 	// Mutual is the identity that endpoints prove in mutual TLS; "" for none.
@@ -89,6 +92,16 @@ func New(n int, subsets bool) Mesh {
 
 // Last is the mesh's last service, which a peer that searches finds last.
 func (m Mesh) Last() Service { return m.Services[len(m.Services)-1] }
+
+// Prefixes are the beginnings of paths that the further routes match, each as
+// long as the others.
+func (m Mesh) Prefixes() []string {
+	out := make([]string, m.Routes)
+	for i := range out {
+		out[i] = fmt.Sprintf("/more-%04d/", i)
+	}
+	return out
+}
 
 // Write creates one YAML file per service in dir, which is made if need be.
 // v1 and v2 are the IP addresses and ports of the subsets' endpoints; a mesh
@@ -151,10 +164,20 @@ func (m Mesh) yaml(s Service, ends [2]netip.AddrPort) string {
 		"{PROTOCOL}", m.Protocol.portName(), "{KIND}", strings.ToUpper(m.Protocol.portName()),
 		"{FIELD}", MatchField,
 		"{VALUE}", MatchValue,
+		"{ROUTES}", m.routes(s),
 		"{LIMIT}", fmt.Sprint(MaxConnections), "{TLS}", m.tls(),
 		"{ADDR1}", ends[0].Addr().String(), "{PORT1}", fmt.Sprint(ends[0].Port()),
 		"{ADDR2}", ends[1].Addr().String(), "{PORT2}", fmt.Sprint(ends[1].Port()),
 	).Replace(resources)
+}
+
+// routes are the further routes of a service, as lines of its VirtualService.
+func (m Mesh) routes(s Service) string {
+	var b strings.Builder
+	for _, prefix := range m.Prefixes() {
+		fmt.Fprintf(&b, "  - match: [{uri: {prefix: %s}}]\n    route: [{destination: {host: %q, subset: v1}}]\n", prefix, s.Host())
+	}
+	return b.String()
 }
 
 // tls is what a DestinationRule says of mutual TLS, as a line of its own.
@@ -246,7 +269,7 @@ metadata: {name: {NAME}, namespace: {NAMESPACE}}
 spec:
   hosts: ["{HOST}"]
   http:
-  - match: [{headers: {{FIELD}: {exact: {VALUE}}}}]
+{ROUTES}  - match: [{headers: {{FIELD}: {exact: {VALUE}}}}]
     route: [{destination: {host: "{HOST}", subset: v2}}]
   - route: [{destination: {host: "{HOST}", subset: v1}}]
 ` + tail + `  subsets:

@@ -248,3 +248,24 @@ func TestNames(t *testing.T) {
 		seen[s.Name] = true
 	}
 }
+
+// TestRoutes: further routes come before the two others and go to v1.
+func TestRoutes(t *testing.T) {
+	m, dir := New(1, true), t.TempDir()
+	m.Routes = 3
+	if err := m.Write(dir, "127.0.0.1:7001", "127.0.0.1:7002"); err != nil {
+		t.Fatal(err)
+	}
+	routes := at(t, documents(t, filepath.Join(dir, "svc-0000.yaml"))[1], "spec", "http")
+	if n := len(routes.([]any)); n != 5 {
+		t.Fatalf("%d routes", n)
+	}
+	for i, prefix := range m.Prefixes() {
+		if got, to := at(t, routes, i, "match", 0, "uri", "prefix"), at(t, routes, i, "route", 0, "destination", "subset"); got != prefix || to != "v1" {
+			t.Errorf("route %d: %v to %v, not %s", i, got, to, prefix)
+		}
+	}
+	if got := at(t, routes, 3, "match", 0, "headers", MatchField, "exact"); got != MatchValue {
+		t.Errorf("the fourth route matches %v", got)
+	}
+}

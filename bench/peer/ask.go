@@ -26,18 +26,35 @@ const (
 	askSize   = 100
 )
 
+// question is what one request asks for.
+type question struct {
+	of mesh.Service
+	// match sets the field that selects a subset.
+	match bool
+	// prefix, if there is one, begins the path: that of a further route.
+	prefix string
+}
+
+// path is that of the request.
+func (q question) path() string {
+	if q.prefix != "" {
+		return q.prefix + "check"
+	}
+	return checkPath
+}
+
 // ask sends one request on a connection of its own, in the protocol of the
 // job's clients, and checks the answer, which the right version has to give.
-func (j Job) ask(ctx context.Context, addr string, s mesh.Service, match bool) error {
+func (j Job) ask(ctx context.Context, addr string, q question) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	switch j.Downstream {
 	case mesh.TCP:
 		return askTCP(ctx, addr)
 	case mesh.WebSocket:
-		return j.askWebSocket(ctx, addr, s, match)
+		return j.askWebSocket(ctx, addr, q)
 	}
-	return j.askHTTP(ctx, addr, s, match)
+	return j.askHTTP(ctx, addr, q)
 }
 
 // dial connects for one proof.
@@ -80,14 +97,14 @@ func askTCP(ctx context.Context, addr string) error {
 }
 
 // askWebSocket has one message echoed.
-func (j Job) askWebSocket(ctx context.Context, addr string, s mesh.Service, match bool) error {
+func (j Job) askWebSocket(ctx context.Context, addr string, q question) error {
 	c, err := dial(ctx, addr)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	req := load.Request{Host: s.Authority(), Path: checkPath}
-	if match {
+	req := load.Request{Host: q.of.Authority(), Path: q.path()}
+	if q.match {
 		req.Fields = [][2]string{{mesh.MatchField, mesh.MatchValue}}
 	}
 	if _, err := c.Write(load.WebSocketHello(req)); err != nil {
@@ -98,7 +115,7 @@ func (j Job) askWebSocket(ctx context.Context, addr string, s mesh.Service, matc
 	if err != nil {
 		return err
 	}
-	if err := j.judge(resp, nethttp.StatusSwitchingProtocols, s, match); err != nil {
+	if err := j.judge(resp, nethttp.StatusSwitchingProtocols, q); err != nil {
 		return err
 	}
 	message, size := load.WebSocketMessage(askSize)
@@ -116,13 +133,13 @@ func (j Job) askWebSocket(ctx context.Context, addr string, s mesh.Service, matc
 }
 
 // askHTTP sends a request over HTTP/1.1 or HTTP/2, of gRPC a unary call.
-func (j Job) askHTTP(ctx context.Context, addr string, s mesh.Service, match bool) error {
-	req, want, err := j.request(ctx, addr)
+func (j Job) askHTTP(ctx context.Context, addr string, q question) error {
+	req, want, err := j.request(ctx, "http://"+addr+q.path())
 	if err != nil {
 		return err
 	}
-	req.Host = s.Authority()
-	if match {
+	req.Host = q.of.Authority()
+	if q.match {
 		req.Header.Set(mesh.MatchField, mesh.MatchValue)
 	}
 	if j.Inbound {
@@ -145,7 +162,7 @@ func (j Job) askHTTP(ctx context.Context, addr string, s mesh.Service, match boo
 		return err
 	}
 	defer resp.Body.Close()
-	if err := j.judge(resp, nethttp.StatusOK, s, match); err != nil {
+	if err := j.judge(resp, nethttp.StatusOK, q); err != nil {
 		return err
 	}
 	body, err := io.ReadAll(resp.Body)
@@ -161,20 +178,19 @@ func (j Job) askHTTP(ctx context.Context, addr string, s mesh.Service, match boo
 }
 
 // judge checks the head of a response.
-func (j Job) judge(resp *nethttp.Response, status int, s mesh.Service, match bool) error {
+func (j Job) judge(resp *nethttp.Response, status int, q question) error {
 	switch got := resp.Header.Get(origin.VersionField); {
 	case resp.StatusCode != status:
-		return fmt.Errorf("%s: status %d, want %d", s.Authority(), resp.StatusCode, status)
-	case got != j.wants(match):
-		return fmt.Errorf("%s: answered by version %q, want %q (%s set: %v)", s.Authority(), got, j.wants(match), mesh.MatchField, match)
+		return fmt.Errorf("%s: status %d, want %d", q.of.Authority(), resp.StatusCode, status)
+	case got != j.wants(q):
+		return fmt.Errorf("%s%s: answered by version %q, want %q (%s set: %v)", q.of.Authority(), q.path(), got, j.wants(q), mesh.MatchField, q.match)
 	}
 	return nil
 }
 
 // request returns the request that proves the job and the size of the answer's
 // body.
-func (j Job) request(ctx context.Context, addr string) (req *nethttp.Request, size int, err error) {
-	url := "http://" + addr + checkPath
+func (j Job) request(ctx context.Context, url string) (req *nethttp.Request, size int, err error) {
 	if j.Downstream != mesh.GRPC {
 		req, err = nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, url, nil)
 		return req, origin.BodySize, err
@@ -188,10 +204,10 @@ func (j Job) request(ctx context.Context, addr string) (req *nethttp.Request, si
 	return req, len(message), nil
 }
 
-// wants is the version that answers a request, with or without the field that
-// selects a subset.
-func (j Job) wants(match bool) string {
-	if match && j.Subsets {
+// wants is the version that answers a request: the first of the routes that
+// match it says so.
+func (j Job) wants(q question) string {
+	if q.match && q.prefix == "" && j.Subsets {
 		return origin.Versions[1]
 	}
 	return origin.Versions[0]

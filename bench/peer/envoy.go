@@ -87,6 +87,11 @@ static_resources:
               domains: ["{{.Host}}", "{{.Host}}:{{$.Port}}"]
               routes:
 {{- if $.Subsets}}
+{{- $host := .Host}}
+{{- range $.Prefixes}}
+              - match: {prefix: {{.}}}
+                route: {cluster: "outbound|{{$.Port}}|v1|{{$host}}", timeout: 0s}
+{{- end}}
               - match:
                   prefix: /
                   headers: [{name: {{$.MatchField}}, string_match: {exact: {{$.MatchValue}}}}]

@@ -38,7 +38,12 @@ func (goNetHTTP) Summary() string {
 	return "the standard library's net/http and httputil.ReverseProxy; the naive baseline"
 }
 
-func (goNetHTTP) Unable(Job) string { return "" }
+func (p goNetHTTP) Unable(job Job) string {
+	if job.Routes > 0 {
+		return p.Name() + " matches no paths"
+	}
+	return ""
+}
 
 func (p goNetHTTP) Locate(context.Context, string) (Tool, error) {
 	return Tool{Path: p.self, Version: "net/http of " + runtime.Version()}, nil

@@ -47,6 +47,9 @@ func (h haproxy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	if err := render(filepath.Join(dir, "hosts.map"), haproxyMap, job); err != nil {
 		return Launch{}, err
 	}
+	if err := render(filepath.Join(dir, "prefixes.lst"), haproxyPrefixes, job); err != nil {
+		return Launch{}, err
+	}
 	file := filepath.Join(dir, "haproxy.cfg")
 	config := haproxyConfig
 	if job.Downstream == mesh.TCP {
@@ -63,6 +66,11 @@ func (h haproxy) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 const haproxyMap = `{{range .Services -}}
 {{.Host}} {{.Name}}
 {{.Host}}:{{$.Port}} {{.Name}}
+{{end}}`
+
+// haproxyPrefixes is a file of patterns, which haproxy makes a tree of.
+const haproxyPrefixes = `{{range .Prefixes -}}
+{{.}}
 {{end}}`
 
 const haproxyConfig = `global
@@ -86,6 +94,9 @@ defaults
 
 frontend mesh
     bind {{index .Listen 0}}{{if .Downstream.IsHTTP2}} proto h2{{end}}{{with .TLS}}{{if .In}} ssl ssl-min-ver TLSv1.3 curves {{.Group}} crt {{.Certificates.Server.Both}} ca-file {{.Certificates.Server.CA}} verify required{{end}}{{end}}
+{{- if .Routes}}
+    use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v1 if { path -m beg -f prefixes.lst }
+{{- end}}
 {{- if .Subsets}}
     use_backend %[req.hdr(host),lower,map_str(hosts.map)]-v2 if { req.hdr({{.MatchField}}) -m str {{.MatchValue}} }
 {{- end}}

@@ -124,6 +124,14 @@ http {
         ssl_ecdh_curve {{.Group}};
         ssl_conf_command Ciphersuites {{$.Suite}};
 {{- end}}{{end}}
+{{- range .Prefixes}}
+        location {{.}} {
+            proxy_pass http://$service-v1;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_set_header Host $http_host;
+        }
+{{- end}}
         location / {
 {{- if .Protocol.IsHTTP2}}
             grpc_pass grpc://$service-$subset;

@@ -132,6 +132,12 @@ func TestPeersDoTheJob(t *testing.T) {
 					})
 				}
 			}
+			routes := protocolPairs[0].job(1, true, o.Addrs[origin.HTTP])
+			routes.Routes = 1000
+			if p.Unable(routes) != "" {
+				return
+			}
+			t.Run("1000 routes", func(t *testing.T) { doesTheJob(t, g, p, tool, routes) })
 		})
 	}
 }
@@ -201,7 +207,7 @@ func TestPeersDoTLS(t *testing.T) {
 				// It trusts the peer's CA, and shows a certificate of another.
 				stranger.TLS.Certificates.Client = others.Client
 				copyFile(t, certs.Client.CA(), others.Client.CA())
-				if err := stranger.ask(t.Context(), r.Addr, stranger.Last(), false); err == nil {
+				if err := stranger.ask(t.Context(), r.Addr, question{of: stranger.Last()}); err == nil {
 					t.Error("a client of another CA is served")
 				}
 			})
@@ -220,9 +226,9 @@ func TestPeersDoTLS(t *testing.T) {
 				defer g.Stop(process)
 				ctx, cancel := context.WithTimeout(t.Context(), readyLimit)
 				defer cancel()
-				answer := wrong.ask(ctx, l.Addr, wrong.Last(), false)
+				answer := wrong.ask(ctx, l.Addr, question{of: wrong.Last()})
 				for errors.Is(answer, syscall.ECONNREFUSED) { // it hasn't started yet
-					answer = wrong.ask(ctx, l.Addr, wrong.Last(), false)
+					answer = wrong.ask(ctx, l.Addr, question{of: wrong.Last()})
 				}
 				if answer == nil || !strings.Contains(answer.Error(), "status 50") {
 					t.Errorf("an origin of another CA: %v, want status 502 or 503", answer)
@@ -367,7 +373,7 @@ func TestWrongEchoesAreRefused(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			job := Job{Mesh: mesh.New(1, true), Downstream: c.speaks}
-			if err := job.ask(t.Context(), c.addr, job.Last(), true); err == nil || !strings.Contains(err.Error(), c.want) {
+			if err := job.ask(t.Context(), c.addr, question{of: job.Last(), match: true}); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}
 		})
@@ -399,7 +405,7 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 			srv := httptest.NewServer(c.handler)
 			defer srv.Close()
 			job := Job{Mesh: mesh.New(1, true)}
-			err := job.ask(t.Context(), srv.Listener.Addr().String(), job.Last(), true)
+			err := job.ask(t.Context(), srv.Listener.Addr().String(), question{of: job.Last(), match: true})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want one with %q", err, c.want)
 			}

@@ -146,7 +146,7 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 	defer tick.Stop()
 	var last error
 	for {
-		err := job.ask(ctx, r.Addr, job.Last(), true)
+		err := job.ask(ctx, r.Addr, question{of: job.Last(), match: true})
 		if err == nil {
 			return nil
 		}
@@ -165,7 +165,7 @@ func (r *Running) waitReady(ctx context.Context, job Job) error {
 }
 
 // check asks for the first and the last service, with and without the field
-// that selects the subset.
+// that selects the subset, and for the last of further routes.
 func (r *Running) check(ctx context.Context, job Job, metrics string) error {
 	asked := 1 // waitReady's
 	for _, s := range []mesh.Service{job.Services[0], job.Last()} {
@@ -173,11 +173,18 @@ func (r *Running) check(ctx context.Context, job Job, metrics string) error {
 			if !match && r.hostOnly && job.Subsets {
 				continue // it reaches one version only
 			}
-			if err := job.ask(ctx, r.Addr, s, match); err != nil {
+			if err := job.ask(ctx, r.Addr, question{of: s, match: match}); err != nil {
 				return err
 			}
 			asked++
 		}
+	}
+	if prefixes := job.Prefixes(); len(prefixes) > 0 && !r.hostOnly {
+		q := question{of: job.Last(), match: true, prefix: prefixes[len(prefixes)-1]}
+		if err := job.ask(ctx, r.Addr, q); err != nil {
+			return err
+		}
+		asked++
 	}
 	if metrics == "" {
 		return nil

@@ -112,6 +112,7 @@ func (sc Scenario) group() pki.Group {
 // job is what the peers are configured for in a scenario.
 func (b *Bench) job(sc Scenario) peer.Job {
 	m := mesh.New(sc.Services, sc.Subsets)
+	m.Routes = sc.Routes
 	m.Protocol = sc.Upstream
 	kind := origin.HTTP
 	switch sc.Upstream {

@@ -29,6 +29,9 @@ type Scenario struct {
 	// subsets chosen by a header match.
 	Services int
 	Subsets  bool
+	// Routes is how many routes by path each service with subsets has more, none
+	// of which matches.
+	Routes int
 	// Downstream is what the clients speak, Upstream what the services do.
 	Downstream, Upstream mesh.Protocol
 	// Sealed says where mutual TLS is spoken, Group by which key exchange with
@@ -90,6 +93,24 @@ func ofHTTP1() []Scenario {
 			Summary:  "HTTP/1.1: uploads of 64 KiB over 64 keep-alive connections, routed by host and header",
 			Services: 1, Subsets: true, Connections: 64,
 			Measure: Throughput{Body: 64 << 10},
+		},
+		{
+			Name:     "h1-10-services",
+			Summary:  "as h1, for the last of 10 services",
+			Services: 10, Subsets: true, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-5000-services",
+			Summary:  "as h1, for the last of 5,000 services",
+			Services: 5000, Subsets: true, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-1000-routes",
+			Summary:  "as h1, after 1,000 routes by the beginning of another path",
+			Services: 1, Subsets: true, Routes: 1000, Connections: 64,
+			Measure: Throughput{},
 		},
 		{
 			Name:     "churn",
@@ -236,6 +257,12 @@ func ofMemory() []Scenario {
 			Name:     "services-1000",
 			Summary:  "time until 1,000 services serve, and their memory; one endpoint and one route each",
 			Services: 1000, Connections: 64,
+			Measure: Startup{Headline: report.Ready},
+		},
+		{
+			Name:     "services-5000",
+			Summary:  "as services-1000, 5,000 of them",
+			Services: 5000, Connections: 64,
 			Measure: Startup{Headline: report.Ready},
 		},
 		{
