@@ -17,6 +17,8 @@ type Metric string
 const (
 	// CPU is user and system time of the peer's processes for one request.
 	CPU Metric = "cpu_us_per_request"
+	// CPUAlone is CPU in the same turn without what disturbs.
+	CPUAlone Metric = "cpu_us_per_request_undisturbed"
 	// CPUSystem is the system part of CPU.
 	CPUSystem Metric = "cpu_system_us_per_request"
 	// Rate is answered requests per second.
@@ -43,6 +45,8 @@ const (
 	AddedP90  Metric = "added_p90_us"
 	AddedP99  Metric = "added_p99_us"
 	AddedP999 Metric = "added_p99_9_us"
+	// P99Alone is P99 in the same turn without what disturbs.
+	P99Alone Metric = "p99_us_undisturbed"
 	// Switches are context switches of the peer's threads for one request.
 	Switches Metric = "context_switches_per_request"
 	// Syscalls are the peer's system calls for one request.
@@ -78,6 +82,10 @@ func (m Metric) describe() about {
 	switch m {
 	case CPU:
 		return about{title: "CPU per request", unit: "µs", digits: 1}
+	case CPUAlone:
+		return about{title: "undisturbed", unit: "µs", digits: 1}
+	case P99Alone:
+		return about{title: "p99 undisturbed", unit: "µs"}
 	case CPUSystem:
 		return about{title: "of it system", unit: "µs", digits: 1}
 	case CPUPerGiB:

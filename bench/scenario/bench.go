@@ -179,7 +179,7 @@ func (b *Bench) otherCPUs() []int {
 func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 	for _, l := range b.candidates(sc) {
 		why := l.Peer.Unable(b.job(sc))
-		if _, driven := sc.Measure.(Driven); driven && why == "" {
+		if sc.driven() && why == "" {
 			if _, can := l.Peer.(peer.Driven); !can {
 				why = l.Peer.Name() + " isn't driven by a control plane"
 			}

@@ -62,51 +62,56 @@ func (d Driven) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group,
 // measure measures one peer.
 func (Driven) measure(ctx context.Context, b *Bench, l Located, sc Scenario) (report.Sample, error) {
 	s := report.Sample{Peer: l.Peer.Name(), Values: map[report.Metric]float64{}}
-	job := b.job(sc)
-	of, err := services(job)
+	c, err := b.startDriven(ctx, l, sc)
 	if err != nil {
 		return s, err
 	}
-	set, err := of.Resources()
-	if err != nil {
-		return s, err
-	}
-	plane, err := ads.Serve(set)
-	if err != nil {
-		return s, err
-	}
-	defer plane.Close()
-	certs, err := pki.Make(b.Dir)
-	if err != nil {
-		return s, err
-	}
-	job.Plane = &peer.Plane{Addr: plane.Addr(), Listen: of.Listen.String(), Certificates: certs}
-	r, err := peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, job, b.peerCPUs())
-	if err != nil {
-		return s, err
-	}
-	defer r.Stop(b.Group)
-	s.Values[report.Ready] = float64(r.Ready) / float64(time.Millisecond)
-	if err := plane.Settled(ctx, settleLimit); err != nil {
-		return s, err
-	}
+	defer c.stop(b)
+	s.Values[report.Ready] = float64(c.r.Ready) / float64(time.Millisecond)
 	if err := pause(ctx, b.Settle); err != nil {
 		return s, err
 	}
-	if err := addMemory(&s, r); err != nil {
+	if err := addMemory(&s, c.r); err != nil {
 		return s, err
 	}
-	c := changes{plane: plane, of: of, r: r}
 	if s.Values[report.EndpointCPU], err = c.cost(ctx, endpointChanges, c.endpoint); err != nil {
 		return s, err
 	}
 	if s.Values[report.RouteCPU], err = c.cost(ctx, routeChanges, c.route); err != nil {
 		return s, err
 	}
-	if _, refused := plane.Sent(); len(refused) > 0 {
-		return s, fmt.Errorf("it refused what it was sent: %s", strings.Join(refused[:1], ""))
+	return s, c.taken()
+}
+
+// startDriven starts a peer and the control plane that drives it, and waits until
+// the peer has acknowledged all that it was sent.
+func (b *Bench) startDriven(ctx context.Context, l Located, sc Scenario) (c *changes, err error) {
+	c = &changes{}
+	defer func() {
+		if err != nil {
+			c.stop(b)
+		}
+	}()
+	job := b.job(sc)
+	if c.of, err = services(job); err != nil {
+		return nil, err
 	}
-	return s, nil
+	set, err := c.of.Resources()
+	if err != nil {
+		return nil, err
+	}
+	if c.plane, err = ads.Serve(set); err != nil {
+		return nil, err
+	}
+	certs, err := pki.Make(b.Dir)
+	if err != nil {
+		return nil, err
+	}
+	job.Plane = &peer.Plane{Addr: c.plane.Addr(), Listen: c.of.Listen.String(), Certificates: certs}
+	if c.r, err = peer.Start(ctx, b.Group, l.Peer, l.Tool, b.Dir, job, b.peerCPUs()); err != nil {
+		return nil, err
+	}
+	return c, c.plane.Settled(ctx, settleLimit)
 }
 
 // services are those of a job, at an address that is free.
@@ -129,6 +134,24 @@ type changes struct {
 	plane *ads.Server
 	of    *ads.Services
 	r     *peer.Running
+}
+
+// stop ends both.
+func (c *changes) stop(b *Bench) {
+	if c.r != nil {
+		c.r.Stop(b.Group)
+	}
+	if c.plane != nil {
+		c.plane.Close()
+	}
+}
+
+// taken returns an error if the peer refused anything.
+func (c *changes) taken() error {
+	if _, refused := c.plane.Sent(); len(refused) > 0 {
+		return fmt.Errorf("it refused what it was sent: %s", strings.Join(refused[:1], ""))
+	}
+	return nil
 }
 
 // cost returns the peer's milliseconds of CPU for one of n changes.

@@ -68,6 +68,15 @@ type Measurer interface {
 	Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error)
 }
 
+// driven reports whether a control plane tells the peers what to do.
+func (sc Scenario) driven() bool {
+	switch sc.Measure.(type) {
+	case Driven, Pushed:
+		return true
+	}
+	return false
+}
+
 // All returns the table of scenarios in the order in which they run.
 func All() []Scenario {
 	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofFeatures(), ofMemory(), ofControlPlane())
@@ -285,7 +294,12 @@ func ofControlPlane() []Scenario {
 			Measure: Driven{},
 		})
 	}
-	return out
+	return append(out, Scenario{
+		Name:     "xds-push",
+		Summary:  "driven by a control plane for 1,000 services with two subsets and a route each: requests at a fixed rate, alone and while a route changes ten times a second",
+		Services: 1000, Subsets: true, Connections: 64,
+		Measure: Pushed{Rate: 5000, Every: 100 * time.Millisecond},
+	})
 }
 
 // ofFeatures tell what one thing costs.

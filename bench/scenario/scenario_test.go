@@ -283,6 +283,52 @@ func TestStartup(t *testing.T) {
 	sampled(t, groups[0], 2, []string{"gonethttp"}, report.Ready, report.RSS, report.Anon)
 }
 
+// driven adds ours to the peers: what a control plane can drive.
+func driven(t *testing.T, b *Bench) {
+	t.Helper()
+	for _, p := range peer.All(b.Self) {
+		if p.Name() != peer.Ours {
+			continue
+		}
+		tool, err := p.Locate(t.Context(), b.Dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Peers = append(b.Peers, Located{Peer: p, Tool: tool})
+	}
+}
+
+// TestDriven: a peer takes what it is sent, and changes cost something.
+func TestDriven(t *testing.T) {
+	b := bench(t)
+	driven(t, b)
+	b.MemoryTurns = 1
+	sc := named(t, "xds-100")
+	sc.Services = 10
+	groups, err := b.Run(t.Context(), sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampled(t, groups[0], 1, []string{peer.Ours}, report.Ready, report.RSS, report.EndpointCPU, report.RouteCPU)
+}
+
+// TestPushed: requests go on while routes change.
+func TestPushed(t *testing.T) {
+	b := bench(t)
+	driven(t, b)
+	sc := named(t, "xds-push")
+	sc.Services, sc.Measure = 10, Pushed{Rate: 200, Every: 50 * time.Millisecond}
+	groups, err := b.Run(t.Context(), sc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampled(t, groups[0], 2, []string{peer.Ours}, report.CPU, report.CPUAlone, report.P99, report.P99Alone, report.RSS)
+	sc.Measure = Pushed{Rate: 200, Every: time.Hour}
+	if _, err := b.Run(t.Context(), sc); err == nil || !strings.Contains(err.Error(), "before the first change") {
+		t.Errorf("a load without a change: %v", err)
+	}
+}
+
 func TestIdleConnections(t *testing.T) {
 	b := bench(t)
 	sc := named(t, "idle-connections")
