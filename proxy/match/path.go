@@ -77,6 +77,12 @@ func (p *Path) Match(path []byte) bool {
 	return false
 }
 
+// Literal returns the bytes that each path that satisfies the predicate begins
+// with; false if there are none to tell: for a pattern, or where case is ignored.
+func (p *Path) Literal() (beginning []byte, ok bool) {
+	return p.value, p.kind != PathPattern && !p.fold
+}
+
 func (p *Path) equal(b []byte) bool {
 	if p.fold {
 		return equalFold(b, p.value)

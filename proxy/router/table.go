@@ -67,7 +67,8 @@ type VirtualHost struct {
 	IncludeAttemptCount, IncludeAttemptCountInResponse, IncludeIsTimeoutRetry bool
 	Ops                                                                       MessageOps
 
-	opt *Options // of its tables
+	opt   *Options  // of its tables
+	paths *pathTree // nil: routes are looked at one by one
 }
 
 // Builder makes a Table.
@@ -92,6 +93,7 @@ func (b *Builder) Add(vh *VirtualHost, domains []string) error {
 		for i := range vh.Routes {
 			vh.Routes[i].seal(vh)
 		}
+		vh.paths = newPathTree(vh.Routes)
 	}
 	for i, d := range domains {
 		if err := b.t.domains.add(d, vh); err != nil {
@@ -122,12 +124,7 @@ func (t *Table) Match(h *http.RequestHead, random uint64) (*VirtualHost, *Route)
 		return vh, &t.toTLS
 	}
 	in := t.input(h, random)
-	for i := range vh.Routes {
-		if vh.Routes[i].Match.matches(&in) {
-			return vh, &vh.Routes[i]
-		}
-	}
-	return vh, nil
+	return vh, vh.route(&in)
 }
 
 // input splits a request into what criteria look at.
