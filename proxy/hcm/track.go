@@ -37,16 +37,24 @@ type Tracker struct {
 	// bound. Set it before Run.
 	DrainTime time.Duration
 
-	// OnQuiet, unless nil, is called when nothing has moved on any connection
-	// for a second, once after each busy time and at most every quietEvery:
-	// it is the time to give memory back. Set it before Run.
+	// OnQuiet, unless nil, is called when it is the time to give memory back: when
+	// nothing has moved on any connection for a second and none has closed, once
+	// after each busy time; or when most of many connections are gone, be the
+	// others busy or not. It is called at most every quietEvery. Set it before Run.
 	OnQuiet   func()
 	busy      bool  // since the last call; owned by Run
 	lastQuiet int64 // of http.Now, 0 never; owned by Run
+	removed   bool  // a connection has closed since the last sweep; guarded by mu
+	peak      int   // of count since the last call; guarded by mu
 }
 
-// quietEvery bounds how often OnQuiet is called.
-const quietEvery = 30 * time.Second
+const (
+	// quietEvery bounds how often OnQuiet is called.
+	quietEvery = 30 * time.Second
+	// manyGone is how many connections hold memory that is worth a call though
+	// there is traffic.
+	manyGone = 500
+)
 
 // NewTracker returns an empty tracker. Run must be running for timeouts to
 // work.
@@ -66,7 +74,9 @@ func (t *Tracker) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 			now := http.Now()
-			t.noteQuiet(t.sweep(now), now)
+			moving := t.sweep(now)
+			removed, fewer := t.noteRemoved()
+			t.noteQuiet(moving || removed, fewer, now)
 		}
 	}
 }
@@ -77,6 +87,7 @@ func (t *Tracker) add(c *conn) {
 	c.prev, c.next = t.head.prev, &t.head
 	c.prev.next, c.next.prev = c, c
 	t.count++
+	t.peak = max(t.peak, t.count)
 	if t.over { // it was accepted before the drain
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -90,6 +101,7 @@ func (t *Tracker) remove(c *conn) {
 	c.prev.next, c.next.prev = c.next, c.prev
 	c.prev, c.next = nil, nil
 	t.count--
+	t.removed = true
 	if t.draining.Load() && t.count == 0 && t.empty != nil {
 		close(t.empty)
 		t.empty = nil
@@ -112,16 +124,27 @@ func (t *Tracker) each(f func(c *conn)) {
 	}
 }
 
-// noteQuiet calls OnQuiet when a busy time has ended.
-func (t *Tracker) noteQuiet(moving bool, now int64) {
-	if moving {
-		t.busy = true
+// noteRemoved reports whether a connection has closed since it was asked last, and
+// whether most of many have since OnQuiet was called.
+func (t *Tracker) noteRemoved() (removed, fewer bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	removed, t.removed = t.removed, false
+	gone := t.peak - t.count
+	return removed, gone >= manyGone && gone >= t.peak/2
+}
+
+// noteQuiet calls OnQuiet when a busy time has ended, or there is less to do.
+func (t *Tracker) noteQuiet(moving, fewer bool, now int64) {
+	t.busy = t.busy || moving
+	quiet := t.busy && !moving
+	if !quiet && !fewer || t.OnQuiet == nil || t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery) {
 		return
 	}
-	if !t.busy || t.OnQuiet == nil || t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery) {
-		return
-	}
-	t.busy, t.lastQuiet = false, now
+	t.busy, t.lastQuiet = moving, now
+	t.mu.Lock()
+	t.peak = t.count
+	t.mu.Unlock()
 	t.OnQuiet()
 }
 
