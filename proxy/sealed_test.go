@@ -3,6 +3,7 @@
 package proxy_test
 
 import (
+	stdtls "crypto/tls"
 	"fmt"
 	"net"
 	"strconv"
@@ -129,6 +130,71 @@ func TestSealedRefusals(t *testing.T) {
 			}
 			if reached {
 				t.Error("the application was reached")
+			}
+		})
+	}
+}
+
+// TestCutOverTLS: a body that ends where its connection does is complete if the host
+// says by close_notify that it has ended it (RFC 9112 section 9.8). Without, anybody
+// on the way may have cut it off, and the client has to see that.
+func TestCutOverTLS(t *testing.T) {
+	ca := newCA(t)
+	leaf, err := ca.Issue("shop", "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const untilClose, sized = "HTTP/1.1 200 OK\n\nall of it", "HTTP/1.1 200 OK\nContent-Length: 9\n\nall of it"
+	for _, tc := range []struct {
+		name, response   string
+		notify, complete bool
+	}{
+		{"ended by the host", untilClose, true, true},
+		{"cut off", untilClose, false, false},
+		{"cut off behind its length", sized, false, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := inproc.NewBackend(t, func(c *inproc.Conn) {
+				sealed := stdtls.Server(c.Conn, &stdtls.Config{Certificates: []stdtls.Certificate{pair}})
+				if _, err := sealed.Read(make([]byte, 1024)); err != nil {
+					t.Error(err)
+				}
+				_, _ = sealed.Write([]byte(strings.ReplaceAll(tc.response, "\n", "\r\n")))
+				if tc.notify {
+					_ = sealed.CloseWrite()
+				}
+			})
+			addr := rawRoute{port: b.Port, cluster: outboundSocket("http/1.1", serverID), secrets: secretsOf(t, ca, "client")}.serve(t)
+
+			c := inproc.Dial(t, addr)
+			c.Send("GET / HTTP/1.1\nHost: a\n\n")
+			_, fields := c.Head()
+			switch {
+			case fields["content-length"] != "":
+				c.Want("all of it")
+			case tc.complete:
+				c.Want("9\r\nall of it\r\n0\r\n\r\n")
+			default:
+				c.Want("9\r\nall of it\r\n")
+				c.WantClosed()
+			}
+
+			c2 := inproc.Dial2(t, addr)
+			c2.Get(1)
+			c2.Want(1, "head")
+			var body string
+			e := c2.Next()
+			for ; e.Kind == "data"; e = c2.Next() {
+				if body += e.Data; e.End {
+					break
+				}
+			}
+			if body != "all of it" || e.End != tc.complete || !tc.complete && e.Kind != "reset" {
+				t.Errorf("over HTTP/2: %q, then %+v", body, e)
 			}
 		})
 	}

@@ -67,6 +67,9 @@ type Sealed interface {
 	TryRead(p []byte) (int, error)
 	// Probe looks, without waiting, for data or the end.
 	Probe() (data bool, err error)
+	// Truncated reports whether the end of the stream came without the peer's word
+	// that it is one.
+	Truncated() bool
 	// WriteAwait is Write and then Await, in one go where it can.
 	WriteAwait(p []byte) (wrote int, err error)
 	// TryWrite is as Conn's.
@@ -93,6 +96,11 @@ func (c *Conn) Init(nc net.Conn) {
 
 // NetConn returns the wrapped connection.
 func (c *Conn) NetConn() net.Conn { return c.nc }
+
+// Truncated reports whether the end of the stream, which a read has returned, may
+// be somebody else's work: over TLS, where the peer didn't say that it ends here.
+// It is for the reader.
+func (c *Conn) Truncated() bool { return c.sealed != nil && c.sealed.Truncated() }
 
 // ready is called by the poller: once before it waits, and after each wait.
 // It reports whether the call is finished.

@@ -84,6 +84,11 @@ func (c *Conn) Info() *http.TLSInfo { return &c.info }
 // ServerName returns the SNI that the client sent, as it sent it.
 func (c *Conn) ServerName() string { return c.serverName }
 
+// Truncated reports whether the end of the stream that a Read returned was that of
+// the connection below, without the close_notify that says that it is the peer's own
+// (RFC 8446 section 6.1). Owned by the reader.
+func (c *Conn) Truncated() bool { return c.tap.cut }
+
 // NetConn returns the connection below.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
 
@@ -298,6 +303,7 @@ type tap struct {
 	in   buf.Buffer
 	rest int // bytes of the current record that were not handed out yet
 	mode tapMode
+	cut  bool // crypto/tls wanted more than there was: the socket has ended
 
 	sent atomic.Uint64 // bytes that went to the socket
 	// tries: writes don't wait. Set by the writer.
@@ -322,7 +328,7 @@ func (t *tap) hold(b *[]byte) {
 func (t *tap) Read(p []byte) (int, error) {
 	if t.in.Len() == 0 {
 		if err := t.fill(); err != nil {
-			return 0, err
+			return 0, t.noteCut(err)
 		}
 	}
 	b := t.in.Bytes()
@@ -340,9 +346,18 @@ func (t *tap) Read(p []byte) (int, error) {
 	// Less than a header: it is the last of what is here. The header's length
 	// can't be known, so it has to be made whole first.
 	if err := t.fill(); err != nil {
-		return 0, err
+		return 0, t.noteCut(err)
 	}
 	return t.Read(p)
+}
+
+// noteCut remembers the socket's end, which crypto/tls asks for only where no
+// close_notify came before.
+func (t *tap) noteCut(err error) error {
+	if err == io.EOF {
+		t.cut = true
+	}
+	return err
 }
 
 const recordHeader = 5

@@ -303,6 +303,34 @@ func TestAbort(t *testing.T) {
 	}
 }
 
+// TestTruncated: the end of the socket isn't that of the stream, unless close_notify
+// came before, however the two come.
+func TestTruncated(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		end    func(server *Conn)
+		cut    bool
+		failed bool
+	}{
+		{"close_notify and FIN", func(s *Conn) { _ = s.Close() }, false, false},
+		{"close_notify alone", func(s *Conn) { _ = s.CloseWrite() }, false, false},
+		{"FIN alone", func(s *Conn) { _ = s.Conn.Close() }, true, false},
+		{"within a record", func(s *Conn) { _, _ = s.Conn.Write([]byte{23, 3, 3, 0, 99, 1}); _ = s.Conn.Close() }, true, true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client, server := pair(t)
+			if _, err := server.Write([]byte("data")); err != nil {
+				t.Fatal(err)
+			}
+			tc.end(server)
+			got, err := io.ReadAll(client)
+			if string(got) != "data" || (err != nil) != tc.failed || client.Truncated() != tc.cut {
+				t.Errorf("%q, %v, truncated %v", got, err, client.Truncated())
+			}
+		})
+	}
+}
+
 // TestWriteAwait: messages of one record and of several, and the end instead of an
 // answer.
 func TestWriteAwait(t *testing.T) {

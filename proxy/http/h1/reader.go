@@ -228,7 +228,11 @@ func (r *reader) nextChunk() ([]byte, error) {
 func (r *reader) nextUntilClose() ([]byte, error) {
 	if r.in.Len() == 0 {
 		r.bodyRoom()
-		if err := r.more(); err == io.EOF {
+		if err := r.more(); err == io.EOF && r.io.Truncated() {
+			// Anybody on the way can end a connection. RFC 9112 section 9.8: only
+			// what TLS itself has ended is complete.
+			return nil, io.ErrUnexpectedEOF
+		} else if err == io.EOF {
 			r.ended = true
 			return nil, io.EOF
 		} else if err != nil {
