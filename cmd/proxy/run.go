@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"pillion/proxy"
@@ -94,6 +95,7 @@ of the admin endpoint, say what is open where.`,
 				return err
 			}
 			o.Paths = args
+			limitMemory(o.Logger, memlimit.FromCgroup)
 			s, err := proxy.New(o)
 			if err != nil {
 				return err

@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -116,6 +117,7 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 	if p.Workers > 0 {
 		runtime.GOMAXPROCS(p.Workers)
 	}
+	limitMemory(log, memlimit.FromCgroup)
 	o, err := podOptions(cmd.Context(), p, f.root)
 	if err != nil {
 		return err
