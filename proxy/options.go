@@ -13,6 +13,8 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"pillion/proxy/stats"
 )
 
 // Options say who the proxy is, where it listens and what it serves. The zero
@@ -58,6 +60,9 @@ type Options struct {
 
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration
+
+	// Stats says which statistics there are, and how they are named.
+	Stats stats.View
 
 	Logger  *slog.Logger
 	Level   *slog.LevelVar // set by the admin endpoint /logging; nil: fixed

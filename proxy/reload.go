@@ -36,6 +36,7 @@ func (r *reloadStats) CollectStats(e *stats.Emitter) {
 		e.Counter(xds+".update_rejected", "", bad)
 		e.Counter(xds+".update_attempt", "", ok+bad)
 	}
+	e.Gauge("listener_manager.total_listeners_warming", "", 0) // files have all that they need
 	e.Emit(stats.Metric{Name: "pillion.config.updates_applied", Prom: "pillion_config_updates_applied_total", Raw: true, Value: float64(ok)})
 	e.Emit(stats.Metric{Name: "pillion.config.updates_rejected", Prom: "pillion_config_updates_rejected_total", Raw: true, Value: float64(bad)})
 	e.Emit(stats.Metric{Name: "pillion.config.last_applied", Prom: "pillion_config_last_applied_timestamp_seconds", Raw: true,

@@ -70,7 +70,7 @@ type Server struct {
 // New returns a server that has read nothing and bound nothing.
 func New(o Options) (*Server, error) {
 	o.setDefaults()
-	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
+	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistryOf(o.Stats), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
 	s.state.Store(int64(stats.StatePreInitializing))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)

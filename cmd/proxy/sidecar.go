@@ -158,7 +158,7 @@ func podOptions(ctx context.Context, p *pod.Pod, root string) (proxy.Options, er
 	o := proxy.Options{
 		AdminAddr: joinPort(local, p.Ports.Admin), MetricsAddr: joinPort(metrics, p.Ports.Metrics),
 		Namespace: p.Namespace, ServiceAccount: p.ServiceAccount, Workload: p.Workload, Labels: p.Labels,
-		DrainTime: p.Drain.Duration,
+		DrainTime: p.Drain.Duration, Stats: p.Stats,
 		Discovery: &proxy.Discovery{
 			Address: p.Discovery.Address, Plaintext: p.Discovery.Plaintext, RootFile: p.Discovery.RootFile, ServerName: p.Discovery.ServerName,
 			TokenFile: p.Discovery.TokenFile, ClusterID: p.ClusterID, Headers: p.Discovery.Headers,
