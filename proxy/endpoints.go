@@ -5,7 +5,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -17,7 +16,7 @@ import (
 
 // startEndpoints binds the admin and the metrics address.
 func (s *Server) startEndpoints() error {
-	log := s.o.Logger
+	log := s.log(admin.LoggerAdmin)
 	if s.o.AdminAddr != "" {
 		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
 			Logger:    log,
@@ -29,7 +28,7 @@ func (s *Server) startEndpoints() error {
 			Config:    configView{s},
 			Certs:     certView{s.secrets},
 			Lifecycle: lifecycle{s},
-			Loggers:   admin.LevelVars(map[string]*slog.LevelVar{"proxy": s.o.Level}),
+			Loggers:   s.o.Levels,
 		}), log)
 		if err != nil {
 			return err

@@ -49,6 +49,7 @@ type boundTCP struct {
 // listenerSet owns all bound listeners by the name of their resource.
 type listenerSet struct {
 	log      *slog.Logger
+	connLog  *slog.Logger // of handshakes
 	registry *stats.Registry
 	trackers trackers
 	sniffed  listener.InspectorStats
@@ -88,8 +89,8 @@ func (t *trackers) drain(ctx context.Context) {
 	both.Wait()
 }
 
-func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
-	s := &listenerSet{log: log, registry: r, trackers: t, bound: map[string]*boundListener{}, halfOpen: listener.NewHalfOpen(listener.MaxHalfOpen)}
+func newListenerSet(log, connLog *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
+	s := &listenerSet{log: log, connLog: connLog, registry: r, trackers: t, bound: map[string]*boundListener{}, halfOpen: listener.NewHalfOpen(listener.MaxHalfOpen)}
 	r.Add(s)
 	r.Add(&s.sniffed)
 	r.Add(s.halfOpen)
@@ -312,7 +313,7 @@ func (s *listenerSet) secure(b *boundListener, c *config.Chain, next listener.Ha
 		return next
 	}
 	b.ln.ReportTLS(c.TLS.Stats()) // the same for all chains
-	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, HalfOpen: s.halfOpen, Log: s.log}
+	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, HalfOpen: s.halfOpen, Log: s.connLog}
 }
 
 func (s *listenerSet) removeLocked(name string) {

@@ -217,7 +217,7 @@ func newTwin(t *testing.T, e envoy) envoy {
 	}
 	s := httptest.NewServer(admin.NewHandler(admin.Options{
 		Logger: slog.New(slog.DiscardHandler), Stats: stats.NewRegistry(), Ready: w, Clusters: w, Listeners: w, Config: w, Lifecycle: w,
-		Loggers: admin.LevelVars{"http": new(slog.LevelVar)}, Info: admin.Info{Version: "1", Started: time.Now()},
+		Loggers: admin.NewLevels(admin.LevelOff), Info: admin.Info{Version: "1", Started: time.Now()},
 	}))
 	t.Cleanup(s.Close)
 	return envoy{s.URL}
@@ -274,11 +274,14 @@ func TestAnswersAreEnvoys(t *testing.T) {
 		{"GET", "/quitquitquit", false},
 		{"PUT", "/quitquitquit", false},
 		{"GET", "/logging", false},
-		{"POST", "/logging", false},
-		{"POST", "/logging?http=debug", false},
-		{"POST", "/logging?level=info", false},
+		{"POST", "/logging", true},
+		{"POST", "/logging?http=debug", true},
+		{"POST", "/logging?level=info", true},
 		{"POST", "/logging?level=nope", false},
 		{"POST", "/logging?nope=info", false},
+		{"POST", "/logging?paths=http:error,config:trace,", true},
+		{"POST", "/logging?level=", true},
+		{"POST", "/logging?paths=", true},
 		{"POST", "/logging?paths=http", false},
 		{"POST", "/logging?level=info&http=info", false},
 		{"GET", "/drain_listeners", false},
