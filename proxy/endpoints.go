@@ -21,7 +21,7 @@ func (s *Server) startEndpoints() error {
 		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
 			Logger:    log,
 			Stats:     s.registry,
-			Info:      admin.Info{Version: s.o.Version, Started: s.started, Node: s.node()},
+			Info:      s.info(),
 			Ready:     readiness{s},
 			Clusters:  clusterView{s.clusters},
 			Listeners: listenerView{s.bound},
@@ -53,7 +53,7 @@ func (s *Server) addOwnStats() error {
 	s.registry.Add(s.sinks)
 	s.registry.Add(s.tracker)
 	s.registry.Add(s.secrets)
-	s.registry.Add(&stats.Server{Start: s.started, State: s.State, Connections: s.bound.connections})
+	s.registry.Add(&stats.Server{Start: s.started, State: s.State, Connections: s.bound.connections, Revision: buildOf().number()})
 	return s.registry.AddRuntime()
 }
 

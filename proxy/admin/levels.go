@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 )
 
 // The levels that log/slog has no name for.
@@ -100,6 +101,18 @@ func (l *Levels) Level(name string) slog.Level {
 		return v.Level()
 	}
 	return LevelOff
+}
+
+// Describe returns the level that loggers have, by LoggerMain, and as name:level,…
+// those that have another.
+func (l *Levels) Describe() (all, others string) {
+	all = LevelName(l.Level(LoggerMain))
+	for _, name := range l.names {
+		if have := LevelName(l.Level(name)); have != all {
+			others += "," + name + ":" + have
+		}
+	}
+	return all, strings.TrimPrefix(others, ",")
 }
 
 // Set changes the level of one logger. It returns false when there is none of that
