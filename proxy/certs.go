@@ -48,7 +48,7 @@ func (s *Server) loadCerts() error {
 // watchCerts keeps secrets that are files live until ctx ends.
 func (s *Server) watchCerts(ctx context.Context) {
 	if err := s.files.Run(ctx); err != nil {
-		s.o.Logger.Error("files of certificates are not watched any more; restart the proxy to have changes served", "reason", err)
+		s.log(admin.LoggerSecret).Error("files of certificates are not watched any more; restart the proxy to have changes served", "reason", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
+	"pillion/proxy/admin"
 	"pillion/proxy/config"
 	"pillion/proxy/live"
 	"pillion/proxy/stats"
@@ -28,7 +29,7 @@ func (s *Server) addDiscovery(env config.Env) error {
 	s.live = live.New(live.Options{
 		Env:        env,
 		Listeners:  s.bound,
-		Logger:     s.o.Logger,
+		Logger:     s.log(admin.LoggerConfig),
 		WarmFor:    d.WarmFor,
 		Cache:      d.Cache,
 		QuietFor:   d.QuietFor,
@@ -48,7 +49,7 @@ func (s *Server) addDiscovery(env config.Env) error {
 		StateOfTheWorld: d.StateOfTheWorld,
 		Name:            live.Name,
 		Sink:            s.live,
-		Logger:          s.o.Logger,
+		Logger:          s.log(admin.LoggerConfig),
 	})
 	if err != nil {
 		s.live.Close()
@@ -78,7 +79,7 @@ func (s *Server) noteServed() {
 	}
 	if now == stats.StateInitializing && len(s.live.WaitingFor()) == 0 &&
 		s.state.CompareAndSwap(int64(now), int64(stats.StateLive)) {
-		s.o.Logger.Info("the first configuration is complete")
+		s.log(admin.LoggerMain).Info("the first configuration is complete")
 		giveBack()
 	}
 }

@@ -5,7 +5,6 @@ package proxy
 import (
 	"cmp"
 	"context"
-	"log/slog"
 	"maps"
 	"slices"
 	"strings"
@@ -17,19 +16,19 @@ import (
 
 // startEndpoints binds the admin and the metrics address.
 func (s *Server) startEndpoints() error {
-	log := s.o.Logger
+	log := s.log(admin.LoggerAdmin)
 	if s.o.AdminAddr != "" {
 		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
 			Logger:    log,
 			Stats:     s.registry,
-			Info:      admin.Info{Version: s.o.Version, Started: s.started, Node: s.node()},
+			Info:      s.info(),
 			Ready:     readiness{s},
 			Clusters:  clusterView{s.clusters},
 			Listeners: listenerView{s.bound},
 			Config:    configView{s},
 			Certs:     certView{s.secrets},
 			Lifecycle: lifecycle{s},
-			Loggers:   admin.LevelVars(map[string]*slog.LevelVar{"proxy": s.o.Level}),
+			Loggers:   s.o.Levels,
 		}), log)
 		if err != nil {
 			return err
@@ -54,7 +53,7 @@ func (s *Server) addOwnStats() error {
 	s.registry.Add(s.sinks)
 	s.registry.Add(s.tracker)
 	s.registry.Add(s.secrets)
-	s.registry.Add(&stats.Server{Start: s.started, State: s.State})
+	s.registry.Add(&stats.Server{Start: s.started, State: s.State, Connections: s.bound.connections, Revision: buildOf().number()})
 	return s.registry.AddRuntime()
 }
 

@@ -11,6 +11,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"pillion/proxy/admin"
 	"pillion/proxy/config"
 	"pillion/proxy/istio/source"
 	"pillion/proxy/tls"
@@ -133,10 +134,10 @@ func (s *Server) newSource() (liveSource, error) {
 	switch {
 	case id.WorkloadAPI != "":
 		return workloadapi.New(workloadapi.Options{Socket: id.WorkloadAPI, ID: id.ID,
-			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.o.Logger})
+			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.log(admin.LoggerSecret)})
 	case id.SDS != "":
 		return sds.New(sds.Options{Socket: id.SDS, Node: s.node(), Secrets: []*tls.Secret{s.secrets.Secret(ownCertificate), s.secrets.Secret(meshRoots)},
-			Apply: s.applySecret, Logger: s.o.Logger})
+			Apply: s.applySecret, Logger: s.log(admin.LoggerSecret)})
 	case id.CA != "":
 		want := id.ID
 		if want == "" {
@@ -150,7 +151,7 @@ func (s *Server) newSource() (liveSource, error) {
 		return istioca.New(istioca.Options{Addr: id.CA, RootFile: id.CARoot, TokenFile: id.Token, ServerName: q.ServerName,
 			ClusterID: firstOf(q.ClusterID, "Kubernetes"), Headers: q.Headers, ID: want, Key: key, PKCS8: q.PKCS8, TTL: q.TTL,
 			GraceRatio: q.GraceRatio, GraceJitter: q.GraceJitter, OutputDir: q.OutputDir, CertSigner: q.CertSigner,
-			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.o.Logger})
+			Certificate: s.secrets.Secret(ownCertificate), Roots: s.secrets.Secret(meshRoots), Logger: s.log(admin.LoggerSecret)})
 	}
 	return nil, nil
 }
@@ -204,7 +205,7 @@ func (s *Server) startSource() {
 	}
 	s.goRun(func(ctx context.Context) {
 		if err := s.source.Run(ctx); err != nil {
-			s.o.Logger.Error("certificates are not renewed any more; restart the proxy", "reason", err)
+			s.log(admin.LoggerSecret).Error("certificates are not renewed any more; restart the proxy", "reason", err)
 		}
 	})
 	limit := s.o.Identity.Timeout
@@ -221,7 +222,7 @@ func (s *Server) startSource() {
 			if s.waiting.Err() != nil {
 				return // the proxy is to end
 			}
-			s.o.Logger.Error("starting without a certificate: connections that need one are refused until it has come",
+			s.log(admin.LoggerSecret).Error("starting without a certificate: connections that need one are refused until it has come",
 				"secret", name, "waited", limit, "reason", firstOf(secret.Status().LastError, "the source hasn't answered"))
 			return
 		}

@@ -4,7 +4,6 @@ package proxy
 
 import (
 	"io"
-	"regexp"
 
 	"pillion/proxy/live"
 	"pillion/proxy/pod"
@@ -70,18 +69,9 @@ func (s *Server) BeginDrain(inboundOnly bool) {
 	s.goRun(s.bound.trackers.drain)
 }
 
-// openConnections are the gauges of listeners: what the proxy's own ports have
-// open isn't among them.
-var openConnections = regexp.MustCompile(`^listener\..*\.downstream_cx_active$`)
-
-// ActiveConnections counts the open connections of all listeners.
-func (s *Server) ActiveConnections() (int, error) {
-	n := 0
-	for _, m := range s.registry.List(stats.Query{Filter: openConnections}) {
-		n += int(m.Value)
-	}
-	return n, nil
-}
+// ActiveConnections counts the open connections of all listeners: what the proxy's
+// own ports have open isn't among them.
+func (s *Server) ActiveConnections() (int, error) { return int(s.bound.connections()), nil }
 
 // NameTable returns the control plane's table of names as JSON; nil without one.
 func (s *Server) NameTable() ([]byte, error) {

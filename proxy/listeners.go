@@ -27,6 +27,7 @@ type boundListener struct {
 	addr    string // as configured
 	inbound bool
 	ln      *listener.Listener
+	serves  *config.Listener
 	hcms    map[string]*boundManager // by the name of their chain
 	tcps    map[string]*boundTCP     // the same
 	remove  func()                   // takes its metrics out
@@ -48,9 +49,11 @@ type boundTCP struct {
 // listenerSet owns all bound listeners by the name of their resource.
 type listenerSet struct {
 	log      *slog.Logger
+	connLog  *slog.Logger // of handshakes
 	registry *stats.Registry
 	trackers trackers
 	sniffed  listener.InspectorStats
+	counts   listenerCounts
 	halfOpen *listener.HalfOpen
 
 	// dispatch is where redirected connections find the listener that they are for.
@@ -60,6 +63,8 @@ type listenerSet struct {
 
 	mu    sync.Mutex
 	bound map[string]*boundListener // guarded by mu
+	// draining are those that are gone and had connections then; guarded by mu.
+	draining []*listener.Listener
 	// closed is set when no connection is to be accepted any more, whatever
 	// configuration says; noInbound when no inbound one is. Guarded by mu.
 	closed, noInbound bool
@@ -84,8 +89,9 @@ func (t *trackers) drain(ctx context.Context) {
 	both.Wait()
 }
 
-func newListenerSet(log *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
-	s := &listenerSet{log: log, registry: r, trackers: t, bound: map[string]*boundListener{}, halfOpen: listener.NewHalfOpen(listener.MaxHalfOpen)}
+func newListenerSet(log, connLog *slog.Logger, r *stats.Registry, t trackers) *listenerSet {
+	s := &listenerSet{log: log, connLog: connLog, registry: r, trackers: t, bound: map[string]*boundListener{}, halfOpen: listener.NewHalfOpen(listener.MaxHalfOpen)}
+	r.Add(s)
 	r.Add(&s.sniffed)
 	r.Add(s.halfOpen)
 	return s
@@ -96,6 +102,7 @@ type staged struct {
 	want  map[string]*config.Listener
 	gone  []string
 	fresh map[string]*listener.Listener // made for this change
+	had   map[string]bool               // which of want and gone there were before
 	table *listener.Table               // of all, when it is done
 }
 
@@ -121,6 +128,7 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 		}
 		ln, err := s.open(name, w)
 		if err != nil {
+			s.counts.failed.Inc()
 			st.discard()
 			return nil, err
 		}
@@ -137,7 +145,17 @@ func (s *listenerSet) stage(want map[string]*config.Listener) (*staged, error) {
 		st.discard()
 		return nil, err
 	}
+	st.had = s.boundOf(slices.Concat(slices.Collect(maps.Keys(want)), st.gone))
 	return st, nil
+}
+
+// boundOf returns which of names are bound; mu is held.
+func (s *listenerSet) boundOf(names []string) map[string]bool {
+	had := make(map[string]bool, len(names))
+	for _, name := range names {
+		had[name] = s.bound[name] != nil
+	}
+	return had
 }
 
 // open makes a listener, and binds it unless it is to be found by hand-off alone; mu
@@ -184,7 +202,11 @@ func (s *listenerSet) commitLocked(st *staged) {
 			}
 			if ln := st.fresh[name]; ln != nil {
 				s.replaceLocked(name, w, ln)
+				s.counts.count(st.had[name], false)
 				continue
+			}
+			if s.bound[name].serves != w {
+				s.counts.count(true, true)
 			}
 			s.serveLocked(s.bound[name], w)
 		}
@@ -192,6 +214,9 @@ func (s *listenerSet) commitLocked(st *staged) {
 	}
 	for _, name := range st.gone {
 		s.removeLocked(name)
+		if st.had[name] {
+			s.counts.removed.Inc()
+		}
 	}
 }
 
@@ -210,6 +235,7 @@ func (s *listenerSet) replaceLocked(name string, w *config.Listener, ln *listene
 // get what is new. Those of raw bytes go on as they were begun. Connections of
 // chains that are gone, or that now let in others or otherwise, are drained.
 func (s *listenerSet) serveLocked(b *boundListener, w *config.Listener) {
+	b.serves = w
 	hcms, tcps := b.hcms, b.tcps
 	b.hcms, b.tcps = map[string]*boundManager{}, map[string]*boundTCP{}
 	handler := func(c *config.Chain) listener.Handler {
@@ -287,7 +313,7 @@ func (s *listenerSet) secure(b *boundListener, c *config.Chain, next listener.Ha
 		return next
 	}
 	b.ln.ReportTLS(c.TLS.Stats()) // the same for all chains
-	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, HalfOpen: s.halfOpen, Log: s.log}
+	return &listener.Secure{TLS: c.TLS, Timeout: c.HandshakeTimeout, Next: next, Stats: &b.ln.Stats, HalfOpen: s.halfOpen, Log: s.connLog}
 }
 
 func (s *listenerSet) removeLocked(name string) {
@@ -296,6 +322,10 @@ func (s *listenerSet) removeLocked(name string) {
 		b.remove()
 		retire(b.hcms, b.tcps)
 		delete(s.bound, name)
+		s.pruneLocked()
+		if b.ln.Open() > 0 {
+			s.draining = append(s.draining, b.ln)
+		}
 	}
 }
 
@@ -306,6 +336,7 @@ func (s *listenerSet) closeAll() {
 	s.closed = true
 	for name := range s.bound {
 		s.removeLocked(name)
+		s.counts.stopped.Inc()
 	}
 }
 
@@ -317,6 +348,7 @@ func (s *listenerSet) closeInbound() {
 	for name, b := range s.bound {
 		if b.inbound {
 			s.removeLocked(name)
+			s.counts.stopped.Inc()
 		}
 	}
 }

@@ -19,12 +19,18 @@ func (s *listenerSet) Update(put []*config.Listener, remove []string) map[string
 	defer s.mu.Unlock()
 	st := &staged{want: make(map[string]*config.Listener, len(put)), fresh: map[string]*listener.Listener{}, gone: remove}
 	failed := map[string]error{}
+	touched := slices.Clone(remove)
+	for _, w := range put {
+		touched = append(touched, w.Name)
+	}
+	st.had = s.boundOf(touched)
 	for _, w := range put {
 		if !s.mayOpen(w) {
 			continue
 		}
 		ln, err := s.openLocked(w, remove)
 		if err != nil {
+			s.counts.failed.Inc()
 			failed[w.Name] = errors.New(strings.TrimPrefix(err.Error(), "listener "+w.Name+": "))
 			continue
 		}
@@ -86,6 +92,7 @@ func (s *listenerSet) tabulateLocked(st *staged, failed map[string]error) {
 			all, st.table = append(all, ln), table
 			continue
 		}
+		s.counts.failed.Inc()
 		failed[name] = fmt.Errorf("address: %w", err)
 		ln.Close()
 		delete(st.fresh, name)

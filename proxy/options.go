@@ -13,6 +13,9 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+
+	"pillion/proxy/admin"
+	"pillion/proxy/stats"
 )
 
 // Options say who the proxy is, where it listens and what it serves. The zero
@@ -59,8 +62,13 @@ type Options struct {
 	// DrainTime bounds the wait for exchanges under way when the proxy ends.
 	DrainTime time.Duration
 
+	// Stats says which statistics there are, and how they are named.
+	Stats stats.View
+
+	// Logger is where lines go, as far as the levels of Levels let them through, which the
+	// admin endpoint /logging changes. nil: nowhere, and all that Logger takes.
 	Logger  *slog.Logger
-	Level   *slog.LevelVar // set by the admin endpoint /logging; nil: fixed
+	Levels  *admin.Levels
 	Version string
 }
 
@@ -107,7 +115,7 @@ func (o *Options) setDefaults() {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Level == nil {
-		o.Level = new(slog.LevelVar)
+	if o.Levels == nil {
+		o.Levels = admin.NewLevels(admin.LevelTrace)
 	}
 }

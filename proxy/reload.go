@@ -7,6 +7,7 @@ import (
 
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 
+	"pillion/proxy/admin"
 	"pillion/proxy/config"
 	"pillion/proxy/istio/source"
 	"pillion/proxy/stats"
@@ -36,6 +37,7 @@ func (r *reloadStats) CollectStats(e *stats.Emitter) {
 		e.Counter(xds+".update_rejected", "", bad)
 		e.Counter(xds+".update_attempt", "", ok+bad)
 	}
+	e.Gauge("listener_manager.total_listeners_warming", "", 0) // files have all that they need
 	e.Emit(stats.Metric{Name: "pillion.config.updates_applied", Prom: "pillion_config_updates_applied_total", Raw: true, Value: float64(ok)})
 	e.Emit(stats.Metric{Name: "pillion.config.updates_rejected", Prom: "pillion_config_updates_rejected_total", Raw: true, Value: float64(bad)})
 	e.Emit(stats.Metric{Name: "pillion.config.last_applied", Prom: "pillion_config_last_applied_timestamp_seconds", Raw: true,
@@ -66,7 +68,7 @@ func (s *Server) reload() error {
 	s.reloads.lastOK.Set(time.Now().Unix())
 	s.reloads.version.Set(int64(s.current.version))
 	s.logWarnings(c.Problems)
-	s.o.Logger.Info("configuration is served", "version", s.current.version, "resources", c.Objects,
+	s.log(admin.LoggerConfig).Info("configuration is served", "version", s.current.version, "resources", c.Objects,
 		"listeners", len(s.current.snapshot.Listeners), "clusters", len(s.current.snapshot.Clusters),
 		"took", time.Since(begun).Round(time.Millisecond))
 	giveBack()
@@ -147,7 +149,7 @@ func (s *Server) unnamed(snap *config.Snapshot) []string {
 func (s *Server) logRefused(ps []source.Problem) {
 	for _, p := range ps {
 		if !p.Warning {
-			s.o.Logger.Error("configuration refused, the last good one is served on", "problem", p.String())
+			s.log(admin.LoggerConfig).Error("configuration refused, the last good one is served on", "problem", p.String())
 		}
 	}
 }
@@ -157,7 +159,7 @@ func (s *Server) logWarnings(ps []source.Problem) {
 	seen := map[string]bool{}
 	log := func(text string) {
 		if !s.current.warned[text] {
-			s.o.Logger.Warn("configuration", "problem", text)
+			s.log(admin.LoggerConfig).Warn("configuration", "problem", text)
 		}
 		seen[text] = true
 	}

@@ -4,6 +4,7 @@ package proxy
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
@@ -70,17 +71,17 @@ type Server struct {
 // New returns a server that has read nothing and bound nothing.
 func New(o Options) (*Server, error) {
 	o.setDefaults()
-	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistry(), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
+	s := &Server{o: o, started: time.Now(), quit: make(chan struct{}), registry: stats.NewRegistryOf(o.Stats), tracker: hcm.NewTracker(), raw: tcp.NewTracker()}
 	s.state.Store(int64(stats.StatePreInitializing))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version), istiostats.WithServices(s.serviceOf))
 	s.sinks = accesslog.NewSinks()
-	s.clusters = cluster.NewManager(cluster.Options{Logger: o.Logger, Stats: s.registry, SelfAddr: s.isOwnAddress})
+	s.clusters = cluster.NewManager(cluster.Options{Logger: s.log(admin.LoggerUpstream), Stats: s.registry, SelfAddr: s.isOwnAddress})
 	s.secrets = tls.NewSecrets()
-	s.files = tls.NewFiles(s.secrets, o.Logger)
+	s.files = tls.NewFiles(s.secrets, s.log(admin.LoggerSecret))
 	s.tracker.DrainTime, s.raw.DrainTime = o.DrainTime, o.DrainTime
-	s.bound = newListenerSet(o.Logger, s.registry, trackers{s.tracker, s.raw})
+	s.bound = newListenerSet(s.log(admin.LoggerListener), s.log(admin.LoggerConnection), s.registry, trackers{s.tracker, s.raw})
 	env := config.Env{
 		Secrets:  s.secrets,
 		Own:      s.ownPeer(),
@@ -89,7 +90,7 @@ func New(o Options) (*Server, error) {
 		Sinks:    s.sinks,
 		Clusters: s.clusters,
 		Registry: s.registry,
-		Log:      o.Logger,
+		Log:      s.log(admin.LoggerJWT),
 	}
 	if o.Discovery == nil {
 		s.compiler = config.NewCompiler(env)
@@ -104,6 +105,9 @@ func New(o Options) (*Server, error) {
 	}
 	return s, nil
 }
+
+// log returns the logger that Envoy calls so.
+func (s *Server) log(name string) *slog.Logger { return s.o.Levels.Logger(name, s.o.Logger) }
 
 // serviceOf is the service that a cluster stands for, for the metrics of
 // requests that were answered before a host was chosen: an inbound cluster's
@@ -216,7 +220,7 @@ func (s *Server) newWatcher() (*source.Watcher, error) {
 // watch reads the files again after each change, until ctx ends.
 func (s *Server) watch(ctx context.Context, w *source.Watcher) {
 	if err := w.Run(ctx, func() { _ = s.reload() }); err != nil && ctx.Err() == nil {
-		s.o.Logger.Error("the files are not watched any more; restart the proxy to serve changes", "reason", err)
+		s.log(admin.LoggerConfig).Error("the files are not watched any more; restart the proxy to serve changes", "reason", err)
 	}
 }
 

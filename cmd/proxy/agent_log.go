@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 
 	"pillion/proxy/admin"
@@ -17,11 +19,10 @@ var envoyLevels = map[string]slog.Level{
 	"error": slog.LevelError, "err": slog.LevelError, "critical": admin.LevelCritical, "fatal": admin.LevelCritical, "off": admin.LevelOff, "none": admin.LevelOff,
 }
 
-// parseLevels reads a mix such as "info,misc:error": the level of all, and those
-// of components. There is one logger, so that only the first counts; Istio names
-// it "default" as well.
-func parseLevels(flag, text string, def slog.Level) (slog.Level, error) {
-	level := def
+// parseLevels reads a mix such as "info,misc:error": the level of all, which Istio
+// names "default" as well, and those of components.
+func parseLevels(flag, text string, def slog.Level) (all slog.Level, components map[string]slog.Level, err error) {
+	all, components = def, map[string]slog.Level{}
 	for item := range strings.SplitSeq(text, ",") {
 		if item = strings.TrimSpace(item); item == "" {
 			continue
@@ -32,13 +33,36 @@ func parseLevels(flag, text string, def slog.Level) (slog.Level, error) {
 		}
 		l, known := envoyLevels[strings.ToLower(name)]
 		if !known {
-			return 0, usageError{fmt.Errorf("--%s: %q is none of trace, debug, info, warning, error, critical, off, nor COMPONENT:LEVEL", flag, item)}
+			return 0, nil, usageError{fmt.Errorf("--%s: %q is none of trace, debug, info, warning, error, critical, off, nor COMPONENT:LEVEL", flag, item)}
 		}
 		if component == "default" {
-			level = l
+			all = l
+		} else {
+			components[component] = l
 		}
 	}
-	return level, nil
+	return all, components, nil
+}
+
+// proxyLevels are the levels of the proxy's loggers as two flags of Envoy's agent
+// say; unknown names loggers that there are none of.
+func proxyLevels(level, components string) (levels *admin.Levels, unknown []string, err error) {
+	all, some, err := parseLevels("proxyLogLevel", level, slog.LevelWarn)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, more, err := parseLevels("proxyComponentLogLevel", components, all)
+	if err != nil {
+		return nil, nil, err
+	}
+	maps.Copy(some, more)
+	levels = admin.NewLevels(all)
+	for _, name := range slices.Sorted(maps.Keys(some)) {
+		if !levels.Set(name, some[name]) {
+			unknown = append(unknown, name)
+		}
+	}
+	return levels, unknown, nil
 }
 
 // newLogger logs as people read it, or as JSON.

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -57,16 +58,40 @@ func TestParseLevels(t *testing.T) {
 		"": slog.LevelInfo, "warning": slog.LevelWarn, "trace": admin.LevelTrace, "off": admin.LevelOff, "none": admin.LevelOff, "critical": admin.LevelCritical,
 		"info,misc:error": slog.LevelInfo, "misc:error": slog.LevelInfo, "default:debug": slog.LevelDebug, "xds:debug, default:error ,": slog.LevelError,
 	} {
-		if got, err := parseLevels("proxyLogLevel", text, slog.LevelInfo); got != want || err != nil {
+		if got, _, err := parseLevels("proxyLogLevel", text, slog.LevelInfo); got != want || err != nil {
 			t.Errorf("%q: %v, %v; want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"loud", "misc:", "info;debug", ":"} {
-		if _, err := parseLevels("proxyLogLevel", text, slog.LevelInfo); err == nil || !strings.Contains(err.Error(), "--proxyLogLevel") {
+		if _, _, err := parseLevels("proxyLogLevel", text, slog.LevelInfo); err == nil || !strings.Contains(err.Error(), "--proxyLogLevel") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
 	if !slices.Contains(strings.Fields(newPodCommand("sidecar").UsageString()), "--proxyLogLevel") {
 		t.Error("the help doesn't name --proxyLogLevel")
+	}
+}
+
+// TestProxyLevels: the levels of single loggers go before that of all.
+func TestProxyLevels(t *testing.T) {
+	for flags, want := range map[[2]string]string{ // of config, of misc, of upstream; unknown names
+		{"warning", "misc:error"}:                        "warning error warning []",
+		{"info,config:debug", "misc:off,upstream:trace"}: "debug off trace []",
+		{"", "config:info,none_such:debug"}:              "info warning warning [none_such]",
+	} {
+		levels, unknown, err := proxyLevels(flags[0], flags[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, name := range []string{"config", "misc", "upstream"} {
+			got += admin.LevelName(levels.Level(name)) + " "
+		}
+		if got += fmt.Sprint(unknown); got != want {
+			t.Errorf("%q: %s, want %s", flags, got, want)
+		}
+	}
+	if _, _, err := proxyLevels("info", "misc:loud"); err == nil || !strings.Contains(err.Error(), "--proxyComponentLogLevel") {
+		t.Errorf("%v", err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pillion/proxy"
+	"pillion/proxy/admin"
 )
 
 // runFlags are the flags of commands that serve.
@@ -42,7 +43,7 @@ func (f *runFlags) register(cmd *cobra.Command) {
 
 func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
 	o := proxy.Options{AdminAddr: f.admin, MetricsAddr: f.metrics, DrainTime: f.drain,
-		Version: version, Stdin: os.Stdin, Level: new(slog.LevelVar)}
+		Version: version, Stdin: os.Stdin}
 	f.listenFlags.options(&o)
 	if err := f.identityFlags.options(&o); err != nil {
 		return o, err
@@ -51,10 +52,11 @@ func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
 	if o.Identity, err = f.sourceFlags.options(f.certs); err != nil {
 		return o, err
 	}
-	if err := o.Level.UnmarshalText([]byte(f.logLevel)); err != nil {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return o, usageError{fmt.Errorf("--log-level: %q is none of debug, info, warn, error", f.logLevel)}
 	}
-	o.Logger = slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: o.Level}))
+	o.Levels, o.Logger = admin.NewLevels(level), newLogger(stderr, admin.LevelTrace, false)
 	return o, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pillion/proxy"
+	"pillion/proxy/admin"
 	"pillion/proxy/pod"
 )
 
@@ -38,7 +39,7 @@ func (f *podFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringVar(&f.domain, "domain", "", "DNS domain of the pod; by default $POD_NAMESPACE.svc.cluster.local")
 	fs.StringVar(&f.proxyLevel, "proxyLogLevel", "warning", "level of the proxy's log: trace, debug, info, warning, error, critical or off,\nor a mix, info,misc:error; POST /logging?level= of the admin endpoint changes it")
-	fs.StringVar(&f.componentLevel, "proxyComponentLogLevel", "", "levels of Envoy's components; accepted, there is one logger")
+	fs.StringVar(&f.componentLevel, "proxyComponentLogLevel", "", "levels of single loggers, as config:debug,upstream:info; POST /logging?NAME= changes one")
 	fs.StringVar(&f.agentLevel, "log_output_level", "default:info", "level of the lines about start, probes and end")
 	fs.BoolVar(&f.logJSON, "log_as_json", false, "log as JSON")
 	fs.StringVar(&f.meshConfig, "meshConfig", "./etc/istio/config/mesh", "file of Istio's MeshConfig; its defaultConfig is heeded. It need not be there")
@@ -89,13 +90,11 @@ func newPodCommand(role pod.Role) *cobra.Command {
 
 func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error {
 	stderr := cmd.ErrOrStderr()
-	level := new(slog.LevelVar)
-	l, err := parseLevels("proxyLogLevel", f.proxyLevel, slog.LevelWarn)
+	levels, unknownLoggers, err := proxyLevels(f.proxyLevel, f.componentLevel)
 	if err != nil {
 		return err
 	}
-	level.Set(l)
-	agentLevel, err := parseLevels("log_output_level", f.agentLevel, slog.LevelInfo)
+	agentLevel, _, err := parseLevels("log_output_level", f.agentLevel, slog.LevelInfo)
 	if err != nil {
 		return err
 	}
@@ -111,6 +110,9 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 	if u := cmd.Annotations[unknownFlags]; u != "" {
 		log.Warn("flags that aren't known are passed over", "flags", u)
 	}
+	if len(unknownLoggers) > 0 {
+		log.Warn("there are no loggers of these names", "names", unknownLoggers)
+	}
 	if len(args) > 0 {
 		log.Warn("arguments are passed over", "arguments", args)
 	}
@@ -123,7 +125,7 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 		return err
 	}
 	log.Info("the proxy of a pod", "node", p.Node.GetId(), "control plane", o.Discovery.Address, "certificate from", certificateFrom(&o.Identity), "version", version)
-	o.Version, o.Level, o.Logger = version, level, newLogger(stderr, level, f.logJSON)
+	o.Version, o.Levels, o.Logger = version, levels, newLogger(stderr, admin.LevelTrace, f.logJSON)
 	s, err := proxy.New(o)
 	if err != nil {
 		return err
@@ -160,7 +162,7 @@ func podOptions(ctx context.Context, p *pod.Pod, root string) (proxy.Options, er
 	o := proxy.Options{
 		AdminAddr: joinPort(local, p.Ports.Admin), MetricsAddr: joinPort(metrics, p.Ports.Metrics),
 		Namespace: p.Namespace, ServiceAccount: p.ServiceAccount, Workload: p.Workload, Labels: p.Labels,
-		DrainTime: p.Drain.Duration,
+		DrainTime: p.Drain.Duration, Stats: p.Stats,
 		Discovery: &proxy.Discovery{
 			Address: p.Discovery.Address, Plaintext: p.Discovery.Plaintext, RootFile: p.Discovery.RootFile, ServerName: p.Discovery.ServerName,
 			TokenFile: p.Discovery.TokenFile, ClusterID: p.ClusterID, Headers: p.Discovery.Headers,

@@ -17,7 +17,7 @@ import (
 // How a sink gathers lines. The interval and the size at which it writes are
 // Envoy's (access_log_flush_interval, and the 64 KiB of its file writer).
 const (
-	flushInterval = time.Second
+	FlushInterval = time.Second
 	flushBytes    = 64 << 10
 	// maxBuffered bounds what waits for a slow disk. Lines beyond are dropped.
 	maxBuffered = 1 << 20
@@ -184,12 +184,12 @@ func (s *sink) stop() {
 // run is the sink's goroutine.
 func (s *sink) run() {
 	defer close(s.done)
-	timer := time.NewTimer(flushInterval)
+	timer := time.NewTimer(FlushInterval)
 	timer.Stop()
 	for {
 		select {
 		case <-s.some:
-			timer.Reset(flushInterval)
+			timer.Reset(FlushInterval)
 		case <-s.many:
 			timer.Stop()
 			s.flush()

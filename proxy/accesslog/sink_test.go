@@ -84,7 +84,7 @@ func TestSinkFlushesEachSecond(t *testing.T) {
 		if got != "a\nb\nc\n" || !f.closed {
 			t.Errorf("got %q, closed %v", got, f.closed)
 		}
-		if len(writes) != 2 || writes[0].Sub(start) != flushInterval {
+		if len(writes) != 2 || writes[0].Sub(start) != FlushInterval {
 			t.Errorf("writes at %v after %v", writes, start)
 		}
 		s.write([]byte("late\n"))
@@ -171,7 +171,7 @@ func TestFailingDisk(t *testing.T) {
 		f := &fakeFile{err: errors.New("no space")}
 		r, s := fakeSinks(f)
 		s.write([]byte("a\n"))
-		time.Sleep(2 * flushInterval)
+		time.Sleep(2 * FlushInterval)
 		f.mu.Lock()
 		f.err = nil
 		f.mu.Unlock()

@@ -38,7 +38,7 @@ type Options struct {
 	Config    Config
 	Certs     Certificates // nil: there are none
 	Lifecycle Lifecycle
-	Loggers   Loggers
+	Loggers   *Levels
 }
 
 // handler answers the requests to the admin port. It is immutable but for

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"pillion/proxy/admin"
@@ -217,7 +218,8 @@ func newTwin(t *testing.T, e envoy) envoy {
 	}
 	s := httptest.NewServer(admin.NewHandler(admin.Options{
 		Logger: slog.New(slog.DiscardHandler), Stats: stats.NewRegistry(), Ready: w, Clusters: w, Listeners: w, Config: w, Lifecycle: w,
-		Loggers: admin.LevelVars{"http": new(slog.LevelVar)}, Info: admin.Info{Version: "1", Started: time.Now()},
+		Loggers: admin.NewLevels(admin.LevelOff), Info: admin.Info{Version: "1", Started: time.Now(), Node: &corev3.Node{Id: "n1"}, Options: &adminv3.CommandLineOptions{
+			DrainTime: &durationpb.Duration{}, FileFlushInterval: &durationpb.Duration{}, ParentShutdownTime: &durationpb.Duration{}}},
 	}))
 	t.Cleanup(s.Close)
 	return envoy{s.URL}
@@ -274,11 +276,14 @@ func TestAnswersAreEnvoys(t *testing.T) {
 		{"GET", "/quitquitquit", false},
 		{"PUT", "/quitquitquit", false},
 		{"GET", "/logging", false},
-		{"POST", "/logging", false},
-		{"POST", "/logging?http=debug", false},
-		{"POST", "/logging?level=info", false},
+		{"POST", "/logging", true},
+		{"POST", "/logging?http=debug", true},
+		{"POST", "/logging?level=info", true},
 		{"POST", "/logging?level=nope", false},
 		{"POST", "/logging?nope=info", false},
+		{"POST", "/logging?paths=http:error,config:trace,", true},
+		{"POST", "/logging?level=", true},
+		{"POST", "/logging?paths=", true},
 		{"POST", "/logging?paths=http", false},
 		{"POST", "/logging?level=info&http=info", false},
 		{"GET", "/drain_listeners", false},
@@ -296,6 +301,33 @@ func TestAnswersAreEnvoys(t *testing.T) {
 		if c.body && !same(our, their) {
 			t.Errorf("%s %s:\n%s\nEnvoy answers\n%s", c.method, c.target, our, their)
 		}
+	}
+}
+
+// TestServerInfoIsEnvoys: tools find each field of Envoy's /server_info.
+func TestServerInfoIsEnvoys(t *testing.T) {
+	theirs := startEnvoy(t)
+	ours := newTwin(t, theirs)
+	fields := func(e envoy) (all []string) {
+		_, text := e.ask(t, "GET", "/server_info")
+		var top map[string]any
+		if err := json.Unmarshal([]byte(text), &top); err != nil {
+			t.Fatal(err)
+		}
+		for name, v := range top {
+			all = append(all, name)
+			if name != "command_line_options" {
+				continue
+			}
+			for name := range v.(map[string]any) {
+				all = append(all, "command_line_options."+name)
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	if want, got := fields(theirs), fields(ours); !slices.Equal(got, want) {
+		t.Errorf("our fields are\n%q, Envoy's\n%q", got, want)
 	}
 }
 

@@ -4,7 +4,6 @@ package admin
 
 import (
 	"crypto/x509"
-	"log/slog"
 	"time"
 
 	adminv3 "github.com/envoyproxy/go-control-plane/envoy/admin/v3"
@@ -142,15 +141,6 @@ type DrainOptions struct {
 	InboundOnly bool
 	// SkipExit closes connections, never the listeners.
 	SkipExit bool
-}
-
-// Loggers are the levels of named loggers.
-type Loggers interface {
-	// Levels returns every logger's level by name.
-	Levels() map[string]slog.Level
-	// SetLevel changes one logger. It returns false when there is none of
-	// that name.
-	SetLevel(name string, level slog.Level) bool
 }
 
 // Certificates lists what TLS is made with.

@@ -169,6 +169,9 @@ func (l *Listener) Addr() string { return l.addrs[0] }
 // Addrs returns all addresses, in the form of Addr. They must not be changed.
 func (l *Listener) Addrs() []string { return l.addrs }
 
+// Open returns the number of its open connections.
+func (l *Listener) Open() int64 { return l.cxActive.Value() }
+
 // SetHandler makes h serve the connections that come from now on.
 func (l *Listener) SetHandler(h Handler) { l.handler.Store(&h) }
 

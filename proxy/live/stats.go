@@ -15,13 +15,6 @@ func (s *Sink) CollectStats(e *stats.Emitter) {
 	collect(e, &s.routes)
 	collect(e, &s.secrets)
 	collect(e, &s.names)
-	active := 0
-	for _, l := range s.listeners.all {
-		if l.run.unit != nil {
-			active++
-		}
-	}
-	e.Gauge("listener_manager.total_listeners_active", "", int64(active))
 	e.Gauge("listener_manager.total_listeners_warming", "", int64(len(s.warmListeners)))
 	cached := 0.0
 	if !s.cache.served.IsZero() && !(s.clusters.answered && s.listeners.answered) {

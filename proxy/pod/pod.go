@@ -13,6 +13,8 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	mesh "istio.io/api/mesh/v1alpha1"
+
+	"pillion/proxy/stats"
 )
 
 // Role is what the proxy is in the mesh.
@@ -80,6 +82,8 @@ type Pod struct {
 	Probes Probes
 	// Scrape says where the application's metrics are; nil: they aren't merged.
 	Scrape *Scrape
+	// Stats says which of the proxy's statistics there are, and how they are named.
+	Stats stats.View
 	// MergeStats has the proxy's own metrics on the status port too.
 	MergeStats bool
 
@@ -127,6 +131,7 @@ func Read(in Input) (*Pod, error) {
 	p.Probes = r.probes(p)
 	p.Scrape = r.scrape(p)
 	p.MergeStats = v.flag("PILOT_AGENT_MERGE_ENVOY_STATS", true)
+	p.Stats = r.statsView(p)
 	p.Node = r.node(p)
 	r.unsupported()
 	p.Warnings = v.warnings

@@ -35,6 +35,7 @@ type Query struct {
 // exposition, all with the label envoy_cluster_name.
 type Emitter struct {
 	query    Query
+	include  *Matcher       // nil: all
 	baseline baseline       // immutable; nil unless counters were reset
 	seen     map[string]int // how many counters of a name came; used with baseline
 	expo     *exposition    // collects for Prometheus, or nil
@@ -57,7 +58,6 @@ type Scope struct {
 	e            *Emitter
 	kind, inner  *scopeKind // inner is nil but for a scope within a scope
 	name, within string     // as in the dotted name
-	set          int32      // labels, when collecting for Prometheus
 }
 
 // Cluster begins the metrics of a cluster. A ';' at the end, as Istio's
@@ -80,19 +80,10 @@ func (e *Emitter) Listener(addr string) Scope {
 // listener.<addr>.http.<prefix>.downstream_rq_2xx.
 func (s Scope) HTTP(prefix string) Scope {
 	s.inner, s.within = httpKind, prefix
-	if s.e.expo != nil {
-		s.set = s.e.expo.scopeSet(&s)
-	}
 	return s
 }
 
-func (e *Emitter) scope(k *scopeKind, name string) Scope {
-	s := Scope{e: e, kind: k, name: name}
-	if e.expo != nil {
-		s.set = e.expo.scopeSet(&s)
-	}
-	return s
-}
+func (e *Emitter) scope(k *scopeKind, name string) Scope { return Scope{e: e, kind: k, name: name} }
 
 // Counter reports a counter by the last part of its dotted name.
 func (s Scope) Counter(name string, v uint64) {
@@ -125,8 +116,8 @@ type part uint8
 
 const (
 	partNone  part = iota
-	partCode       // "_200": envoy_response_code
-	partClass      // "_2xx": envoy_response_code_class
+	partCode       // "_200"
+	partClass      // "_2xx"
 )
 
 // sample is one value on its way through an Emitter.
@@ -143,7 +134,7 @@ func (s *Scope) emit(m sample) {
 	e := s.e
 	if e.needsName() {
 		e.name = s.appendName(e.name[:0], &m)
-		if !e.wanted(&m) {
+		if !e.wanted(&m, false) {
 			return
 		}
 	}
@@ -151,18 +142,26 @@ func (s *Scope) emit(m sample) {
 		return
 	}
 	if e.expo != nil {
-		e.expo.add(e.expo.scopeFamily(s, &m), e.expo.partSet(s.set, &m), &m)
+		e.expo.addScoped(s, &m)
 		return
 	}
 	e.listNamed(&m)
 }
 
-func (s *Scope) appendName(b []byte, m *sample) []byte {
+// appendOwner appends the dotted name but for its last part.
+func (s *Scope) appendOwner(b []byte) []byte {
 	b = append(append(b, s.kind.dotted...), s.name...)
 	if s.inner != nil {
 		b = append(append(append(b, '.'), s.inner.dotted...), s.within...)
 	}
-	b = append(append(b, '.'), m.name...)
+	return append(b, '.')
+}
+
+func (s *Scope) appendName(b []byte, m *sample) []byte { return m.appendLast(s.appendOwner(b)) }
+
+// appendLast appends the last part of the dotted name.
+func (m *sample) appendLast(b []byte) []byte {
+	b = append(b, m.name...)
 	switch m.part {
 	case partCode:
 		b = strconv.AppendInt(append(b, '_'), int64(m.number), 10)
@@ -200,7 +199,7 @@ func (e *Emitter) Emit(m Metric) {
 	}
 	if e.needsName() {
 		e.name = append(e.name[:0], m.Name...)
-		if !e.wanted(&v) {
+		if !e.wanted(&v, m.Raw) {
 			return
 		}
 	}
@@ -212,7 +211,7 @@ func (e *Emitter) Emit(m Metric) {
 		e.list = append(e.list, m)
 		return
 	}
-	e.expo.add(e.expo.namedFamily(&m), e.expo.labelSet(m.Labels), &v)
+	e.expo.addNamed(&m, &v)
 }
 
 // unused reports whether a metric still has the value it started with.
@@ -224,15 +223,19 @@ func unused(m *sample) bool {
 	return m.value == 0
 }
 
-// needsName reports whether the dotted name has to be built. A scrape without
-// a filter does without.
+// needsName reports whether the dotted name has to be built. A scrape of all
+// does without.
 func (e *Emitter) needsName() bool {
-	return e.expo == nil || e.query.Filter != nil || e.baseline != nil
+	return e.expo == nil || e.query.Filter != nil || e.include != nil || e.baseline != nil
 }
 
-// wanted looks the name in e.name up in the filter, and takes off a counter
-// what it had when the counters were reset.
-func (e *Emitter) wanted(m *sample) bool {
+// wanted looks the name in e.name up in the list of what is shown, unless it is
+// raw, and in the filter, and takes off a counter what it had when the counters
+// were reset.
+func (e *Emitter) wanted(m *sample, raw bool) bool {
+	if e.include != nil && !raw && !e.include.includes(e.name) {
+		return false
+	}
 	if e.query.Filter != nil && !e.query.Filter.Match(e.name) {
 		return false
 	}

@@ -15,33 +15,62 @@ import (
 // labels: 16 bytes for a counter. 5,000 clusters of sixty counters each make
 // 5 MB this way, where finished protobuf messages would make 60.
 type exposition struct {
-	families map[string]*family     // by exposition name
-	scoped   map[scopedName]*family // the same, by how a Scope names it
-	sets     []labels               // by number
-	scopes   map[scopeName]int32    // sets of scopes
-	parts    map[partName]int32     // sets of scopes with a response code
-	named    map[string]int32       // sets of other metrics
-	err      error                  // the first metric that could not be taken
+	tags     *Tags                       // nil: Envoy's own. Immutable
+	families map[string]*family          // by exposition name
+	scoped   map[scopedName]scopedFamily // the same, by how a Scope names it
+	sets     []labels                    // by number
+	scopes   map[scopeName]owner
+	parts    map[partName]int32 // sets of scopes with labels of a metric's own
+	named    map[string]int32   // sets of other metrics
+	err      error              // the first metric that could not be taken
+
+	// recent is the scope that reported last: most report many metrics in a row.
+	recent      scopeName
+	recentOwner owner
 }
 
 // labels is one set of labels: names may be shared by many sets.
 type labels struct{ names, values []string }
 
-type scopedName struct {
-	kind, inner *scopeKind
-	name        string
-	part        part
-}
-
+// scopeName is a Scope as the key of a map.
 type scopeName struct {
 	kind, inner  *scopeKind
 	name, within string
 }
 
-type partName struct {
-	set    int32
+// owner is what a scope gives to the names and labels of its metrics.
+type owner struct {
+	prom string // before the last part of the name
+	help string // the same, dotted
+	set  int32  // of labels
+}
+
+// lastName is the last part of a dotted name.
+type lastName struct {
+	name   string
 	part   part
 	number int
+}
+
+// last is what the last part of a dotted name gives to the name and the labels.
+type last struct {
+	prom, help string
+	labels     labels
+}
+
+type scopedName struct {
+	before string // prom of the owner
+	last   lastName
+}
+
+type scopedFamily struct {
+	family *family // nil when it could not be made
+	labels labels  // beside those of the owner
+}
+
+type partName struct {
+	set  int32
+	last lastName
 }
 
 // family is all metrics of one exposition name.
@@ -58,12 +87,13 @@ type numbered[T any] struct {
 	value T
 }
 
-func newExposition() *exposition {
+func newExposition(t *Tags) *exposition {
 	return &exposition{
+		tags:     t,
 		families: map[string]*family{},
-		scoped:   map[scopedName]*family{},
+		scoped:   map[scopedName]scopedFamily{},
 		sets:     []labels{{}},
-		scopes:   map[scopeName]int32{},
+		scopes:   map[scopeName]owner{},
 		parts:    map[partName]int32{},
 		named:    map[string]int32{"": 0},
 	}
@@ -80,39 +110,46 @@ func (x *exposition) add(f *family, set int32, m *sample) {
 	}
 }
 
-// scopeFamily returns the family of a scope's metric.
-func (x *exposition) scopeFamily(s *Scope, m *sample) *family {
-	key := scopedName{s.kind, s.inner, m.name, m.part}
-	if f, ok := x.scoped[key]; ok {
-		return f
+// addScoped stores one value of a scope.
+func (x *exposition) addScoped(s *Scope, m *sample) {
+	o := x.owner(s)
+	key := scopedName{o.prom, lastName{m.name, m.part, m.number}}
+	f, ok := x.scoped[key]
+	if !ok {
+		l := x.last(m)
+		f = scopedFamily{x.family(exposed(o.prom+l.prom), "Envoy statistic "+o.help+l.help+".", m.kind), l.labels}
+		x.scoped[key] = f
 	}
-	prom, dotted := s.kind.prom, s.kind.dotted+"<"+s.kind.label+">."
-	if s.inner != nil {
-		prom, dotted = prom+s.inner.prom, dotted+s.inner.dotted+"<"+s.inner.label+">."
+	set := o.set
+	if f.labels.names != nil {
+		set = x.partSet(set, key.last, f.labels)
 	}
-	prom, dotted = prom+m.name, dotted+m.name
-	switch m.part {
-	case partCode:
-		dotted += "_<" + codeLabel + ">"
-	case partClass:
-		prom, dotted = prom+"_xx", dotted+"_<"+classLabel+">xx"
-	}
-	f := x.family(sanitize("envoy_"+prom), "Envoy statistic "+dotted+".", m.kind)
-	x.scoped[key] = f
-	return f
+	x.add(f.family, set, m)
 }
 
-// namedFamily returns the family of a metric that belongs to no scope.
-func (x *exposition) namedFamily(m *Metric) *family {
-	prom := m.Prom
+// addNamed stores one value of a metric that belongs to no scope.
+func (x *exposition) addNamed(m *Metric, v *sample) {
+	prom, ls := m.Prom, m.Labels
+	if prom == "" && x.tags != nil && !m.Raw {
+		rest, l := x.tags.extract(m.Name)
+		prom, ls = rest, slices.Clip(ls)
+		for i := range l.names {
+			ls = append(ls, Label{l.names[i], l.values[i]})
+		}
+	}
 	if prom == "" {
 		prom = m.Name
 	}
-	if m.Raw {
-		return x.family(sanitize(prom), "Statistic "+m.Name+".", m.Kind)
+	name, help := sanitize(prom), "Statistic "
+	if !m.Raw {
+		name, help = exposed(prom), "Envoy statistic "
 	}
-	return x.family(sanitize("envoy_"+prom), "Envoy statistic "+m.Name+".", m.Kind)
+	x.add(x.family(name, help+m.Name+".", m.Kind), x.labelSet(ls), v)
 }
+
+// exposed returns the exposition's name of one of Envoy's. An empty part at the
+// end, which a tag may leave, isn't there (Envoy: SymbolTable's encoding).
+func exposed(name string) string { return sanitize("envoy_" + strings.TrimSuffix(name, ".")) }
 
 // family returns the family of that name. One name has one kind: a metric of
 // another kind is refused, since the whole scrape would be.
@@ -131,7 +168,7 @@ func (x *exposition) family(name, help string, kind Kind) *family {
 	return f
 }
 
-// The labels that Envoy's tag extractor takes out of a counter's name.
+// The labels that Envoy's default tags take out of a counter's name.
 const (
 	codeLabel  = "envoy_response_code"
 	classLabel = "envoy_response_code_class"
@@ -142,40 +179,74 @@ func (x *exposition) newSet(l labels) int32 {
 	return int32(len(x.sets) - 1)
 }
 
-// scopeSet returns the number of a scope's labels. Scopes of the same name
-// share it, so that their metrics are added up as Envoy's are.
-func (x *exposition) scopeSet(s *Scope) int32 {
+// owner returns what a scope gives to its metrics. Scopes of the same name share
+// a set of labels, so that their metrics are added up as Envoy's are.
+func (x *exposition) owner(s *Scope) owner {
 	key := scopeName{s.kind, s.inner, s.name, s.within}
-	n, ok := x.scopes[key]
-	if !ok {
-		l := labels{[]string{s.kind.label}, []string{strings.TrimSuffix(s.name, ";")}}
-		if s.inner != nil {
-			l = labels{[]string{s.inner.label, s.kind.label}, []string{strings.TrimSuffix(s.within, ";"), l.values[0]}}
-		}
-		n = x.newSet(l)
-		x.scopes[key] = n
+	if key == x.recent {
+		return x.recentOwner
 	}
-	return n
+	o, ok := x.scopes[key]
+	if !ok {
+		o = x.newOwner(s)
+		x.scopes[key] = o
+	}
+	x.recent, x.recentOwner = key, o
+	return o
 }
 
-// partSet returns the labels of set, with that of a response code before them
-// when the metric has one.
-func (x *exposition) partSet(set int32, m *sample) int32 {
-	if m.part == partNone {
-		return set
+func (x *exposition) newOwner(s *Scope) owner {
+	if x.tags != nil {
+		// A rule may ask for what follows; the last part of a name is one word.
+		rest, l := x.tags.extract(string(append(s.appendOwner(nil), 'x')))
+		rest = strings.TrimSuffix(rest, "x")
+		o := owner{prom: rest, help: rest}
+		if l.names != nil {
+			o.set = x.newSet(l)
+		}
+		return o
 	}
-	key := partName{set, m.part, m.number}
+	k := s.kind
+	l := labels{[]string{k.label}, []string{strings.TrimSuffix(s.name, ";")}}
+	o := owner{prom: k.prom, help: k.dotted + "<" + k.label + ">."}
+	if in := s.inner; in != nil {
+		l = labels{[]string{in.label, k.label}, []string{strings.TrimSuffix(s.within, ";"), l.values[0]}}
+		o.prom, o.help = o.prom+in.prom, o.help+in.dotted+"<"+in.label+">."
+	}
+	o.set = x.newSet(l)
+	return o
+}
+
+// last returns what the last part of a metric's name gives.
+func (x *exposition) last(m *sample) last {
+	if x.tags != nil {
+		rest, l := x.tags.extract(string(m.appendLast([]byte("x."))))
+		rest = strings.TrimPrefix(strings.TrimPrefix(rest, "x"), ".")
+		return last{prom: rest, help: rest, labels: l}
+	}
+	number := []string{strconv.Itoa(m.number)}
+	switch m.part {
+	case partCode:
+		return last{m.name, m.name + "_<" + codeLabel + ">", labels{[]string{codeLabel}, number}}
+	case partClass:
+		return last{m.name + "_xx", m.name + "_<" + classLabel + ">xx", labels{[]string{classLabel}, number}}
+	}
+	return last{prom: m.name, help: m.name}
+}
+
+// partSet returns the labels of set with those of a metric's own before them.
+func (x *exposition) partSet(set int32, name lastName, own labels) int32 {
+	key := partName{set, name}
 	n, ok := x.parts[key]
 	if !ok {
-		name := codeLabel
-		if m.part == partClass {
-			name = classLabel
-		}
 		base := x.sets[set]
-		n = x.newSet(labels{
-			append([]string{name}, base.names...),
-			append([]string{strconv.Itoa(m.number)}, base.values...),
-		})
+		all := labels{slices.Clone(own.names), slices.Clone(own.values)}
+		for i, name := range base.names {
+			if !slices.Contains(all.names, name) { // a label given twice would spoil the whole scrape
+				all.names, all.values = append(all.names, name), append(all.values, base.values[i])
+			}
+		}
+		n = x.newSet(all)
 		x.parts[key] = n
 	}
 	return n

@@ -20,32 +20,82 @@ import (
 	"testing"
 
 	"pillion/proxy/stats"
+	"pillion/test/lab"
 	"pillion/test/need"
 	"pillion/test/rig"
 )
 
 var update = flag.Bool("update", false, "write what the real Envoy says into testdata")
 
-// golden has a line for each statistic of a real Envoy: its dotted name, its
-// kind, and its name and labels in the exposition. The owners are the cluster
-// "outbound|80|v1|two", the connection manager "ingress", the TCP proxy "raw"
-// and the listener 127.0.0.1:1.
-const golden = "testdata/envoy-1.40.0.txt"
+// naming is one way of showing the statistics of a real Envoy. Its file has a line
+// for each: the dotted name, the kind, and the name and labels in the exposition.
+// The owners are the cluster, the connection manager, the TCP proxy "raw" and the
+// listener 127.0.0.1:1.
+type naming struct {
+	file          string
+	cluster, http string
+	tags          func() (*stats.Tags, error)
+	skip          *regexp.Regexp // what is named otherwise here
+	// envoyTags returns stats_config of the real Envoy's bootstrap.
+	envoyTags func(t *testing.T) string
+}
+
+var namings = map[string]naming{
+	// Envoy's default tags leave "envoy_allowed" of a network filter's tcp.rbac.allowed.
+	"Envoy": {file: "testdata/envoy-1.40.0.txt", cluster: "outbound|80|v1|two", http: "ingress", skip: regexp.MustCompile(`\.rbac\.`),
+		tags:      func() (*stats.Tags, error) { return nil, nil },
+		envoyTags: func(*testing.T) string { return "{}" }},
+	"Istio": {file: "testdata/istio-envoy-1.40.0.txt", cluster: "outbound|80|v1|two.default.svc.cluster.local;", http: "inbound_0.0.0.0_80;", skip: regexp.MustCompile(`^$`),
+		tags:      func() (*stats.Tags, error) { return stats.IstioTags([]string{"extra"}) },
+		envoyTags: istioTags},
+}
+
+// istioTags returns stats_config as Istio's agent fills it in, with one extra tag
+// and without stats_matcher.
+func istioTags(t *testing.T) string {
+	path, err := lab.Program(need.Root(t), "envoy_bootstrap.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	need.Lab(t, path)
+	template, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(template), `"stats_tags": [`)
+	text, _, ok := strings.Cut(text, "{{- if .histogram_buckets }}")
+	if !ok {
+		t.Fatal("Istio's bootstrap has no stats_tags where they were")
+	}
+	text = regexp.MustCompile(`{{- (range|end).*?}}`).ReplaceAllString(text, "")
+	text = strings.ReplaceAll(text, "{{ $tag }}", "extra")
+	return `{use_all_default_tags: false, stats_tags: [` + strings.TrimSuffix(strings.TrimSpace(text), ",") + "}"
+}
 
 // TestNamesAreEnvoys: for every statistic that a real Envoy has for a cluster,
 // a connection manager, a TCP proxy, a listener and the process, the dotted
 // name that a source gives leads to the name and labels that Envoy exposes.
 func TestNamesAreEnvoys(t *testing.T) {
-	text, err := os.ReadFile(golden)
+	for name, g := range namings {
+		t.Run(name, g.check)
+	}
+}
+
+func (g naming) check(t *testing.T) {
+	text, err := os.ReadFile(g.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tags, err := g.tags()
 	if err != nil {
 		t.Fatal(err)
 	}
 	n := 0
 	for line := range strings.Lines(string(text)) {
-		f := strings.Fields(line)
-		dotted, kind, want := f[0], f[1], f[2]
-		r := stats.NewRegistry()
-		r.Add(stats.SourceFunc(func(e *stats.Emitter) { emit(e, dotted, kind) }))
+		dotted, rest, _ := strings.Cut(line, " ")
+		kind, want, _ := strings.Cut(strings.TrimSpace(rest), " ")
+		r := stats.NewRegistryOf(stats.View{Tags: tags})
+		r.Add(stats.SourceFunc(func(e *stats.Emitter) { g.emit(e, dotted, kind) }))
 		if list := r.List(stats.Query{}); len(list) != 1 || list[0].Name != dotted {
 			t.Errorf("%s is listed as %v", dotted, list)
 		}
@@ -53,7 +103,7 @@ func TestNamesAreEnvoys(t *testing.T) {
 		if err := r.Write(&b, false, stats.Query{}); err != nil {
 			t.Fatal(err)
 		}
-		if got := series(b.String()); !slices.Equal(got, []string{want}) {
+		if got := series(b.String()); len(got) != 1 || sorted(got[0]) != sorted(want) {
 			t.Errorf("%s is exposed as %q, by Envoy as %s", dotted, got, want)
 		}
 		if !strings.Contains(b.String(), "# TYPE "+strings.SplitN(want, "{", 2)[0]+" "+kind+"\n") {
@@ -62,26 +112,39 @@ func TestNamesAreEnvoys(t *testing.T) {
 		n++
 	}
 	if n < 200 {
-		t.Errorf("%s has %d statistics only", golden, n)
+		t.Errorf("%s has %d statistics only", g.file, n)
 	}
+}
+
+// sorted puts the labels of a series, whose values have no comma, in order.
+func sorted(series string) string {
+	name, labels, ok := strings.Cut(strings.TrimSuffix(series, "}"), "{")
+	if !ok {
+		return name
+	}
+	list := strings.Split(labels, ",")
+	slices.Sort(list)
+	return name + "{" + strings.Join(list, ",") + "}"
 }
 
 var codePart = regexp.MustCompile(`^(.*_rq)_(\d)(\d\d|xx)$`)
 
 // emit reports the statistic of a dotted name as its owner would.
-func emit(e *stats.Emitter, dotted, kind string) {
+func (g naming) emit(e *stats.Emitter, dotted, kind string) {
 	var s stats.Scope
-	name, ok := strings.CutPrefix(dotted, "cluster.outbound|80|v1|two.")
+	name, ok := strings.CutPrefix(dotted, "cluster."+g.cluster+".")
 	if ok {
-		s = e.Cluster("outbound|80|v1|two")
-	} else if name, ok = strings.CutPrefix(dotted, "http.ingress."); ok {
-		s = e.HTTP("ingress")
+		s = e.Cluster(g.cluster)
+	} else if name, ok = strings.CutPrefix(dotted, "cluster.plain."); ok {
+		s = e.Cluster("plain")
+	} else if name, ok = strings.CutPrefix(dotted, "http."+g.http+"."); ok {
+		s = e.HTTP(g.http)
 	} else if name, ok = strings.CutPrefix(dotted, "tcp.raw."); ok {
 		s = e.TCP("raw")
 	} else if name, ok = strings.CutPrefix(dotted, "listener.127.0.0.1_1."); ok {
 		s = e.Listener("127.0.0.1:1")
-		if inner, ok := strings.CutPrefix(name, "http.ingress."); ok {
-			name, s = inner, s.HTTP("ingress")
+		if inner, ok := strings.CutPrefix(name, "http."+g.http+"."); ok {
+			name, s = inner, s.HTTP(g.http)
 		}
 	} else {
 		switch kind {
@@ -135,11 +198,17 @@ func series(text string) []string {
 var unlike = regexp.MustCompile(`^http\.admin\.|^listener\.admin\.|worker_|main_thread|^server\.compilation|^(cluster|http|tcp|listener)\.[^.]*$`)
 
 // owned selects the statistics whose owners emit knows.
-var owned = regexp.MustCompile(`^(cluster\.outbound|http\.ingress\.|tcp\.raw\.|listener\.|server\.|cluster_manager\.|listener_manager\.)`)
+var owned = regexp.MustCompile(`^(cluster\.(outbound|plain)|http\.(ingress|inbound_.*|plain)\.|tcp\.(raw|rbac)\.|listener\.|server\.|cluster_manager\.|listener_manager\.)`)
 
-// TestGoldenIsEnvoy asks a real Envoy what the golden file says it answers.
+// TestGoldenIsEnvoy asks a real Envoy what the golden files say it answers.
 func TestGoldenIsEnvoy(t *testing.T) {
-	admin, listener := startEnvoy(t)
+	for name, g := range namings {
+		t.Run(name, g.ask)
+	}
+}
+
+func (g naming) ask(t *testing.T) {
+	admin, listener := startEnvoy(t, g)
 	get := func(path string) string {
 		body, err := rig.Fetch("GET", "http://"+admin+path)
 		if err != nil {
@@ -151,7 +220,7 @@ func TestGoldenIsEnvoy(t *testing.T) {
 	var out strings.Builder
 	for line := range strings.Lines(get("/stats")) {
 		dotted, _, _ := strings.Cut(line, ": ")
-		if !owned.MatchString(dotted) || unlike.MatchString(dotted) ||
+		if !owned.MatchString(dotted) || unlike.MatchString(dotted) || g.skip.MatchString(dotted) ||
 			strings.HasPrefix(dotted, "listener.") && !strings.HasPrefix(dotted, "listener."+address) {
 			continue
 		}
@@ -167,32 +236,33 @@ func TestGoldenIsEnvoy(t *testing.T) {
 	}
 	got := strings.ReplaceAll(out.String(), address, "127.0.0.1_1")
 	if *update {
-		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+		if err := os.WriteFile(g.file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
-	want, err := os.ReadFile(golden)
+	want, err := os.ReadFile(g.file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s isn't what Envoy says; -update writes it anew. Envoy:\n%s", golden, got)
+		t.Errorf("%s isn't what Envoy says; -update writes it anew. Envoy:\n%s", g.file, got)
 	}
 }
 
 // TestPromtool: Prometheus's own checker reads the exposition. It also has
 // opinions about good names, which Envoy's names, being fixed, can't follow.
 func TestPromtool(t *testing.T) {
+	g := namings["Envoy"]
 	promtool := need.Program(t, "promtool")
-	text, err := os.ReadFile(golden)
+	text, err := os.ReadFile(g.file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := stats.NewRegistry()
 	for line := range strings.Lines(string(text)) {
 		f := strings.Fields(line)
-		r.Add(stats.SourceFunc(func(e *stats.Emitter) { emit(e, f[0], f[1]) }))
+		r.Add(stats.SourceFunc(func(e *stats.Emitter) { g.emit(e, f[0], f[1]) }))
 	}
 	if err := r.AddRuntime(); err != nil {
 		t.Fatal(err)
@@ -224,7 +294,7 @@ var lint = regexp.MustCompile(`counter metrics should have "_total" suffix|` +
 
 // startEnvoy starts a real Envoy, sends it a request, and returns the
 // addresses of its admin port and of its HTTP listener.
-func startEnvoy(t *testing.T) (admin, listener string) {
+func startEnvoy(t *testing.T, g naming) (admin, listener string) {
 	envoy := need.Envoy(t)
 	backend := httptest.NewServer(nethttp.NotFoundHandler())
 	t.Cleanup(backend.Close)
@@ -238,7 +308,7 @@ func startEnvoy(t *testing.T) (admin, listener string) {
 		return fmt.Sprintf("{socket_address: {address: %s, port_value: %s}}", h, p)
 	}
 	config := strings.NewReplacer("ADMIN", addr(admin), "LISTENER", addr(listener), "RAW", addr(rig.FreeAddr(t)),
-		"BACKEND", addr(host+":"+port)).Replace(envoyConfig)
+		"BACKEND", addr(host+":"+port), "CLUSTER", g.cluster, "MANAGER", g.http, "STATS", g.envoyTags(t)).Replace(envoyConfig)
 	path := filepath.Join(t.TempDir(), "envoy.yaml")
 	if err := os.WriteFile(path, []byte(config), 0o644); err != nil {
 		t.Fatal(err)
@@ -267,20 +337,32 @@ func startEnvoy(t *testing.T) (admin, listener string) {
 
 const envoyConfig = `
 admin: {address: ADMIN}
+stats_config: STATS
 static_resources:
   listeners:
   - name: http
     address: LISTENER
     filter_chains:
     - filters:
+      - name: envoy.filters.network.rbac
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC
+          stat_prefix: tcp.
+          rules: {policies: {all: {permissions: [any: true], principals: [any: true]}}}
       - name: envoy.filters.network.http_connection_manager
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: ingress
+          stat_prefix: MANAGER
           route_config:
             virtual_hosts:
-            - {name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: "outbound|80|v1|two"}}]}
+            - {name: v, domains: ["*"], routes: [{match: {prefix: /}, route: {cluster: two}}]}
           http_filters:
+          - name: envoy.filters.http.rbac
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules: {policies: {all: {permissions: [any: true], principals: [any: true]}}}
+              shadow_rules: {policies: {}}
+              shadow_rules_stat_prefix: istio_dry_run_allow_
           - name: envoy.filters.http.router
             typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
   - name: tcp
@@ -291,12 +373,15 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
           stat_prefix: raw
-          cluster: outbound|80|v1|two
+          cluster: two
   clusters:
-  - name: outbound|80|v1|two
+  - name: two
+    alt_stat_name: CLUSTER
     type: STATIC
     outlier_detection: {}
     load_assignment:
       cluster_name: two
       endpoints: [{lb_endpoints: [{endpoint: {address: BACKEND}}]}]
+  - name: plain
+    type: STATIC
 `

@@ -23,6 +23,9 @@ type Registry struct {
 	mu      sync.Mutex
 	sources *list.List // of Source, guarded by mu
 
+	// view is how metrics are shown. Immutable.
+	view View
+
 	// native holds collectors written against client_golang. Safe for
 	// concurrent use.
 	native *prometheus.Registry
@@ -32,9 +35,12 @@ type Registry struct {
 	baseline atomic.Pointer[baseline]
 }
 
-// NewRegistry returns an empty registry.
-func NewRegistry() *Registry {
-	return &Registry{sources: list.New(), native: prometheus.NewRegistry()}
+// NewRegistry returns an empty registry that shows all as Envoy does by default.
+func NewRegistry() *Registry { return NewRegistryOf(View{}) }
+
+// NewRegistryOf returns an empty registry that shows what v says.
+func NewRegistryOf(v View) *Registry {
+	return &Registry{view: v, sources: list.New(), native: prometheus.NewRegistry()}
 }
 
 // Add makes s part of every reading from now on, after all that were added
@@ -77,7 +83,7 @@ type baseline map[string][]float64
 // read has every source report into an Emitter that collects what q selects,
 // in x if there is one, else as a list.
 func (r *Registry) read(q Query, x *exposition) *Emitter {
-	e := &Emitter{query: q, expo: x}
+	e := &Emitter{query: q, include: r.view.Include, expo: x}
 	if base := r.baseline.Load(); base != nil {
 		e.baseline, e.seen = *base, map[string]int{}
 	}
@@ -102,7 +108,7 @@ func (r *Registry) collect(e *Emitter) {
 // implements prometheus.Gatherer, so families are also returned when there is
 // an error.
 func (r *Registry) Gather() ([]*dto.MetricFamily, error) {
-	x := newExposition()
+	x := newExposition(r.view.Tags)
 	r.read(Query{}, x)
 	out, err := r.native.Gather()
 	for _, f := range x.sorted() {
@@ -118,7 +124,7 @@ func (r *Registry) Gather() ([]*dto.MetricFamily, error) {
 // of w ends the writing; a metric that can't be shown is left out and named in
 // the error.
 func (r *Registry) Write(w io.Writer, openMetrics bool, q Query) error {
-	x := newExposition()
+	x := newExposition(r.view.Tags)
 	r.read(q, x)
 	own := x.sorted()
 	native, gatherErr := r.native.Gather()
@@ -155,7 +161,7 @@ func (r *Registry) List(q Query) []Metric {
 // on, so that nothing on the data path has to know; histograms and gauges
 // stay as they are (Envoy's /reset_counters).
 func (r *Registry) ResetCounters() {
-	e := &Emitter{}
+	e := &Emitter{include: r.view.Include}
 	r.collect(e)
 	base := baseline{}
 	for _, m := range e.list {

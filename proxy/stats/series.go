@@ -50,7 +50,7 @@ func (s *SeriesScope) report(name, help string, m sample) {
 		for i, l := range s.labels.names {
 			e.name = append(append(append(append(e.name, '.'), l...), '.'), s.labels.values[i]...)
 		}
-		if !e.wanted(&m) {
+		if !e.wanted(&m, false) {
 			return
 		}
 	}

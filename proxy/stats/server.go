@@ -41,6 +41,9 @@ type Server struct {
 	Start time.Time
 	// State returns the state of now. Safe for concurrent use.
 	State func() State
+	// Connections returns how many connections of clients are open. Safe for
+	// concurrent use.
+	Connections func() int64
 	// Revision is a number that identifies the build. Envoy takes the first
 	// digits of the commit.
 	Revision uint64
@@ -49,13 +52,19 @@ type Server struct {
 // CollectStats reports the metrics.
 func (s *Server) CollectStats(e *Emitter) {
 	state := s.State()
-	live := int64(0)
+	live, serving := int64(0), int64(0)
 	if state == StateLive {
 		live = 1
+	}
+	if state == StateLive || state == StateDraining {
+		serving = 1
 	}
 	m := ReadMemory()
 	e.Gauge("server.state", "", int64(state))
 	e.Gauge("server.live", "", live)
+	// Istio's agent asks for it before it says that the pod is ready.
+	e.Gauge("listener_manager.workers_started", "", serving)
+	e.Gauge("server.total_connections", "", s.Connections())
 	e.Gauge("server.uptime", "", int64(time.Since(s.Start)/time.Second))
 	e.Gauge("server.version", "", int64(s.Revision))
 	e.Gauge("server.concurrency", "", int64(runtime.GOMAXPROCS(0)))

@@ -12,7 +12,7 @@ func TestServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		state := StatePreInitializing
 		r := NewRegistry()
-		r.Add(&Server{Start: time.Now(), State: func() State { return state }, Revision: 7})
+		r.Add(&Server{Start: time.Now(), State: func() State { return state }, Connections: func() int64 { return 5 }, Revision: 7})
 		read := func() map[string]float64 {
 			all := map[string]float64{}
 			for _, m := range r.List(Query{UsedOnly: true}) {
@@ -29,10 +29,14 @@ func TestServer(t *testing.T) {
 				}
 			}
 		}
-		check(map[string]float64{"server.state": 2, "server.live": 0, "server.uptime": 0, "server.version": 7})
+		check(map[string]float64{"server.state": 2, "server.live": 0, "server.uptime": 0, "server.version": 7, "server.total_connections": 5,
+			"listener_manager.workers_started": 0})
 		<-time.NewTimer(90 * time.Second).C
 		state = StateLive
-		check(map[string]float64{"server.state": 0, "server.live": 1, "server.uptime": 90, "server.hot_restart_epoch": 0})
+		check(map[string]float64{"server.state": 0, "server.live": 1, "server.uptime": 90, "server.hot_restart_epoch": 0,
+			"listener_manager.workers_started": 1})
+		state = StateDraining
+		check(map[string]float64{"server.state": 1, "server.live": 0, "listener_manager.workers_started": 1})
 		if got := read(); got["server.memory_allocated"] <= 0 || got["server.memory_heap_size"] < got["server.memory_allocated"] ||
 			got["server.memory_physical_size"] < got["server.memory_heap_size"] || got["server.concurrency"] < 1 {
 			t.Errorf("memory and concurrency are not plausible: %v", got)
