@@ -185,8 +185,9 @@ func TestIstioctl(t *testing.T) {
 	m := startMesh(t, Safe, func(string) bool { return false })
 	o := newOperator(t, m)
 	pods := []string{"productpage-v1", "ratings-v1", "istio-ingressgateway"}
-	theirs := map[string][]string{}
+	theirs, theirDumps := map[string][]string{}, map[string][]string{}
 	for _, pod := range pods {
+		theirDumps[pod] = o.kiali(t, pod)
 		for _, q := range questions {
 			// The hosts of an original destination are there for as long as
 			// somebody asks for them.
@@ -225,6 +226,11 @@ func TestIstioctl(t *testing.T) {
 	}
 	for _, pod := range pods {
 		t.Run(pod+" bootstrap", func(t *testing.T) { testBootstrap(t, o, pod) })
+		t.Run(pod+" in Kiali", func(t *testing.T) {
+			if got, want := o.kiali(t, pod), theirDumps[pod]; !slices.Equal(got, want) {
+				t.Error(difference(got, want))
+			}
+		})
 	}
 	t.Run("status", func(t *testing.T) { testProxyStatus(t, m, o) })
 }
