@@ -202,10 +202,16 @@ func TestIstioctl(t *testing.T) {
 			})
 		}
 	}
-	for _, pod := range pods {
+	policies := o.policies(t, "reviews-v2")
+	for _, pod := range append([]string{"reviews-v2"}, pods...) {
 		m.swap(pod, true)
 	}
 	m.inStep()
+	t.Run("policies", func(t *testing.T) {
+		if got := o.policies(t, "reviews-v2"); !slices.Equal(got, policies) || !slices.Contains(got, "DENY deny.default 4") {
+			t.Errorf("%q: %s", got, difference(got, policies))
+		}
+	})
 	for _, pod := range pods {
 		for _, q := range questions {
 			t.Run(pod+" "+strings.Join(q, " "), func(t *testing.T) {
@@ -387,6 +393,20 @@ func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 	if err != nil {
 		t.Error(err)
 	}
+}
+
+// policies are what `istioctl x authz check` finds in a pod.
+func (o *operator) policies(t *testing.T, pod string) []string {
+	t.Helper()
+	file, err := o.save(pod, "config_dump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := o.istioctl("experimental", "authz", "check", "-f", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows(text)
 }
 
 // testBootstrap: what istioctl shows of a bootstrap is who the proxy is.
