@@ -26,8 +26,8 @@ test: tools lab unit blackbox fips ## install what the tests need, then run them
 tools: ## install the programs that tests and benchmarks drive
 	./scripts/install-tools.sh
 
-lab: ## build the istiod that tests drive; minutes when it is cold
-	./scripts/install-lab.sh pilot-discovery pilot-agent
+lab: ## build the istiod and istioctl that tests drive; minutes when it is cold
+	./scripts/install-lab.sh
 
 lab-up: lab ## run an istiod without a cluster, on the bookinfo mesh (LAB='-flavour safe …')
 	$(GO) run ./test/lab/up $(LAB)

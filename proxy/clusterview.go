@@ -32,6 +32,7 @@ func clusterStatus(s cluster.Status) admin.ClusterStatus {
 		Name:              s.Name,
 		ObservabilityName: s.ObservabilityName,
 		AddedViaAPI:       s.AddedViaAPI,
+		EDSServiceName:    s.EDSServiceName,
 		OutlierDetection:  s.Outlier,
 		Default: admin.Limits{
 			MaxConnections:     s.Breakers.MaxConnections,

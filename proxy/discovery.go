@@ -38,6 +38,10 @@ func (s *Server) addDiscovery(env config.Env) error {
 		Changed:    s.noteServed,
 	})
 	s.registry.Add(s.live)
+	types := []string{live.ClusterType, live.ListenerType}
+	if d.NameTable {
+		types = append(types, live.NameTableType)
+	}
 	var err error
 	s.xds, err = xds.New(xds.Options{
 		Server: controlplane.Server{
@@ -45,7 +49,7 @@ func (s *Server) addDiscovery(env config.Env) error {
 			TokenFile: d.TokenFile, ClusterID: d.ClusterID, Headers: d.Headers, Dial: d.Dial,
 		},
 		Node:            func() *corev3.Node { return node },
-		Types:           []string{live.ClusterType, live.ListenerType, live.NameTableType},
+		Types:           types,
 		StateOfTheWorld: d.StateOfTheWorld,
 		Name:            live.Name,
 		Sink:            s.live,

@@ -31,6 +31,7 @@ type adsServer struct {
 	mu      sync.Mutex
 	have    map[string]map[string]*anypb.Any // by type and name; guarded by mu
 	nacks   []string                         // guarded by mu
+	asked   []string                         // types, in the order of their first requests; guarded by mu
 	changed chan struct{}                    // closed at each change; guarded by mu
 	streams int                              // guarded by mu
 	end     chan struct{}                    // closed to end the streams; guarded by mu
@@ -90,6 +91,9 @@ func (s *adsServer) DeltaAggregatedResources(st discoveryv3.AggregatedDiscoveryS
 			}
 			if _, known := names[typ]; !known {
 				order = append(order, typ)
+				s.mu.Lock()
+				s.asked = append(s.asked, typ)
+				s.mu.Unlock()
 			}
 			names[typ] = append(names[typ], q.GetResourceNamesSubscribe()...)
 			names[typ] = slices.DeleteFunc(names[typ], func(n string) bool { return slices.Contains(q.GetResourceNamesUnsubscribe(), n) })
@@ -122,9 +126,9 @@ func (s *adsServer) send(st discoveryv3.AggregatedDiscoveryService_DeltaAggregat
 	return st.Send(out)
 }
 
-// TestDrivenOverGRPC plays a control plane over the wire: a first configuration, a change
-// of which a part is refused, and a stream that ends.
-func TestDrivenOverGRPC(t *testing.T) {
+// serveADS runs a control plane that has nothing yet, and returns its address.
+func serveADS(t *testing.T) (*adsServer, string) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "ads")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -135,6 +139,35 @@ func TestDrivenOverGRPC(t *testing.T) {
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, ads)
 	go func() { _ = g.Serve(ln) }()
 	t.Cleanup(g.Stop)
+	return ads, "unix:" + path
+}
+
+// TestTypesAskedFor: Istio's table of names is asked for where look-ups are captured
+// alone, since istiod makes it anew for each push.
+func TestTypesAskedFor(t *testing.T) {
+	for _, names := range []bool{false, true} {
+		ads, address := serveADS(t)
+		ads.set(edsOf(t, "a"))
+		ads.set(hostsOf(t, "a", 1))
+		d := drive(t, func(o *proxy.Options) { o.Discovery.Address, o.Discovery.NameTable = address, names })
+		want := []string{live.ClusterType, live.ListenerType}
+		if names {
+			want = append(want, live.NameTableType)
+		}
+		want = append(want, live.EndpointType) // the cluster's; all others were asked for before
+		inproc.WaitFor(t, "the first configuration is served", func() bool { return d.State() == stats.StateLive })
+		ads.mu.Lock()
+		if !slices.Equal(ads.asked, want) {
+			t.Errorf("with names: %v: asked for %q, want %q", names, ads.asked, want)
+		}
+		ads.mu.Unlock()
+	}
+}
+
+// TestDrivenOverGRPC plays a control plane over the wire: a first configuration, a change
+// of which a part is refused, and a stream that ends.
+func TestDrivenOverGRPC(t *testing.T) {
+	ads, address := serveADS(t)
 	echo := inproc.Echo(t, "ok")
 	ads.set(edsOf(t, "a"))
 	ads.set(hostsOf(t, "a", echo.Port))
@@ -142,7 +175,7 @@ func TestDrivenOverGRPC(t *testing.T) {
 	ads.set(routesOf(t, "80", "x=a"))
 
 	cache := t.TempDir()
-	d := drive(t, func(o *proxy.Options) { o.Discovery.Address, o.Discovery.Cache = "unix:"+path, cache })
+	d := drive(t, func(o *proxy.Options) { o.Discovery.Address, o.Discovery.Cache = address, cache })
 	inproc.WaitFor(t, "the first configuration is served", func() bool { return d.State() == stats.StateLive })
 	c := dialFrom(t, "127.0.0.1", d.addr("l"))
 	check := func(host, want string) {

@@ -81,10 +81,11 @@ func packed(typeURL string, h *live.Held) *anypb.Any {
 }
 
 // inlineRoutes are the route configurations that stand in listeners, which Envoy
-// calls static. That of a workload's own ports is such a one.
+// calls static. That of a workload's own ports is such a one. As in Envoy there is
+// one for each connection manager, though the chains with and without TLS of a port
+// have the same.
 func inlineRoutes(listeners []admin.Resource) []admin.Resource {
 	var out []admin.Resource
-	seen := map[string]bool{}
 	for i := range listeners {
 		r := &listeners[i]
 		l := &listenerv3.Listener{}
@@ -93,10 +94,9 @@ func inlineRoutes(listeners []admin.Resource) []admin.Resource {
 		}
 		for _, rc := range routesOf(l) {
 			a, err := anypb.New(rc)
-			if err != nil || seen[string(a.GetValue())] {
-				continue // the chains with and without TLS of a port have the same one
+			if err != nil {
+				continue // can't be: it was just decoded
 			}
-			seen[string(a.GetValue())] = true
 			out = append(out, admin.Resource{Name: rc.GetName(), Updated: r.Updated, Static: true, Message: a})
 		}
 	}

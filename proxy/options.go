@@ -91,6 +91,8 @@ type Discovery struct {
 	StateOfTheWorld bool
 	// Node is the proxy as the server knows it.
 	Node *corev3.Node
+	// NameTable asks for Istio's table of names too, which answers look-ups.
+	NameTable bool
 	// WarmFor bounds the wait for endpoints, routes and secrets of what was sent; 0 for
 	// 15 s.
 	WarmFor time.Duration

@@ -166,7 +166,7 @@ func podOptions(ctx context.Context, p *pod.Pod, root string) (proxy.Options, er
 		Discovery: &proxy.Discovery{
 			Address: p.Discovery.Address, Plaintext: p.Discovery.Plaintext, RootFile: p.Discovery.RootFile, ServerName: p.Discovery.ServerName,
 			TokenFile: p.Discovery.TokenFile, ClusterID: p.ClusterID, Headers: p.Discovery.Headers,
-			StateOfTheWorld: p.Discovery.StateOfTheWorld, Node: p.Node,
+			StateOfTheWorld: p.Discovery.StateOfTheWorld, Node: p.Node, NameTable: p.NameTable,
 		},
 	}
 	// The folder is in memory and lives as long as the pod, so that a container that

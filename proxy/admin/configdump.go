@@ -77,11 +77,12 @@ func (r *Resource) failure() *adminv3.UpdateFailureState {
 	return out
 }
 
-// sections returns the dump in the order in which Envoy writes it.
-func (d *Dump) sections(withEndpoints bool) []dumpSection {
+// sections returns the dump in the order in which Envoy writes it, with the
+// endpoints if assignments isn't nil.
+func (d *Dump) sections(a *assignments) []dumpSection {
 	all := []dumpSection{d.bootstrap(), d.clusters()}
-	if withEndpoints {
-		all = append(all, d.endpoints())
+	if a != nil {
+		all = append(all, a.section())
 	}
 	return append(all, d.listeners(), d.routes(), d.secrets())
 }
@@ -114,19 +115,6 @@ func (d *Dump) clusters() dumpSection {
 			}},
 		{name: "dynamic_active_clusters", element: &adminv3.ClustersConfigDump_DynamicCluster{}, items: d.Clusters, wanted: isActive, wrap: dynamic},
 		{name: "dynamic_warming_clusters", element: &adminv3.ClustersConfigDump_DynamicCluster{}, items: d.Clusters, wanted: isWarming, wrap: dynamic},
-	}}
-}
-
-func (d *Dump) endpoints() dumpSection {
-	return dumpSection{message: &adminv3.EndpointsConfigDump{}, fields: []dumpField{
-		{name: "static_endpoint_configs", element: &adminv3.EndpointsConfigDump_StaticEndpointConfig{}, items: d.Endpoints, wanted: isStatic,
-			wrap: func(r *Resource) proto.Message {
-				return &adminv3.EndpointsConfigDump_StaticEndpointConfig{EndpointConfig: r.body(), LastUpdated: r.updated()}
-			}},
-		{name: "dynamic_endpoint_configs", element: &adminv3.EndpointsConfigDump_DynamicEndpointConfig{}, items: d.Endpoints, wanted: isDynamic,
-			wrap: func(r *Resource) proto.Message {
-				return &adminv3.EndpointsConfigDump_DynamicEndpointConfig{VersionInfo: r.Version, EndpointConfig: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
-			}},
 	}}
 }
 
@@ -213,7 +201,11 @@ func (h *handler) serveConfigDump(w nethttp.ResponseWriter, _ *nethttp.Request, 
 		return
 	}
 	dump := h.Config.ConfigDump()
-	sections := dump.sections(q.Has("include_eds"))
+	var endpoints *assignments
+	if q.Has("include_eds") {
+		endpoints = newAssignments(dump.Endpoints, h.Clusters.Clusters())
+	}
+	sections := dump.sections(endpoints)
 	fields := parseMask(q.Get("mask"))
 	resource := q.Get("resource")
 	status, err := narrow(&sections, &fields, resource)

@@ -243,6 +243,7 @@ func TestAnswersAreEnvoys(t *testing.T) {
 		{"GET", "/listeners", true},
 		{"GET", "/listeners?format=json", true},
 		{"GET", "/config_dump", true},
+		{"GET", "/config_dump?include_eds=true", true},
 		{"GET", "/config_dump?resource=static_clusters", true},
 		{"GET", "/config_dump?resource=static_clusters&mask=cluster.name", true},
 		{"GET", "/config_dump?resource=static_clusters&mask=cluster.name,last_updated&name_regex=two", true},
@@ -369,10 +370,30 @@ func prune(v any) any {
 				delete(node, "extensions")
 			}
 		}
+		if assignments, ok := part["static_endpoint_configs"].([]any); ok {
+			pruneAssignments(assignments)
+		}
 		kept = append(kept, part)
 	}
 	if kept == nil {
 		return map[string]any{}
 	}
 	return map[string]any{"configs": kept}
+}
+
+// pruneAssignments sorts them, and takes out the weight 0 that Envoy shows of
+// localities which have none.
+func pruneAssignments(all []any) {
+	config := func(a any) map[string]any { return a.(map[string]any)["endpoint_config"].(map[string]any) }
+	slices.SortFunc(all, func(a, b any) int {
+		return cmp.Compare(config(a)["cluster_name"].(string), config(b)["cluster_name"].(string))
+	})
+	for _, a := range all {
+		localities, _ := config(a)["endpoints"].([]any)
+		for _, l := range localities {
+			if l := l.(map[string]any); l["load_balancing_weight"] == 0.0 {
+				delete(l, "load_balancing_weight")
+			}
+		}
+	}
 }

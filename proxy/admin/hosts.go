@@ -69,6 +69,9 @@ func writeCluster(out *bufio.Writer, c *ClusterStatus) {
 	limits("default_priority", c.Default)
 	limits("high_priority", c.High)
 	line("added_via_api", c.AddedViaAPI)
+	if c.EDSServiceName != "" {
+		line("eds_service_name", c.EDSServiceName)
+	}
 	for i := range c.Hosts {
 		h := &c.Hosts[i]
 		host := func(name string, value any) {
@@ -140,6 +143,7 @@ func clusterMessage(c *ClusterStatus) *adminv3.ClusterStatus {
 	m := &adminv3.ClusterStatus{
 		Name:              c.Name,
 		AddedViaApi:       c.AddedViaAPI,
+		EdsServiceName:    c.EDSServiceName,
 		ObservabilityName: cmp.Or(c.ObservabilityName, c.Name),
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{
 			c.Default.message(corev3.RoutingPriority_DEFAULT), c.High.message(corev3.RoutingPriority_HIGH)}},

@@ -28,7 +28,7 @@ func (d *discard) WriteHeader(int)             {}
 func nethttpRequest(target string) *nethttp.Request { return httptest.NewRequest("GET", target, nil) }
 
 var twoHosts = ClusterStatus{
-	Name: "outbound|80||a.b", ObservabilityName: "outbound|80||a.b;", AddedViaAPI: true, OutlierDetection: true,
+	Name: "outbound|80||a.b", ObservabilityName: "outbound|80||a.b;", AddedViaAPI: true, EDSServiceName: "a.b of 80", OutlierDetection: true,
 	Default: Limits{1, 2, 3, 4}, High: Limits{1024, 1024, 1024, 3},
 	Hosts: []HostStatus{
 		{Address: "10.0.0.1:80", Hostname: "a.b", CxActive: 1, CxTotal: 2, RqActive: 3, RqError: 4, RqPendingActive: 5, RqSuccess: 6,
@@ -55,6 +55,7 @@ high_priority::max_pending_requests::1024
 high_priority::max_requests::1024
 high_priority::max_retries::3
 added_via_api::true
+eds_service_name::a.b of 80
 10.0.0.1:80::cx_active::1
 10.0.0.1:80::cx_connect_fail::9
 10.0.0.1:80::cx_total::2

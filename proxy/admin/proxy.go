@@ -35,6 +35,8 @@ type ClusterStatus struct {
 	ObservabilityName string
 	// AddedViaAPI is set for what came from a control plane.
 	AddedViaAPI bool
+	// EDSServiceName is what discovery calls the hosts; empty means Name.
+	EDSServiceName string
 	// Default and High are the circuit breakers of the two priorities.
 	Default, High Limits
 	// OutlierDetection is set when hosts are ejected for their failures.

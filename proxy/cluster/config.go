@@ -87,6 +87,9 @@ type Config struct {
 	// PeerLabels are further labels of the workload that we tell then.
 	PeerProtocol string
 	PeerLabels   []string
+	// EDSServiceName is what the server calls the hosts of an EDS cluster,
+	// empty if that is Name.
+	EDSServiceName string
 	// Reference is the path of the Istio resource that shaped the cluster,
 	// empty if there is none.
 	Reference string

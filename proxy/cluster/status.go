@@ -13,6 +13,7 @@ import (
 type Status struct {
 	Name, ObservabilityName string
 	AddedViaAPI             bool
+	EDSServiceName          string
 	Breakers                BreakerStatus
 	// Outlier tells whether outlier detection is on.
 	Outlier bool
@@ -49,7 +50,7 @@ type HostStatus struct {
 // Status returns the state of now.
 func (c *Cluster) Status() Status {
 	cfg := c.config.Load()
-	s := Status{Name: c.name, ObservabilityName: cfg.StatName, AddedViaAPI: cfg.AddedViaAPI,
+	s := Status{Name: c.name, ObservabilityName: cfg.StatName, AddedViaAPI: cfg.AddedViaAPI, EDSServiceName: cfg.EDSServiceName,
 		Breakers: BreakerStatus{MaxConnections: cfg.Conn.MaxConnections, MaxPendingRequests: cfg.Conn.MaxPending,
 			MaxRequests: cfg.Breakers.MaxRequests, MaxRetries: cfg.Breakers.MaxRetries}}
 	if s.ObservabilityName == "" {

@@ -181,6 +181,9 @@ func (b *clusterBuilder) names() error {
 			b.out.Name = alt[:len(b.out.Name)]
 		}
 	}
+	if b.out.EDSServiceName = c.GetEdsClusterConfig().GetServiceName(); b.out.EDSServiceName == b.out.Name {
+		b.out.EDSServiceName = b.out.Name // as above; with Istio they are equal
+	}
 	istio := c.GetMetadata().GetFilterMetadata()["istio"].GetFields()
 	b.out.Reference = shared(istio["config"].GetStringValue())
 	if services := istio["services"].GetListValue().GetValues(); len(services) > 0 {

@@ -165,8 +165,8 @@ func TestReviewsOfIstiod(t *testing.T) {
 			IdleTimeout: 90 * time.Second, Socket: pool.Socket{Keepalive: true, KeepaliveTime: 300 * time.Second,
 				KeepaliveInterval: 75 * time.Second}, Speaks: pool.SpeaksHTTP2},
 		ServiceHost: "reviews.default.svc.cluster.local", ServiceName: "reviews.default.svc.cluster.local", ServiceNamespace: "default",
-		PeerProtocol: "istio-peer-exchange",
-		Reference:    "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews",
+		PeerProtocol: "istio-peer-exchange", EDSServiceName: "outbound|9080||reviews.default.svc.cluster.local",
+		Reference: "/apis/networking.istio.io/v1/namespaces/default/destination-rule/reviews",
 	}
 	if len(cfg.Endpoints) == 0 || cfg.Endpoints[0].TLS == nil {
 		t.Fatal("the pods of the mesh are spoken to without TLS")

@@ -47,7 +47,7 @@ func (r *reader) node(p *Pod) *corev3.Node {
 		Cluster:              serviceCluster(p, r.in.ServiceCluster),
 		Metadata:             fields,
 		UserAgentName:        "pillion",
-		UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: r.in.Version},
+		UserAgentVersionType: &corev3.Node_UserAgentBuildVersion{UserAgentBuildVersion: buildVersion(r.in.Version)},
 	}
 	for _, label := range localityLabels {
 		if l := p.Labels[label]; l != "" {

@@ -125,3 +125,14 @@ func Root(t testing.TB) string {
 	}
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
+
+// Queries returns the file of what Istio's dashboards ask Prometheus, which
+// stands beside the repository and isn't part of it.
+func Queries(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(Root(t), "..", "shared", "queries", "grafana-istio.txt")
+	if _, err := os.Stat(path); err != nil {
+		missing(t, "queries of Istio's dashboards", "they belong in "+path)
+	}
+	return path
+}
