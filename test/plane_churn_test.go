@@ -192,4 +192,7 @@ func TestPlaneChurn(t *testing.T) {
 	if n < edits/2 || median > late {
 		t.Errorf("%d of %d edits were seen in effect, after %v", n, edits, median)
 	}
+	if *soakTime >= time.Minute && p99 > late {
+		t.Errorf("one edit of a hundred took %v and more", p99)
+	}
 }
