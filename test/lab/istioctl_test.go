@@ -34,9 +34,19 @@ func newOperator(t testing.TB, m *mesh) *operator {
 		t.Fatal(err)
 	}
 	need.Lab(t, program)
-	// istioctl asks for a token of this account, which every namespace of a
-	// cluster has.
-	m.l.Apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: istio-system}}")
+	// istioctl looks for istiod's pod and what istiod reads, and asks for a
+	// token of an account that every namespace of a cluster has.
+	m.l.Apply(`
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: istio-system}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ` + istiodPod + `, namespace: istio-system, labels: {app: istiod, istio.io/rev: default}}
+spec: {nodeName: node, containers: [{name: discovery, image: pilot, ports: [{containerPort: 15012, protocol: TCP}]}]}
+status: {phase: Running, podIP: 10.244.0.1, podIPs: [{ip: 10.244.0.1}]}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: "rootNamespace: istio-system"}}
+`)
 	return &operator{m, program, t.TempDir()}
 }
 
@@ -49,20 +59,6 @@ func (o *operator) istioctl(args ...string) (string, error) {
 		err = fmt.Errorf("istioctl %s: %w: %s", strings.Join(args, " "), err, out)
 	}
 	return string(out), err
-}
-
-// dumps are the pages of the admin port that `istioctl proxy-config` asks a
-// pod for, by the command. The files that -f names are of such pages.
-var dumps = map[string]string{
-	"all":       "config_dump?include_eds=true",
-	"bootstrap": "config_dump?mask=bootstrap",
-	"cluster":   "config_dump?mask=dynamic_active_clusters,dynamic_warming_clusters,static_clusters",
-	"ecds":      "config_dump",
-	"eds":       "config_dump?include_eds=true",
-	"endpoint":  "clusters?format=json",
-	"listener":  "config_dump?mask=dynamic_listeners,static_listeners",
-	"route":     "config_dump?mask=dynamic_route_configs,static_route_configs",
-	"secret":    "config_dump?mask=dynamic_active_secrets,dynamic_warming_secrets",
 }
 
 // save stores a page of a pod's admin port, and returns the file.
@@ -78,14 +74,12 @@ func (o *operator) save(pod, page string) (string, error) {
 	return file, os.WriteFile(file, []byte(r.body), 0o644)
 }
 
-// proxyConfig is `istioctl proxy-config ARGS` for a pod. It reads the pod's
-// page from a file: the API that this mesh has forwards no ports.
+// inNamespace is a pod as istioctl is told of it.
+func (o *operator) inNamespace(pod string) string { return pod + "." + o.m.n.Pod(pod).Spec.Namespace }
+
+// proxyConfig is `istioctl proxy-config ARGS` for a pod.
 func (o *operator) proxyConfig(pod string, args ...string) (string, error) {
-	file, err := o.save(pod, dumps[args[0]])
-	if err != nil {
-		return "", err
-	}
-	return o.istioctl(append(append([]string{"proxy-config"}, args...), "-f", file)...)
+	return o.istioctl(append(append([]string{"proxy-config"}, args...), o.inNamespace(pod))...)
 }
 
 // bootstrapOnly are rows that stand for what only Envoy needs: its bootstrap.
@@ -202,7 +196,7 @@ func TestIstioctl(t *testing.T) {
 			})
 		}
 	}
-	policies := o.policies(t, "reviews-v2")
+	policies, description := o.policies(t, "reviews-v2"), o.describe(t, "reviews-v2")
 	o.wantStatus(t, inStep)
 	for _, pod := range append([]string{"reviews-v2"}, pods...) {
 		m.swap(pod, true)
@@ -211,6 +205,11 @@ func TestIstioctl(t *testing.T) {
 	t.Run("policies", func(t *testing.T) {
 		if got := o.policies(t, "reviews-v2"); !slices.Equal(got, policies) || !slices.Contains(got, "DENY deny.default 4") {
 			t.Errorf("%q: %s", got, difference(got, policies))
+		}
+	})
+	t.Run("description", func(t *testing.T) {
+		if got := o.describe(t, "reviews-v2"); !slices.Equal(got, description) || !slices.Contains(got, "VirtualService: reviews") {
+			t.Errorf("%q: %s", got, difference(got, description))
 		}
 	})
 	for _, pod := range pods {
@@ -239,6 +238,7 @@ func TestIstioctl(t *testing.T) {
 			}
 		})
 	}
+	t.Run("files", func(t *testing.T) { testFiles(t, o, "ratings-v1") })
 	t.Run("status", func(t *testing.T) { testProxyStatus(t, m, o) })
 }
 
@@ -333,12 +333,6 @@ func testProxyStatus(t *testing.T, m *mesh, o *operator) {
 	})
 }
 
-// xdsAddress has istioctl ask istiod itself. The form without it looks for the
-// pods of istiod and has the API forward their port 15012, which the API of
-// this mesh does not; what is asked there, and how, is the same: a token of
-// the API, by TLS. At 15010, in the clear, istiod refuses such questions.
-func (o *operator) xdsAddress() []string { return []string{"--xds-address", o.m.l.Ports.Secure} }
-
 // wantStatus waits until `istioctl proxy-status` says of proxies what is
 // wanted, by the short names of types. Of all others it says IGNORED.
 func (o *operator) wantStatus(t *testing.T, want map[string]map[string]string) {
@@ -365,7 +359,7 @@ var age = regexp.MustCompile(` \([^)]*\)`)
 
 // proxyStatus is what `istioctl proxy-status` says of each proxy, by types.
 func (o *operator) proxyStatus() (map[string]map[string]string, error) {
-	text, err := o.istioctl(append([]string{"proxy-status", "-v", "1"}, o.xdsAddress()...)...)
+	text, err := o.istioctl("proxy-status", "-v", "1")
 	if err != nil {
 		return nil, err
 	}
@@ -393,11 +387,7 @@ func (o *operator) proxyStatus() (map[string]map[string]string, error) {
 func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 	t.Helper()
 	err := rig.Await(func() error {
-		file, err := o.save(pod, "config_dump")
-		if err != nil {
-			return err
-		}
-		text, err := o.istioctl(append([]string{"proxy-status", pod + "." + o.m.n.Pod(pod).Spec.Namespace, "--file", file}, o.xdsAddress()...)...)
+		text, err := o.istioctl("proxy-status", o.inNamespace(pod))
 		if err != nil {
 			return err
 		}
@@ -416,15 +406,64 @@ func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 // policies are what `istioctl x authz check` finds in a pod.
 func (o *operator) policies(t *testing.T, pod string) []string {
 	t.Helper()
-	file, err := o.save(pod, "config_dump")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := o.istioctl("experimental", "authz", "check", "-f", file)
+	text, err := o.istioctl("experimental", "authz", "check", o.inNamespace(pod))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return rows(text)
+}
+
+// describe is what `istioctl x describe` makes of a pod and of its proxy's
+// configuration. It names policies in no order.
+func (o *operator) describe(t *testing.T, pod string) []string {
+	t.Helper()
+	text, err := o.istioctl("experimental", "describe", "pod", o.inNamespace(pod))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := rows(text)
+	for i, line := range lines {
+		if names, ok := strings.CutPrefix(line, "RBAC policies: "); ok {
+			all := strings.Split(names, ", ")
+			slices.Sort(all)
+			lines[i] = "RBAC policies: " + strings.Join(all, ", ")
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// testFiles: what has been saved of a pod, as what istioctl asks it itself; and
+// istiod that is asked without its pod.
+func testFiles(t *testing.T, o *operator, pod string) {
+	for _, tc := range []struct{ page, question string }{
+		{"config_dump?include_eds=true", "proxy-config route"},
+		{"config_dump?include_eds=true", "proxy-config all"},
+		{"clusters?format=json", "proxy-config endpoint"},
+		{"config_dump", "experimental authz check"},
+	} {
+		file, err := o.save(pod, tc.page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		question := strings.Fields(tc.question)
+		want, err := o.istioctl(slices.Concat(question, []string{o.inNamespace(pod)})...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := o.istioctl(slices.Concat(question, []string{"-f", file})...)
+		if err != nil || !slices.Equal(rows(got), rows(want)) {
+			t.Errorf("%s: %v %s", tc.question, err, difference(rows(got), rows(want)))
+		}
+	}
+	file, err := o.save(pod, "config_dump")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := o.istioctl("proxy-status", o.inNamespace(pod), "--file", file, "--xds-address", o.m.l.Ports.Secure)
+	if err != nil || !strings.Contains(text, "Listeners Match") {
+		t.Errorf("%v %s", err, text)
+	}
 }
 
 // testBootstrap: what istioctl shows of a bootstrap is who the proxy is.
