@@ -61,6 +61,16 @@ func (o *operator) istioctl(args ...string) (string, error) {
 	return string(out), err
 }
 
+// must is istioctl once it works: its own time limits are those of a person.
+func (o *operator) must(t *testing.T, args ...string) (text string) {
+	t.Helper()
+	rig.Until(t, "istioctl answers", func() (err error) {
+		text, err = o.istioctl(args...)
+		return err
+	})
+	return text
+}
+
 // save stores a page of a pod's admin port, and returns the file.
 func (o *operator) save(pod, page string) (string, error) {
 	r, err := o.m.ask(call{from: pod, url: "http://127.0.0.1:15000/" + page})
@@ -406,22 +416,14 @@ func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 // policies are what `istioctl x authz check` finds in a pod.
 func (o *operator) policies(t *testing.T, pod string) []string {
 	t.Helper()
-	text, err := o.istioctl("experimental", "authz", "check", o.inNamespace(pod))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return rows(text)
+	return rows(o.must(t, "experimental", "authz", "check", o.inNamespace(pod)))
 }
 
 // describe is what `istioctl x describe` makes of a pod and of its proxy's
 // configuration. It names policies in no order.
 func (o *operator) describe(t *testing.T, pod string) []string {
 	t.Helper()
-	text, err := o.istioctl("experimental", "describe", "pod", o.inNamespace(pod))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := rows(text)
+	lines := rows(o.must(t, "experimental", "describe", "pod", o.inNamespace(pod)))
 	for i, line := range lines {
 		if names, ok := strings.CutPrefix(line, "RBAC policies: "); ok {
 			all := strings.Split(names, ", ")
@@ -442,40 +444,44 @@ func testFiles(t *testing.T, o *operator, pod string) {
 		{"clusters?format=json", "proxy-config endpoint"},
 		{"config_dump", "experimental authz check"},
 	} {
-		file, err := o.save(pod, tc.page)
-		if err != nil {
-			t.Fatal(err)
-		}
 		question := strings.Fields(tc.question)
-		want, err := o.istioctl(slices.Concat(question, []string{o.inNamespace(pod)})...)
+		err := rig.Await(func() error {
+			o.m.knock(t)
+			file, err := o.save(pod, tc.page)
+			if err != nil {
+				return err
+			}
+			want, err := o.istioctl(append(slices.Clone(question), o.inNamespace(pod))...)
+			if err != nil {
+				return err
+			}
+			got, err := o.istioctl(append(slices.Clone(question), "-f", file)...)
+			if err == nil && !slices.Equal(rows(got), rows(want)) {
+				err = errors.New(difference(rows(got), rows(want)))
+			}
+			return err
+		})
 		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := o.istioctl(slices.Concat(question, []string{"-f", file})...)
-		if err != nil || !slices.Equal(rows(got), rows(want)) {
-			t.Errorf("%s: %v %s", tc.question, err, difference(rows(got), rows(want)))
+			t.Errorf("%s: %v", tc.question, err)
 		}
 	}
 	file, err := o.save(pod, "config_dump")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := o.istioctl("proxy-status", o.inNamespace(pod), "--file", file, "--xds-address", o.m.l.Ports.Secure)
-	if err != nil || !strings.Contains(text, "Listeners Match") {
-		t.Errorf("%v %s", err, text)
+	text := o.must(t, "proxy-status", o.inNamespace(pod), "--file", file, "--xds-address", o.m.l.Ports.Secure)
+	if !strings.Contains(text, "Listeners Match") {
+		t.Error(text)
 	}
 }
 
 // testBootstrap: what istioctl shows of a bootstrap is who the proxy is.
 func testBootstrap(t *testing.T, o *operator, pod string) {
-	text, err := o.proxyConfig(pod, "bootstrap", "-o", "short")
-	if err != nil || !regexp.MustCompile(`(?m)^Istio Version: +1\.30\.0\nEnvoy Version: +\d+\.\d+\.\d+-pillion`).MatchString(text) {
-		t.Errorf("%v %s", err, text)
+	text := o.must(t, "proxy-config", "bootstrap", "-o", "short", o.inNamespace(pod))
+	if !regexp.MustCompile(`(?m)^Istio Version: +1\.30\.0\nEnvoy Version: +\d+\.\d+\.\d+-pillion`).MatchString(text) {
+		t.Error(text)
 	}
-	text, err = o.proxyConfig(pod, "bootstrap", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text = o.must(t, "proxy-config", "bootstrap", "-o", "json", o.inNamespace(pod))
 	var dump struct {
 		Bootstrap struct {
 			Node struct {
