@@ -3,14 +3,11 @@
 package test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	neturl "net/url"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -52,7 +49,7 @@ scrape_configs:
 			return errors.New("the answer is empty")
 		}
 		for _, s := range series {
-			if s.rate <= 0 {
+			if s.Value <= 0 {
 				return fmt.Errorf("the answer is %v, want no rate of 0", series)
 			}
 		}
@@ -63,27 +60,22 @@ scrape_configs:
 		`sum(rate(istio_requests_total{destination_service="reviews.default.svc.cluster.local",destination_version="v1"}[1m])) or vector(0)`: 0,
 	} {
 		series, err := query(addr, expr)
-		if err != nil || len(series) != 1 || series[0].rate != want {
+		if err != nil || len(series) != 1 || series[0].Value != want {
 			t.Errorf("%s is %v (%v), want %v", expr, series, err, want)
 		}
 	}
 	// The other query of a canary: how long requests take.
 	series, err := query(addr, `histogram_quantile(0.99, sum(rate(istio_request_duration_milliseconds_bucket{destination_service="reviews.default.svc.cluster.local"}[1m])) by (le))`)
-	if err != nil || len(series) != 1 || !(series[0].rate > 0) {
+	if err != nil || len(series) != 1 || !(series[0].Value > 0) {
 		t.Errorf("the 99th percentile of the duration is %v (%v), want one number above 0", series, err)
 	}
-	if labels := mustQuery(t, addr, canaryQuery)[0].labels; labels["reporter"] != "source" || labels["response_code"] != "200" ||
+	if labels := mustQuery(t, addr, canaryQuery)[0].Labels; labels["reporter"] != "source" || labels["response_code"] != "200" ||
 		labels["destination_workload_namespace"] != "default" || labels["request_protocol"] != "http" || labels["response_flags"] != "-" {
 		t.Errorf("the series has labels %v", labels)
 	}
 }
 
-type sample struct {
-	labels map[string]string
-	rate   float64
-}
-
-func mustQuery(t *testing.T, addr, expr string) []sample {
+func mustQuery(t *testing.T, addr, expr string) []rig.Sample {
 	t.Helper()
 	series, err := query(addr, expr)
 	if err != nil || len(series) == 0 {
@@ -93,33 +85,12 @@ func mustQuery(t *testing.T, addr, expr string) []sample {
 }
 
 // query asks Prometheus for an expression's value now.
-func query(addr, expr string) ([]sample, error) {
-	body, err := rig.Fetch("GET", "http://"+addr+"/api/v1/query?query="+neturl.QueryEscape(expr))
+func query(addr, expr string) ([]rig.Sample, error) {
+	body, err := rig.Fetch("GET", rig.QueryURL(addr, expr))
 	if err != nil {
 		return nil, err
 	}
-	var answer struct {
-		Status string
-		Data   struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(body), &answer); err != nil || answer.Status != "success" {
-		return nil, fmt.Errorf("%w: %s", err, body)
-	}
-	var series []sample
-	for _, r := range answer.Data.Result {
-		text, _ := r.Value[1].(string)
-		value, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return nil, err
-		}
-		series = append(series, sample{r.Metric, value})
-	}
-	return series, nil
+	return rig.ParseSamples(body)
 }
 
 // allowedLint are remarks of promtool on names that aren't ours to choose.

@@ -12,6 +12,7 @@ import (
 	nethttp "net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,7 +64,7 @@ func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh 
 	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}, isOurs: map[string]bool{}}
 	m.world, m.issuer = newAuthority(t), newIssuer(t)
 	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, team, m.issuer.yaml, m.world.secrets(t))
-	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects})
+	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects, Dial: m.dialLoopback})
 	m.readAddresses(objects)
 	m.startServers()
 	StartBookinfoApps(t, m.n, m.app)
@@ -180,6 +181,22 @@ func (m *mesh) dial(ctx context.Context, from, addr string) (net.Conn, error) {
 		host = p.Spec.Addr.String()
 	}
 	return m.n.Pod(from).DialContext(ctx, "tcp4", net.JoinHostPort(host, port))
+}
+
+// istiodPod is what the API calls istiod, once it is told of it.
+const istiodPod = "istiod"
+
+// dialLoopback connects to a port of a pod that no one else may reach, as the
+// kubelet does when the API forwards a port.
+func (m *mesh) dialLoopback(_, pod string, port int) (net.Conn, error) {
+	if pod == istiodPod && port == 15012 {
+		return m.n.Node.DialContext(m.t.Context(), "tcp4", m.l.Ports.Secure)
+	}
+	p := m.n.pods[pod]
+	if p == nil {
+		return nil, fmt.Errorf("there is no pod %s", pod)
+	}
+	return p.DialContext(m.t.Context(), "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // call is a request of an application.

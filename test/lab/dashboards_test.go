@@ -4,12 +4,10 @@ package lab
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	nethttp "net/http"
-	neturl "net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,38 +56,20 @@ func (m *mesh) startPrometheus(t *testing.T) {
 
 // query returns what Prometheus has for an expression: the values that are
 // numbers, as text, with their labels.
-func (m *mesh) query(ctx context.Context, expr string) ([]string, error) {
-	client := nethttp.Client{Transport: &nethttp.Transport{DialContext: m.n.Node.DialContext, DisableKeepAlives: true}, Timeout: rig.Patience}
-	req, err := nethttp.NewRequestWithContext(ctx, nethttp.MethodGet, "http://"+prometheusAddr+"/api/v1/query?query="+neturl.QueryEscape(expr), nil)
+func (m *mesh) query(expr string) ([]string, error) {
+	tr := &nethttp.Transport{DialContext: m.n.Node.DialContext, DisableKeepAlives: true}
+	r, err := askThrough(m.t.Context(), tr, call{url: rig.QueryURL(prometheusAddr, expr)})
 	if err != nil {
 		return nil, err
 	}
-	res, err := client.Do(req)
+	samples, err := rig.ParseSamples(r.body)
 	if err != nil {
-		return nil, err
-	}
-	defer res.Body.Close()
-	body, err := io.ReadAll(res.Body)
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Status string
-		Error  string
-		Data   struct {
-			Result []struct {
-				Metric map[string]string
-				Value  [2]any
-			}
-		}
-	}
-	if err := json.Unmarshal(body, &answer); err != nil || answer.Status != "success" {
-		return nil, fmt.Errorf("%s: %w %s", expr, err, body)
+		return nil, fmt.Errorf("%s: %w", expr, err)
 	}
 	var values []string
-	for _, r := range answer.Data.Result {
-		if v := fmt.Sprint(r.Value[1]); v != "NaN" {
-			values = append(values, fmt.Sprint(r.Metric, " ", v))
+	for _, s := range samples {
+		if !math.IsNaN(s.Value) {
+			values = append(values, fmt.Sprint(s.Labels, " ", s.Value))
 		}
 	}
 	return values, nil
@@ -132,7 +112,7 @@ func filledIn(query string) []string {
 func (m *mesh) answers(query string) ([]string, error) {
 	var all []string
 	for _, expr := range filledIn(query) {
-		values, err := m.query(m.t.Context(), expr)
+		values, err := m.query(expr)
 		if err != nil {
 			return nil, err
 		}
@@ -211,7 +191,7 @@ func testPanels(t *testing.T, m *mesh) {
 		{"incoming, by source", `count by (source_workload, source_workload_namespace) (istio_requests_total{connection_security_policy="mutual_tls",destination_service="productpage.default.svc.cluster.local",reporter="destination"})`,
 			"map[source_workload:istio-ingressgateway source_workload_namespace:istio-system] 1"},
 	} {
-		values, err := m.query(t.Context(), tc.query)
+		values, err := m.query(tc.query)
 		if err != nil || !slices.Contains(values, tc.want) {
 			t.Errorf("%s: no %s in %v (%v)", tc.name, tc.want, values, err)
 		}

@@ -34,9 +34,19 @@ func newOperator(t testing.TB, m *mesh) *operator {
 		t.Fatal(err)
 	}
 	need.Lab(t, program)
-	// istioctl asks for a token of this account, which every namespace of a
-	// cluster has.
-	m.l.Apply("{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: istio-system}}")
+	// istioctl looks for istiod's pod and what istiod reads, and asks for a
+	// token of an account that every namespace of a cluster has.
+	m.l.Apply(`
+{apiVersion: v1, kind: ServiceAccount, metadata: {name: default, namespace: istio-system}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ` + istiodPod + `, namespace: istio-system, labels: {app: istiod, istio.io/rev: default}}
+spec: {nodeName: node, containers: [{name: discovery, image: pilot, ports: [{containerPort: 15012, protocol: TCP}]}]}
+status: {phase: Running, podIP: 10.244.0.1, podIPs: [{ip: 10.244.0.1}]}
+---
+{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: "rootNamespace: istio-system"}}
+`)
 	return &operator{m, program, t.TempDir()}
 }
 
@@ -51,18 +61,14 @@ func (o *operator) istioctl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// dumps are the pages of the admin port that `istioctl proxy-config` asks a
-// pod for, by the command. The files that -f names are of such pages.
-var dumps = map[string]string{
-	"all":       "config_dump?include_eds=true",
-	"bootstrap": "config_dump?mask=bootstrap",
-	"cluster":   "config_dump?mask=dynamic_active_clusters,dynamic_warming_clusters,static_clusters",
-	"ecds":      "config_dump",
-	"eds":       "config_dump?include_eds=true",
-	"endpoint":  "clusters?format=json",
-	"listener":  "config_dump?mask=dynamic_listeners,static_listeners",
-	"route":     "config_dump?mask=dynamic_route_configs,static_route_configs",
-	"secret":    "config_dump?mask=dynamic_active_secrets,dynamic_warming_secrets",
+// must is istioctl once it works: its own time limits are those of a person.
+func (o *operator) must(t *testing.T, args ...string) (text string) {
+	t.Helper()
+	rig.Until(t, "istioctl answers", func() (err error) {
+		text, err = o.istioctl(args...)
+		return err
+	})
+	return text
 }
 
 // save stores a page of a pod's admin port, and returns the file.
@@ -78,14 +84,12 @@ func (o *operator) save(pod, page string) (string, error) {
 	return file, os.WriteFile(file, []byte(r.body), 0o644)
 }
 
-// proxyConfig is `istioctl proxy-config ARGS` for a pod. It reads the pod's
-// page from a file: the API that this mesh has forwards no ports.
+// inNamespace is a pod as istioctl is told of it.
+func (o *operator) inNamespace(pod string) string { return pod + "." + o.m.n.Pod(pod).Spec.Namespace }
+
+// proxyConfig is `istioctl proxy-config ARGS` for a pod.
 func (o *operator) proxyConfig(pod string, args ...string) (string, error) {
-	file, err := o.save(pod, dumps[args[0]])
-	if err != nil {
-		return "", err
-	}
-	return o.istioctl(append(append([]string{"proxy-config"}, args...), "-f", file)...)
+	return o.istioctl(append(append([]string{"proxy-config"}, args...), o.inNamespace(pod))...)
 }
 
 // bootstrapOnly are rows that stand for what only Envoy needs: its bootstrap.
@@ -202,7 +206,8 @@ func TestIstioctl(t *testing.T) {
 			})
 		}
 	}
-	policies := o.policies(t, "reviews-v2")
+	policies, description := o.policies(t, "reviews-v2"), o.describe(t, "reviews-v2")
+	o.wantStatus(t, inStep)
 	for _, pod := range append([]string{"reviews-v2"}, pods...) {
 		m.swap(pod, true)
 	}
@@ -210,6 +215,11 @@ func TestIstioctl(t *testing.T) {
 	t.Run("policies", func(t *testing.T) {
 		if got := o.policies(t, "reviews-v2"); !slices.Equal(got, policies) || !slices.Contains(got, "DENY deny.default 4") {
 			t.Errorf("%q: %s", got, difference(got, policies))
+		}
+	})
+	t.Run("description", func(t *testing.T) {
+		if got := o.describe(t, "reviews-v2"); !slices.Equal(got, description) || !slices.Contains(got, "VirtualService: reviews") {
+			t.Errorf("%q: %s", got, difference(got, description))
 		}
 	})
 	for _, pod := range pods {
@@ -238,6 +248,7 @@ func TestIstioctl(t *testing.T) {
 			}
 		})
 	}
+	t.Run("files", func(t *testing.T) { testFiles(t, o, "ratings-v1") })
 	t.Run("status", func(t *testing.T) { testProxyStatus(t, m, o) })
 }
 
@@ -248,17 +259,20 @@ func (m *mesh) knock(t *testing.T) {
 	m.try(t, call{from: "ratings-v1", url: "http://productpage:9080/"}, 200)
 }
 
-// difference names the lines that two answers don't have in common.
+// difference names the lines that two answers don't have in common, as often
+// as one has them more than the other.
 func difference(got, want []string) string {
-	var b strings.Builder
-	for _, line := range want {
-		if !slices.Contains(got, line) {
-			b.WriteString("- " + line + "\n")
-		}
-	}
+	more := map[string]int{}
 	for _, line := range got {
-		if !slices.Contains(want, line) {
-			b.WriteString("+ " + line + "\n")
+		more[line]++
+	}
+	for _, line := range want {
+		more[line]--
+	}
+	var b strings.Builder
+	for _, line := range slices.Sorted(maps.Keys(more)) {
+		if n := more[line]; n != 0 {
+			fmt.Fprintf(&b, "%+d %s\n", n, line)
 		}
 	}
 	return fmt.Sprintf("%d lines, not %d:\n%s", len(got), len(want), b.String())
@@ -278,23 +292,37 @@ spec:
       value: {name: broken, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua, inlineCode: "function ("}}
 `
 
+// synced are the types of a pod that has all that istiod has sent.
+var synced = map[string]string{"CDS": "SYNCED", "LDS": "SYNCED", "EDS": "SYNCED", "RDS": "SYNCED"}
+
+// statuses are what `istioctl proxy-status` says of the mesh, if it is that of
+// the sidecars. The gateway has certificates of istiod's besides.
+func statuses(sidecars map[string]string) map[string]map[string]string {
+	all := map[string]map[string]string{"istio-ingressgateway.istio-system": with(synced, map[string]string{"SDS": "SYNCED"})}
+	for _, name := range proxied {
+		if name != "istio-ingressgateway" {
+			all[name+".default"] = sidecars
+		}
+	}
+	return all
+}
+
+// inStep is what it says when there is nothing to do.
+var inStep = statuses(synced)
+
 // testProxyStatus: istiod and istioctl say of our proxies what they say of
-// Envoys: that all is in step, and then what was refused.
+// Envoys: that all is in step, and then what was refused. reviews-v1 is an
+// Envoy.
 func testProxyStatus(t *testing.T, m *mesh, o *operator) {
-	in := map[string]string{"CDS": "SYNCED", "LDS": "SYNCED", "EDS": "SYNCED", "RDS": "SYNCED"}
-	refused := with(in, map[string]string{"LDS": "ERROR"})
-	gateway := with(in, map[string]string{"SDS": "SYNCED"})
 	t.Run("in step", func(t *testing.T) {
-		o.wantStatus(t, map[string]map[string]string{"productpage-v1.default": in, "ratings-v1.default": in, "reviews-v1.default": in, "reviews-v2.default": in,
-			"istio-ingressgateway.istio-system": gateway})
+		o.wantStatus(t, inStep)
 		for _, pod := range proxied {
 			o.wantCompared(t, pod, "Clusters Match", "Listeners Match", "Routes Match")
 		}
 	})
 	m.l.Apply(wrongScript)
 	t.Run("refused", func(t *testing.T) {
-		o.wantStatus(t, map[string]map[string]string{"productpage-v1.default": refused, "ratings-v1.default": refused, "reviews-v1.default": refused, "reviews-v2.default": refused,
-			"istio-ingressgateway.istio-system": gateway})
+		o.wantStatus(t, statuses(with(synced, map[string]string{"LDS": "ERROR"})))
 		for _, pod := range []string{"ratings-v1", "reviews-v1"} {
 			o.wantCompared(t, pod, "Clusters Match", "Listeners Don't Match", "Routes Match")
 		}
@@ -308,18 +336,12 @@ func testProxyStatus(t *testing.T, m *mesh, o *operator) {
 	})
 	m.l.Delete(wrongScript)
 	t.Run("well again", func(t *testing.T) {
-		o.wantStatus(t, map[string]map[string]string{"ratings-v1.default": in, "reviews-v1.default": in})
+		o.wantStatus(t, inStep)
 		for _, pod := range []string{"ratings-v1", "reviews-v1"} {
 			o.wantCompared(t, pod, "Clusters Match", "Listeners Match", "Routes Match")
 		}
 	})
 }
-
-// xdsAddress has istioctl ask istiod itself. The form without it looks for the
-// pods of istiod and has the API forward their port 15012, which the API of
-// this mesh does not; what is asked there, and how, is the same: a token of
-// the API, by TLS. At 15010, in the clear, istiod refuses such questions.
-func (o *operator) xdsAddress() []string { return []string{"--xds-address", o.m.l.Ports.Secure} }
 
 // wantStatus waits until `istioctl proxy-status` says of proxies what is
 // wanted, by the short names of types. Of all others it says IGNORED.
@@ -347,7 +369,7 @@ var age = regexp.MustCompile(` \([^)]*\)`)
 
 // proxyStatus is what `istioctl proxy-status` says of each proxy, by types.
 func (o *operator) proxyStatus() (map[string]map[string]string, error) {
-	text, err := o.istioctl(append([]string{"proxy-status", "-v", "1"}, o.xdsAddress()...)...)
+	text, err := o.istioctl("proxy-status", "-v", "1")
 	if err != nil {
 		return nil, err
 	}
@@ -375,11 +397,7 @@ func (o *operator) proxyStatus() (map[string]map[string]string, error) {
 func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 	t.Helper()
 	err := rig.Await(func() error {
-		file, err := o.save(pod, "config_dump")
-		if err != nil {
-			return err
-		}
-		text, err := o.istioctl(append([]string{"proxy-status", pod + "." + o.m.n.Pod(pod).Spec.Namespace, "--file", file}, o.xdsAddress()...)...)
+		text, err := o.istioctl("proxy-status", o.inNamespace(pod))
 		if err != nil {
 			return err
 		}
@@ -398,27 +416,72 @@ func (o *operator) wantCompared(t *testing.T, pod string, want ...string) {
 // policies are what `istioctl x authz check` finds in a pod.
 func (o *operator) policies(t *testing.T, pod string) []string {
 	t.Helper()
+	return rows(o.must(t, "experimental", "authz", "check", o.inNamespace(pod)))
+}
+
+// describe is what `istioctl x describe` makes of a pod and of its proxy's
+// configuration. It names policies in no order.
+func (o *operator) describe(t *testing.T, pod string) []string {
+	t.Helper()
+	lines := rows(o.must(t, "experimental", "describe", "pod", o.inNamespace(pod)))
+	for i, line := range lines {
+		if names, ok := strings.CutPrefix(line, "RBAC policies: "); ok {
+			all := strings.Split(names, ", ")
+			slices.Sort(all)
+			lines[i] = "RBAC policies: " + strings.Join(all, ", ")
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// testFiles: what has been saved of a pod, as what istioctl asks it itself; and
+// istiod that is asked without its pod.
+func testFiles(t *testing.T, o *operator, pod string) {
+	for _, tc := range []struct{ page, question string }{
+		{"config_dump?include_eds=true", "proxy-config route"},
+		{"config_dump?include_eds=true", "proxy-config all"},
+		{"clusters?format=json", "proxy-config endpoint"},
+		{"config_dump", "experimental authz check"},
+	} {
+		question := strings.Fields(tc.question)
+		err := rig.Await(func() error {
+			o.m.knock(t)
+			file, err := o.save(pod, tc.page)
+			if err != nil {
+				return err
+			}
+			want, err := o.istioctl(append(slices.Clone(question), o.inNamespace(pod))...)
+			if err != nil {
+				return err
+			}
+			got, err := o.istioctl(append(slices.Clone(question), "-f", file)...)
+			if err == nil && !slices.Equal(rows(got), rows(want)) {
+				err = errors.New(difference(rows(got), rows(want)))
+			}
+			return err
+		})
+		if err != nil {
+			t.Errorf("%s: %v", tc.question, err)
+		}
+	}
 	file, err := o.save(pod, "config_dump")
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := o.istioctl("experimental", "authz", "check", "-f", file)
-	if err != nil {
-		t.Fatal(err)
+	text := o.must(t, "proxy-status", o.inNamespace(pod), "--file", file, "--xds-address", o.m.l.Ports.Secure)
+	if !strings.Contains(text, "Listeners Match") {
+		t.Error(text)
 	}
-	return rows(text)
 }
 
 // testBootstrap: what istioctl shows of a bootstrap is who the proxy is.
 func testBootstrap(t *testing.T, o *operator, pod string) {
-	text, err := o.proxyConfig(pod, "bootstrap", "-o", "short")
-	if err != nil || !regexp.MustCompile(`(?m)^Istio Version: +1\.30\.0\nEnvoy Version: +\d+\.\d+\.\d+-pillion`).MatchString(text) {
-		t.Errorf("%v %s", err, text)
+	text := o.must(t, "proxy-config", "bootstrap", "-o", "short", o.inNamespace(pod))
+	if !regexp.MustCompile(`(?m)^Istio Version: +1\.30\.0\nEnvoy Version: +\d+\.\d+\.\d+-pillion`).MatchString(text) {
+		t.Error(text)
 	}
-	text, err = o.proxyConfig(pod, "bootstrap", "-o", "json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	text = o.must(t, "proxy-config", "bootstrap", "-o", "json", o.inNamespace(pod))
 	var dump struct {
 		Bootstrap struct {
 			Node struct {

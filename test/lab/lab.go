@@ -70,6 +70,8 @@ type Options struct {
 	Env []string
 	// Objects are texts of YAML that are there when istiod starts.
 	Objects []string
+	// Dial is how the API forwards ports of pods; nil: it forwards none.
+	Dial kube.Dialer
 	// Host is the network namespace of istiod and of the Kubernetes API; nil
 	// is that of this process.
 	Host *Namespace
@@ -125,6 +127,7 @@ func Open(program, dir string, ports Ports, o Options) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
+	api.Dial = o.Dial
 	for _, text := range o.Objects {
 		if err := api.Apply(text); err != nil {
 			return nil, err

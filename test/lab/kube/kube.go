@@ -3,7 +3,7 @@
 // Package kube is a stand-in for the Kubernetes API, in memory and in this
 // process, that is enough for an unmodified istiod: discovery, objects with
 // get, list, watch, create, update, patch and delete, reviews of tokens and of
-// access, and tokens of service accounts.
+// access, tokens of service accounts, and the forwarding of ports.
 //
 // It is no API server. There is no admission and no schema, nothing is given
 // defaults but what Apply says, everyone may do everything, a strategic merge
@@ -27,6 +27,10 @@ const maxBody = 16 << 20
 // Server is the API. It serves HTTP, and the rest of its methods are for the
 // process that it is in. All are safe for concurrent use.
 type Server struct {
+	// Dial is how ports of pods are forwarded; nil: none are. It is not to be
+	// changed once the API is served.
+	Dial Dialer
+
 	store  *store
 	issuer *issuer // immutable
 }
@@ -95,6 +99,9 @@ func (s *Server) route(w nethttp.ResponseWriter, r *nethttp.Request) (any, int, 
 	t, err := s.store.target(r.URL.Path)
 	if err != nil {
 		return nil, 0, err
+	}
+	if t.res.Plural == "pods" && t.sub == "portforward" {
+		return nil, 0, s.forward(w, r, t)
 	}
 	switch r.Method {
 	case nethttp.MethodGet:
