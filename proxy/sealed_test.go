@@ -4,7 +4,9 @@ package proxy_test
 
 import (
 	stdtls "crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
@@ -196,6 +198,81 @@ func TestCutOverTLS(t *testing.T) {
 			if body != "all of it" || e.End != tc.complete || !tc.complete && e.Kind != "reset" {
 				t.Errorf("over HTTP/2: %q, then %+v", body, e)
 			}
+		})
+	}
+}
+
+// errCut is the end of a socket, which crypto/tls comes to only where no close_notify
+// came before.
+var errCut = errors.New("ended without close_notify")
+
+type socketEnd struct{ net.Conn }
+
+func (s socketEnd) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err == io.EOF {
+		err = errCut
+	}
+	return n, err
+}
+
+// TestRawEndsOverTLS: how one side of a raw connection ended is what the other one is
+// told, and that one may still answer.
+func TestRawEndsOverTLS(t *testing.T) {
+	ca := newCA(t)
+	leaf, err := ca.Issue("shop", "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Who is there is what other tests look at.
+	conf := &stdtls.Config{Certificates: []stdtls.Certificate{pair}, InsecureSkipVerify: true}
+	for _, tc := range []struct {
+		name         string
+		host, notify bool // who ends first, and how
+		want         error
+	}{
+		{"ended by the host", true, true, nil},
+		{"host cut off", true, false, errCut},
+		{"ended by the client", false, true, nil},
+		{"client cut off", false, false, errCut},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			// speak is one side. Each says a word before it ends.
+			speak := func(sealed *stdtls.Conn, first bool) {
+				answer := func(want error) {
+					if got, err := io.ReadAll(sealed); string(got) != "word" || err != want {
+						t.Errorf("first %v: got %q and %v, want %v", first, got, err, want)
+					}
+				}
+				if !first {
+					answer(tc.want)
+				}
+				if _, err := sealed.Write([]byte("word")); err != nil {
+					t.Errorf("first %v: %v", first, err)
+				}
+				if !first || tc.notify {
+					_ = sealed.CloseWrite()
+				} else {
+					_ = sealed.NetConn().(socketEnd).Conn.(*net.TCPConn).CloseWrite()
+				}
+				if first {
+					answer(nil)
+				}
+			}
+			done := make(chan struct{})
+			b := inproc.NewBackend(t, func(c *inproc.Conn) {
+				defer close(done)
+				sealed := stdtls.Server(socketEnd{c.Conn}, conf)
+				speak(sealed, tc.host)
+			})
+			addr := rawRoute{port: b.Port, raw: true, chain: inboundSocket(meshID), cluster: outboundSocket("istio", serverID), secrets: secretsOf(t, ca, "client")}.serve(t)
+			c := inproc.Dial(t, addr)
+			speak(stdtls.Client(socketEnd{c.Conn}, conf), !tc.host)
+			<-done
 		})
 	}
 }

@@ -458,8 +458,19 @@ func (c *Conn) ResetOnClose() {
 }
 
 // CloseWrite sends FIN, where the connection can, and leaves reading open.
-func (c *Conn) CloseWrite() error {
-	if w, ok := c.nc.(interface{ CloseWrite() error }); ok {
+func (c *Conn) CloseWrite() error { return closeWrite(c.nc) }
+
+// CutWrite is CloseWrite for a stream that was cut off: over TLS it sends FIN without
+// close_notify, so that the peer can tell (RFC 8446 section 6.1). It is for the writer.
+func (c *Conn) CutWrite() error {
+	if c.sealed != nil {
+		return closeWrite(c.sealed.NetConn())
+	}
+	return closeWrite(c.nc)
+}
+
+func closeWrite(nc net.Conn) error {
+	if w, ok := nc.(interface{ CloseWrite() error }); ok {
 		return w.CloseWrite()
 	}
 	return nil

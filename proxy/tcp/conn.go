@@ -173,7 +173,9 @@ func (c *conn) relay() {
 }
 
 // carry carries one direction and passes on how it ends: a FIN as a FIN, while
-// the other direction goes on, and a reset as a reset.
+// the other direction goes on, and a reset as a reset. A close_notify is passed on
+// only where there was one: anybody on the way can end a connection, and one of ours
+// would vouch for it.
 func (c *conn) carry(dst, src *netio.Conn, m *meeting, moved *atomic.Uint64, ended *atomic.Bool, bySrc, byDst cause) {
 	var srcErr, dstErr error
 	if m != nil {
@@ -192,7 +194,12 @@ func (c *conn) carry(dst, src *netio.Conn, m *meeting, moved *atomic.Uint64, end
 		c.kill(byDst)
 	default:
 		ended.Store(true)
-		_ = dst.CloseWrite() // one that is closed already needs none
+		// One that is closed already needs neither.
+		if src.Truncated() {
+			_ = dst.CutWrite()
+		} else {
+			_ = dst.CloseWrite()
+		}
 	}
 }
 
