@@ -277,6 +277,38 @@ func TestRawEndsOverTLS(t *testing.T) {
 	}
 }
 
+// TestTunnelCutOverTLS: octets of another protocol are passed on as far as they came,
+// and their end is the end, however the host's TLS ends.
+func TestTunnelCutOverTLS(t *testing.T) {
+	ca := newCA(t)
+	leaf, err := ca.Issue("shop", "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		sealed := stdtls.Server(c.Conn, &stdtls.Config{Certificates: []stdtls.Certificate{pair}})
+		if _, err := sealed.Read(make([]byte, 1024)); err != nil {
+			t.Error(err)
+		}
+		_, _ = sealed.Write([]byte("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\nfarewell"))
+	})
+	addr := rawRoute{port: b.Port, manager: "upgrade_configs: [{upgrade_type: websocket}]",
+		cluster: outboundSocket("http/1.1", serverID), secrets: secretsOf(t, ca, "client")}.serve(t)
+	c := inproc.Dial(t, addr)
+	c.Send("GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket\n\n")
+	if line, _ := c.Head(); line != "HTTP/1.1 101 Switching Protocols" {
+		t.Fatal(line)
+	}
+	got, err := io.ReadAll(c.Tunnel())
+	if string(got) != "farewell" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // TestSealedIdleClose: that the server's proxy closes an idle connection costs no
 // client an error, also under TLS.
 func TestSealedIdleClose(t *testing.T) {

@@ -28,6 +28,7 @@ type reader struct {
 	adv     int  // bytes of in that the last piece of the body covers
 	ended   bool // the message is completely read
 	eofSeen bool // the stream has ended
+	foreign bool // the body is another protocol's stream
 }
 
 // more waits for bytes behind those unread. It keeps what the head's fields
@@ -228,7 +229,7 @@ func (r *reader) nextChunk() ([]byte, error) {
 func (r *reader) nextUntilClose() ([]byte, error) {
 	if r.in.Len() == 0 {
 		r.bodyRoom()
-		if err := r.more(); err == io.EOF && r.io.Truncated() {
+		if err := r.more(); err == io.EOF && !r.foreign && r.io.Truncated() {
 			// Anybody on the way can end a connection. RFC 9112 section 9.8: only
 			// what TLS itself has ended is complete.
 			return nil, io.ErrUnexpectedEOF

@@ -12,8 +12,9 @@ import (
 // tunnel owns no buffer for writing; nor does it own one for reading.
 
 // tunnel makes all that follows the message's head, to the end of the stream,
-// its body.
-func (r *reader) tunnel() { r.kind, r.ended = http.BodyClose, false }
+// its body. What it is, and whether it is complete there, only the other protocol
+// knows.
+func (r *reader) tunnel() { r.kind, r.ended, r.foreign = http.BodyClose, false, true }
 
 // writeTunnel sends octets; with end the client is told that they were the
 // last.
