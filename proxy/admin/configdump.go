@@ -83,7 +83,11 @@ func (d *Dump) sections(withEndpoints bool) []dumpSection {
 	if withEndpoints {
 		all = append(all, d.endpoints())
 	}
-	return append(all, d.listeners(), d.routes(), d.secrets())
+	all = append(all, d.listeners(), d.routes(), d.secrets())
+	if len(d.Extensions) > 0 {
+		all = append(all, d.extensions())
+	}
+	return all
 }
 
 func (d *Dump) bootstrap() dumpSection {
@@ -203,6 +207,15 @@ func (d *Dump) secrets() dumpSection {
 			}},
 		{name: "dynamic_active_secrets", element: &adminv3.SecretsConfigDump_DynamicSecret{}, items: d.Secrets, wanted: isActive, wrap: dynamic},
 		{name: "dynamic_warming_secrets", element: &adminv3.SecretsConfigDump_DynamicSecret{}, items: d.Secrets, wanted: isWarming, wrap: dynamic},
+	}}
+}
+
+func (d *Dump) extensions() dumpSection {
+	return dumpSection{message: &adminv3.EcdsConfigDump{}, fields: []dumpField{
+		{name: "ecds_filters", element: &adminv3.EcdsConfigDump_EcdsFilterConfig{}, items: d.Extensions, wanted: isDynamic,
+			wrap: func(r *Resource) proto.Message {
+				return &adminv3.EcdsConfigDump_EcdsFilterConfig{VersionInfo: r.Version, EcdsFilter: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
+			}},
 	}}
 }
 

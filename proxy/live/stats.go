@@ -14,7 +14,9 @@ func (s *Sink) CollectStats(e *stats.Emitter) {
 	collect(e, &s.listeners)
 	collect(e, &s.routes)
 	collect(e, &s.secrets)
+	collect(e, &s.extensions)
 	collect(e, &s.names)
+	s.collectExtensions(e)
 	active := 0
 	for _, l := range s.listeners.all {
 		if l.run.unit != nil {
@@ -33,7 +35,7 @@ func (s *Sink) CollectStats(e *stats.Emitter) {
 }
 
 // shortNames are what types are called in metrics.
-var shortNames = map[string]string{ClusterType: "cds", EndpointType: "eds", ListenerType: "lds", RouteType: "rds", SecretType: "sds", NameTableType: "nds"}
+var shortNames = map[string]string{ClusterType: "cds", EndpointType: "eds", ListenerType: "lds", RouteType: "rds", SecretType: "sds", ExtensionType: "ecds", NameTableType: "nds"}
 
 func collect[R any](e *stats.Emitter, t *table[R]) {
 	short := shortNames[t.typeURL]
