@@ -80,14 +80,13 @@ func (r *Resource) failure() *adminv3.UpdateFailureState {
 // sections returns the dump in the order in which Envoy writes it.
 func (d *Dump) sections(withEndpoints bool) []dumpSection {
 	all := []dumpSection{d.bootstrap(), d.clusters()}
-	if withEndpoints {
-		all = append(all, d.endpoints())
-	}
-	all = append(all, d.listeners(), d.routes(), d.secrets())
 	if len(d.Extensions) > 0 {
 		all = append(all, d.extensions())
 	}
-	return all
+	if withEndpoints {
+		all = append(all, d.endpoints())
+	}
+	return append(all, d.listeners(), d.routes(), d.secrets())
 }
 
 func (d *Dump) bootstrap() dumpSection {

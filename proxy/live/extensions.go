@@ -178,6 +178,5 @@ func (s *Sink) collectExtensions(e *stats.Emitter) {
 		prefix := "extension_config_discovery.http_filter." + name + "."
 		e.Counter(prefix+"config_reload", "", x.run.reloads)
 		e.Counter(prefix+"config_fail", "", x.run.fails)
-		e.Counter(prefix+"config_conflict", "", 0)
 	}
 }
