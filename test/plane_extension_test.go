@@ -83,7 +83,30 @@ func TestPlaneExtension(t *testing.T) {
 	answers(418)
 	p.istiod.Apply(extensionFilter(fault, aborts(0)))
 	answers(200)
+	if n := p.metric("envoy_extension_config_discovery_http_filter_by_itself_config_fail"); n < 1 {
+		t.Errorf("%v refusals are counted", n)
+	}
 	if err := p.ready(); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestPlaneExtensionMissing: a proxy that starts with a filter whose configuration it can't
+// take waits for a better one, and then answers every request with Envoy's error rather
+// than without the filter.
+func TestPlaneExtensionMissing(t *testing.T) {
+	t.Parallel()
+	p := startPlane(t, extensionFilter("wasm.v3.Wasm", "config: {name: w}"))
+	status, body, _, err := p.get("stable.example")
+	if err != nil || status != 500 || body != "" {
+		t.Errorf("%v: %d %q", err, status, body)
+	}
+	p.istiod.Apply(extensionFilter("fault.v3.HTTPFault", aborts(0)))
+	rig.Until(t, "requests are served", func() error {
+		status, body, _, err := p.get("stable.example")
+		if err == nil && status != 200 {
+			err = fmt.Errorf("%d %q", status, body)
+		}
+		return err
+	})
 }
