@@ -30,6 +30,8 @@ func (s *Server) liveDump() admin.Dump {
 			d.Routes = append(d.Routes, inlineRoutes(list)...)
 		case live.RouteType:
 			d.Routes = append(d.Routes, list...)
+		case live.ExtensionType:
+			d.Extensions = list
 		case live.EndpointType:
 			d.Endpoints = list
 		}

@@ -81,6 +81,9 @@ func (r *Resource) failure() *adminv3.UpdateFailureState {
 // endpoints if assignments isn't nil.
 func (d *Dump) sections(a *assignments) []dumpSection {
 	all := []dumpSection{d.bootstrap(), d.clusters()}
+	if len(d.Extensions) > 0 {
+		all = append(all, d.extensions())
+	}
 	if a != nil {
 		all = append(all, a.section())
 	}
@@ -191,6 +194,15 @@ func (d *Dump) secrets() dumpSection {
 			}},
 		{name: "dynamic_active_secrets", element: &adminv3.SecretsConfigDump_DynamicSecret{}, items: d.Secrets, wanted: isActive, wrap: dynamic},
 		{name: "dynamic_warming_secrets", element: &adminv3.SecretsConfigDump_DynamicSecret{}, items: d.Secrets, wanted: isWarming, wrap: dynamic},
+	}}
+}
+
+func (d *Dump) extensions() dumpSection {
+	return dumpSection{message: &adminv3.EcdsConfigDump{}, fields: []dumpField{
+		{name: "ecds_filters", element: &adminv3.EcdsConfigDump_EcdsFilterConfig{}, items: d.Extensions, wanted: isDynamic,
+			wrap: func(r *Resource) proto.Message {
+				return &adminv3.EcdsConfigDump_EcdsFilterConfig{VersionInfo: r.Version, EcdsFilter: r.body(), LastUpdated: r.updated(), ErrorState: r.failure()}
+			}},
 	}}
 }
 

@@ -253,6 +253,27 @@ func TestDumpHasNoSecrets(t *testing.T) {
 	}
 }
 
+// TestDumpOfExtensions: a part for filters that come by themselves is there when there are
+// any, with what was refused of them.
+func TestDumpOfExtensions(t *testing.T) {
+	f, h := newFake()
+	f.dump = testDump(t)
+	x := Resource{Name: "x", Version: "7", Updated: dumpTime, Message: pack(t, &corev3.TypedExtensionConfig{Name: "x"}),
+		Failure: &Failure{Details: "typed_config: no", Version: "8", At: dumpTime}}
+	f.dump.Extensions = []Resource{x}
+	_, body := ask(t, h, "GET", "/config_dump")
+	got := configs(t, body)["EcdsConfigDump"]
+	if name := at(t, got, "ecds_filters", 0, "ecds_filter", "name"); name != "x" {
+		t.Errorf("the filter is %v", name)
+	}
+	if v, why := at(t, got, "ecds_filters", 0, "version_info"), at(t, got, "ecds_filters", 0, "error_state", "details"); v != "7" || why != "typed_config: no" {
+		t.Errorf("version %v, refused because %v", v, why)
+	}
+	if res, body := ask(t, h, "GET", "/config_dump?resource=ecds_filters"); res.StatusCode != 200 || !strings.Contains(body, `"x"`) {
+		t.Errorf("by resource: %d %s", res.StatusCode, body)
+	}
+}
+
 func TestDumpByResourceAndMask(t *testing.T) {
 	f, h := newFake()
 	f.dump = testDump(t)

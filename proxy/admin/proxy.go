@@ -88,7 +88,7 @@ type Dump struct {
 	Bootstrap *Resource // nil when there is none
 	// A name may stand several times behind each other in Listeners: what is
 	// served, what is to be, and what is being drained.
-	Clusters, Listeners, Routes, Endpoints, Secrets []Resource
+	Clusters, Listeners, Routes, Endpoints, Secrets, Extensions []Resource
 	// ClustersVersion and ListenersVersion are the versions of the last
 	// response that brought such resources.
 	ClustersVersion, ListenersVersion string

@@ -63,7 +63,7 @@ func compileAlone(r *Resources) (*Snapshot, error) {
 	}
 	s := &Snapshot{}
 	for _, rc := range r.Routes {
-		ch, err := c.newChains(&hcmv3.HttpConnectionManager{StatPrefix: "alone", HttpFilters: []*hcmv3.HttpFilter{
+		ch, err := c.newChains(&Snapshot{}, &hcmv3.HttpConnectionManager{StatPrefix: "alone", HttpFilters: []*hcmv3.HttpFilter{
 			{Name: "envoy.filters.http.fault", ConfigType: typed(&faultv3.HTTPFault{})},
 			{Name: "envoy.filters.http.cors", ConfigType: typed(&corsv3.Cors{})},
 			{Name: "envoy.filters.http.router", ConfigType: typed(&routerv3.Router{})},

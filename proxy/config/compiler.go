@@ -5,6 +5,8 @@ package config
 import (
 	"log/slog"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"pillion/proxy/accesslog"
 	"pillion/proxy/cluster"
 	"pillion/proxy/filter/istiostats"
@@ -41,7 +43,9 @@ type Compiler struct {
 	filters *filterState
 	tls     *tlsContexts
 	alpn    *pool.ALPN // as last compiled
-	close   []func()   // of what Env left out
+	// extensions finds what has come of filters' configurations; nil: none ever does.
+	extensions func(name string) *anypb.Any
+	close      []func() // of what Env left out
 }
 
 // NewCompiler returns a compiler. It must be closed.

@@ -85,12 +85,23 @@ type chainFilter struct {
 	base *anypb.Any
 }
 
-func (c *Compiler) newChains(m *hcmv3.HttpConnectionManager, d http.Direction, warn func(string)) (*chains, error) {
+func (c *Compiler) newChains(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.Direction, warn func(string)) (*chains, error) {
 	ch := &chains{c: c, direction: d, prefix: m.GetStatPrefix(), built: map[string]*filter.Chain{}, warn: warn}
 	var sig strings.Builder
 	fmt.Fprintf(&sig, "%d %s", d, m.GetStatPrefix())
 	list := m.GetHttpFilters()
 	for i, f := range list {
+		if f.GetConfigDiscovery() != nil {
+			part, err := c.discover(s, f)
+			if err != nil {
+				return nil, fmt.Errorf("http_filters[%d] (%s): %w", i, f.GetName(), err)
+			}
+			fmt.Fprintf(&sig, " %s:%s=%x", f.GetName(), part.base.GetTypeUrl(), part.base.GetValue())
+			if !f.GetDisabled() {
+				ch.filters = append(ch.filters, part)
+			}
+			continue
+		}
 		typ := messageType(f.GetTypedConfig())
 		fmt.Fprintf(&sig, " %s=%x", f.GetName(), f.GetTypedConfig().GetValue())
 		if typ == routerType {

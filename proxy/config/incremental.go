@@ -67,6 +67,8 @@ type Unit struct {
 	// Secrets are the names of the certificates and anchors of its chains that a source
 	// brings.
 	Secrets []string
+	// Extensions are its filters whose configurations come by themselves.
+	Extensions []Extension
 	// ALPN is what its filters have connections to hosts offer; nil if they
 	// don't say.
 	ALPN     *pool.ALPN
@@ -80,7 +82,7 @@ type Unit struct {
 func (c *Compiler) Listener(in *listenerv3.Listener) (*Unit, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}, one: true}
 	err := c.compileListener(s, in, nil)
-	u := &Unit{Listener: s.Listeners[in.GetName()], Places: s.used, Warnings: s.Warnings, inline: s.Tables}
+	u := &Unit{Listener: s.Listeners[in.GetName()], Places: s.used, Extensions: s.extensions, Warnings: s.Warnings, inline: s.Tables}
 	for _, p := range u.Places {
 		p.users++
 	}

@@ -106,7 +106,7 @@ func buildManager(t *testing.T, c *Compiler, l *listenerv3.Listener, a *anypb.An
 	for _, f := range m.GetHttpFilters() {
 		built[messageType(f.GetTypedConfig())]++
 	}
-	ch, err := c.newChains(m, direction(l.GetTrafficDirection()), warn)
+	ch, err := c.newChains(&Snapshot{}, m, direction(l.GetTrafficDirection()), warn)
 	if err != nil {
 		t.Errorf("listener %s: %v", l.GetName(), err)
 		return

@@ -60,7 +60,7 @@ func sumOf(body []byte) (out bodySum) {
 // s.Tables.
 func (c *Compiler) attachRoutes(s *Snapshot, cfg *hcm.Config, m *hcmv3.HttpConnectionManager, d http.Direction, routes map[string]*routev3.RouteConfiguration) error {
 	warned := map[string]bool{} // chains are built over and over
-	chains, err := c.newChains(m, d, func(w string) {
+	chains, err := c.newChains(s, m, d, func(w string) {
 		if !warned[w] {
 			warned[w] = true
 			s.Warnings = append(s.Warnings, m.GetStatPrefix()+": "+w)

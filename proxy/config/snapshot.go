@@ -42,6 +42,8 @@ type Snapshot struct {
 	// by themselves are not. used are the places that it reads.
 	one  bool
 	used []*Place
+	// extensions are the filters whose configurations come by themselves.
+	extensions []Extension
 	// Committed is called once what was compiled is served, and its clusters are
 	// there: what is fetched ahead begins to be. Not safe for concurrent use with
 	// the compiler.

@@ -17,6 +17,7 @@ const (
 	staleEndpoints = 1 << iota
 	staleRoutes
 	staleSecrets
+	staleExtensions
 )
 
 // askFor finds out what is to be asked for. What isn't any more is forgotten: the server
@@ -57,6 +58,17 @@ func (s *Sink) askFor() {
 		}
 		ask(s, &s.secrets, names)
 	}
+	if s.stale&staleExtensions != 0 {
+		names := map[string]bool{}
+		for _, e := range s.listeners.all {
+			for _, u := range e.run.units() {
+				for _, x := range u.Extensions {
+					names[x.Name] = true
+				}
+			}
+		}
+		ask(s, &s.extensions, names)
+	}
 	s.stale = 0
 }
 
@@ -94,6 +106,7 @@ func (s *Sink) Problems() []string {
 	out = append(out, refused(&s.clusters)...)
 	out = append(out, refused(&s.endpoints)...)
 	out = append(out, refused(&s.listeners)...)
+	out = append(out, refused(&s.extensions)...)
 	out = append(out, refused(&s.routes)...)
 	return append(out, refused(&s.secrets)...)
 }

@@ -52,7 +52,8 @@ type cache struct {
 
 // touch notes that something may have changed.
 func (c *cache) touch(s *Sink) {
-	now := s.clusters.counts.changes() + s.endpoints.counts.changes() + s.listeners.counts.changes() + s.routes.counts.changes()
+	now := s.clusters.counts.changes() + s.endpoints.counts.changes() + s.listeners.counts.changes() + s.routes.counts.changes() +
+		s.extensions.counts.changes()
 	if s.o.Cache == "" || s.closed || now == c.changes {
 		return
 	}
@@ -93,6 +94,7 @@ func (s *Sink) writeCache() {
 	list := records(&s.clusters, nil)
 	list = records(&s.endpoints, list)
 	list = records(&s.routes, list)
+	list = records(&s.extensions, list)
 	list = records(&s.listeners, list)
 	s.mu.Unlock() // bodies don't change
 	if err := writeRecords(s.o.Cache, s.o.Node, list); err != nil {
@@ -209,7 +211,7 @@ func (s *Sink) LoadCache() bool {
 	}
 	s.mu.Lock()
 	s.cache.served, s.cache.loaded = at, time.Now()
-	for _, typ := range []string{ClusterType, EndpointType, RouteType, ListenerType} {
+	for _, typ := range []string{ClusterType, EndpointType, RouteType, ExtensionType, ListenerType} {
 		u := &xds.Update{TypeURL: typ, Version: "cached " + at.Format(time.RFC3339)}
 		for _, r := range list {
 			if r.typ == typ {

@@ -223,6 +223,9 @@ func (s *Sink) named(candidates map[string]bool) map[string]bool {
 	for _, e := range s.routes.all {
 		scan(&e.good)
 	}
+	for _, e := range s.extensions.all {
+		scan(&e.good)
+	}
 	return found
 }
 

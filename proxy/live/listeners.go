@@ -19,6 +19,9 @@ import (
 type listenerRun struct {
 	unit *config.Unit // what is served, nil if nothing is
 	next *config.Unit // what waits to be, nil if nothing does
+	// again says that next is the listener that unit is, with other configurations of
+	// filters.
+	again bool
 }
 
 // listenerTaker is the Sink as a taker of listeners.
@@ -44,8 +47,8 @@ func (t *listenerTaker) take(e *entry[listenerRun], body []byte) error {
 	if e.run.next != nil {
 		s.compiler.Release(e.run.next)
 	}
-	e.run.next = unit
-	s.stale |= staleRoutes | staleSecrets
+	e.run.next, e.run.again = unit, false
+	s.stale |= staleRoutes | staleSecrets | staleExtensions
 	e.wait("")
 	s.warmListeners[e] = true
 	return nil
@@ -80,7 +83,7 @@ func (t *listenerTaker) drop(e *entry[listenerRun]) {
 	delete(s.warmListeners, e)
 	delete(s.lacking, e)
 	delete(s.listeners.all, e.name)
-	s.stale |= staleRoutes | staleSecrets
+	s.stale |= staleRoutes | staleSecrets | staleExtensions
 }
 
 // missing says what a unit lacks of what it names; empty if it lacks nothing.
@@ -96,6 +99,11 @@ func (s *Sink) missing(u *config.Unit) string {
 		case <-s.o.Env.Secrets.Secret(name).Ready():
 		default:
 			parts = append(parts, "secret "+name)
+		}
+	}
+	for _, x := range u.Extensions {
+		if s.lacksExtension(x) {
+			parts = append(parts, "extension configuration "+x.Name)
 		}
 	}
 	if len(parts) == 0 {
@@ -120,7 +128,7 @@ func (s *Sink) commitListeners() error {
 	for e := range s.warmListeners {
 		what := s.missing(e.run.next)
 		e.wait(what)
-		if what != "" && (e.run.unit != nil || time.Since(e.since) < s.o.WarmFor) {
+		if what != "" && !e.run.again && (e.run.unit != nil || time.Since(e.since) < s.o.WarmFor) {
 			continue
 		}
 		ready = append(ready, e)
@@ -159,10 +167,10 @@ func (s *Sink) serveListener(e *entry[listenerRun]) {
 	if e.run.unit != nil {
 		s.pending.free = append(s.pending.free, e.run.unit)
 	}
-	e.run.unit, e.run.next = e.run.next, nil
+	e.run.unit, e.run.next, e.run.again = e.run.next, nil, false
 	delete(s.warmListeners, e)
 	e.serve()
-	s.stale |= staleRoutes | staleSecrets
+	s.stale |= staleRoutes | staleSecrets | staleExtensions
 	delete(s.lacking, e)
 	if waits != "" {
 		e.waits, e.since = waits+", served without", since
@@ -176,10 +184,10 @@ func (s *Sink) unserved(e *entry[listenerRun], why error) {
 	bad := e.good
 	e.good = e.served
 	s.compiler.Release(e.run.next)
-	e.run.next = nil
+	e.run.next, e.run.again = nil, false
 	delete(s.warmListeners, e)
 	e.serve()
-	s.stale |= staleRoutes | staleSecrets
+	s.stale |= staleRoutes | staleSecrets | staleExtensions
 	s.listeners.refuse(e, bad, why)
 	s.unbound = true
 }

@@ -11,6 +11,7 @@ const (
 	ListenerType  = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType     = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	SecretType    = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+	ExtensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 	NameTableType = "type.googleapis.com/istio.networking.nds.v1.NameTable"
 )
 

@@ -210,6 +210,8 @@ func typeOf(m proto.Message) (typeURL, name string) {
 		return ListenerType, m.GetName()
 	case *routev3.RouteConfiguration:
 		return RouteType, m.GetName()
+	case *corev3.TypedExtensionConfig:
+		return ExtensionType, m.GetName()
 	}
 	return SecretType, m.(interface{ GetName() string }).GetName()
 }

@@ -56,13 +56,14 @@ type Sink struct {
 	o        Options          // immutable, complete
 	compiler *config.Compiler // guarded by mu
 
-	mu        sync.Mutex
-	clusters  table[clusterRun]  // guarded by mu, as is all below
-	endpoints table[struct{}]    //
-	listeners table[listenerRun] //
-	routes    table[struct{}]    //
-	secrets   table[struct{}]    //
-	names     table[struct{}]    //
+	mu         sync.Mutex
+	clusters   table[clusterRun]   // guarded by mu, as is all below
+	endpoints  table[struct{}]     //
+	listeners  table[listenerRun]  //
+	routes     table[struct{}]     //
+	secrets    table[struct{}]     //
+	extensions table[extensionRun] //
+	names      table[struct{}]     //
 
 	byEDS map[string][]*entry[clusterRun] // clusters by the names of their assignments
 	// warmClusters and warmListeners are those that wait, lacking listeners that are
@@ -108,6 +109,7 @@ func New(o Options) *Sink {
 		listeners:     newTable[listenerRun](ListenerType, "listener"),
 		routes:        newTable[struct{}](RouteType, "route configuration"),
 		secrets:       newTable[struct{}](SecretType, "secret"),
+		extensions:    newTable[extensionRun](ExtensionType, "extension configuration"),
 		names:         newTable[struct{}](NameTableType, "name table"),
 		byEDS:         map[string][]*entry[clusterRun]{},
 		warmClusters:  map[*entry[clusterRun]]bool{},
@@ -118,7 +120,8 @@ func New(o Options) *Sink {
 		told:          map[string][]string{},
 	}
 	s.secrets.sums = true
-	s.endpoints.asked, s.routes.asked, s.secrets.asked = map[string]bool{}, map[string]bool{}, map[string]bool{}
+	s.endpoints.asked, s.routes.asked, s.secrets.asked, s.extensions.asked = map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	s.compiler.SetExtensions(s.extension)
 	return s
 }
 
@@ -167,11 +170,16 @@ func (s *Sink) apply(u *xds.Update, server bool) (err error) {
 		s.listeners.answered = s.listeners.answered || server
 		err = s.listeners.update(u, (*listenerTaker)(s))
 		s.routes.retry((*routeTaker)(s))
+		s.extensions.retry((*extensionTaker)(s))
 	case RouteType:
 		err = s.routes.update(u, (*routeTaker)(s))
 		s.listeners.retry((*listenerTaker)(s))
 	case SecretType:
 		err = s.secrets.update(u, (*secretTaker)(s))
+	case ExtensionType:
+		err = s.extensions.update(u, (*extensionTaker)(s))
+		s.listeners.retry((*listenerTaker)(s))
+		s.routes.retry((*routeTaker)(s))
 	case NameTableType:
 		err = s.names.update(u, (*nameTaker)(s))
 	default:
@@ -284,6 +292,8 @@ func (s *Sink) Have(typeURL string) map[string]string {
 		return s.routes.have()
 	case SecretType:
 		return s.secrets.have()
+	case ExtensionType:
+		return s.extensions.have()
 	}
 	return nil // a name table has neither name nor version
 }
@@ -293,7 +303,7 @@ func (s *Sink) Have(typeURL string) map[string]string {
 func (s *Sink) Status() []TypeStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return []TypeStatus{s.clusters.status(), s.endpoints.status(), s.listeners.status(), s.routes.status(), s.secrets.status(), s.names.status()}
+	return []TypeStatus{s.clusters.status(), s.endpoints.status(), s.listeners.status(), s.routes.status(), s.secrets.status(), s.extensions.status(), s.names.status()}
 }
 
 // Answers returns of how many responses of a type something was taken, and of how many
@@ -303,7 +313,7 @@ func (s *Sink) Answers(typeURL string) (taken, refused uint64) {
 		url string
 		*counts
 	}{{ClusterType, &s.clusters.counts}, {EndpointType, &s.endpoints.counts}, {ListenerType, &s.listeners.counts},
-		{RouteType, &s.routes.counts}, {SecretType, &s.secrets.counts}, {NameTableType, &s.names.counts}} {
+		{RouteType, &s.routes.counts}, {SecretType, &s.secrets.counts}, {ExtensionType, &s.extensions.counts}, {NameTableType, &s.names.counts}} {
 		if t.url == typeURL {
 			return t.taken.Value(), t.rejected.Value()
 		}
@@ -334,8 +344,8 @@ func (s *Sink) tellSubscriber() {
 		return
 	}
 	s.toldAsks = s.asks
-	types := []string{EndpointType, RouteType, SecretType}
-	names := [][]string{sorted(s.endpoints.asked), sorted(s.routes.asked), sorted(s.secrets.asked)}
+	types := []string{EndpointType, RouteType, SecretType, ExtensionType}
+	names := [][]string{sorted(s.endpoints.asked), sorted(s.routes.asked), sorted(s.secrets.asked), sorted(s.extensions.asked)}
 	s.mu.Unlock()
 	for i, typ := range types {
 		if before, was := s.told[typ]; was && slices.Equal(before, names[i]) || !was && len(names[i]) == 0 {

@@ -173,10 +173,10 @@ func TestUnreadable(t *testing.T) {
 	if got := r.hosts(); got != "b=10.0.0.2:80" {
 		t.Errorf("served: %s", got)
 	}
-	if err := r.Apply(&xds.Update{TypeURL: "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"}); err == nil {
+	if err := r.Apply(&xds.Update{TypeURL: "type.googleapis.com/envoy.service.runtime.v3.Runtime"}); err == nil {
 		t.Error("a type that was not asked for is taken")
 	}
-	for _, typ := range []string{EndpointType, ListenerType, RouteType, SecretType, NameTableType} {
+	for _, typ := range []string{EndpointType, ListenerType, RouteType, SecretType, ExtensionType, NameTableType} {
 		if err := r.Apply(&xds.Update{TypeURL: typ, Resources: []xds.Resource{{Name: "x", Body: []byte{0x0a, 0xff}}}}); err == nil {
 			t.Errorf("%s: a torn message is taken", typ)
 		}

@@ -14,7 +14,9 @@ func (s *Sink) CollectStats(e *stats.Emitter) {
 	collect(e, &s.listeners)
 	collect(e, &s.routes)
 	collect(e, &s.secrets)
+	collect(e, &s.extensions)
 	collect(e, &s.names)
+	s.collectExtensions(e)
 	e.Gauge("listener_manager.total_listeners_warming", "", int64(len(s.warmListeners)))
 	cached := 0.0
 	if !s.cache.served.IsZero() && !(s.clusters.answered && s.listeners.answered) {
@@ -26,7 +28,7 @@ func (s *Sink) CollectStats(e *stats.Emitter) {
 }
 
 // shortNames are what types are called in metrics.
-var shortNames = map[string]string{ClusterType: "cds", EndpointType: "eds", ListenerType: "lds", RouteType: "rds", SecretType: "sds", NameTableType: "nds"}
+var shortNames = map[string]string{ClusterType: "cds", EndpointType: "eds", ListenerType: "lds", RouteType: "rds", SecretType: "sds", ExtensionType: "ecds", NameTableType: "nds"}
 
 func collect[R any](e *stats.Emitter, t *table[R]) {
 	short := shortNames[t.typeURL]
