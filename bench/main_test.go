@@ -20,6 +20,7 @@ import (
 	"pillion/bench/load"
 	"pillion/bench/origin"
 	"pillion/bench/peer"
+	"pillion/bench/proc/proctest"
 	"pillion/bench/report"
 )
 
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	proctest.Run(m)
 }
 
 // run calls the command.

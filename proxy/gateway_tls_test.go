@@ -45,7 +45,7 @@ func TestGatewaySecret(t *testing.T) {
 			return inproc.OK(fields["x-forwarded-client-cert"] + " " + fields["x-forwarded-proto"])
 		})
 	})
-	port := inproc.FreePort(t)
+	port := freePort(t)
 	p := inproc.Start(t, map[string]string{
 		"edge.yaml": fmt.Sprintf(`
 apiVersion: networking.istio.io/v1
@@ -125,7 +125,7 @@ spec: {hosts: [b.example.com], gateways: [edge], http: [{route: [{destination: {
 func TestMisdirectedRequest(t *testing.T) {
 	ca := newCA(t)
 	leaf, _ := issue(t, ca, "edge")
-	port := inproc.FreePort(t)
+	port := freePort(t)
 	routes := ""
 	for _, h := range []string{"a", "b", "c"} {
 		routes += fmt.Sprintf("---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: %s, namespace: default}\nspec: {hosts: [%s.example.com], gateways: [edge], http: [{directResponse: {status: 200, body: {string: %s}}}]}\n", h, h, h)

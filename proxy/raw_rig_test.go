@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"testing"
 
@@ -24,6 +25,7 @@ import (
 	"pillion/proxy/proxytest/inproc"
 	"pillion/proxy/tcp"
 	"pillion/proxy/tls"
+	"pillion/test/rig"
 )
 
 // rawRoute is one route to one host as Envoy's API says it.
@@ -158,4 +160,10 @@ func fromYAML(t testing.TB, text string, m proto.Message) {
 	if err := protojson.Unmarshal(json, m); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// freePort returns a port that nobody else is given until the test ends.
+func freePort(t *testing.T) int {
+	t.Helper()
+	return int(netip.MustParseAddrPort(rig.FreeAddr(t)).Port())
 }

@@ -275,7 +275,7 @@ func TestFaults(t *testing.T) {
 // it closes the port.
 func TestGateway(t *testing.T) {
 	b := inproc.Echo(t, "through the gateway")
-	port := inproc.FreePort(t)
+	port := freePort(t)
 	gw := fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: gw, namespace: default}\n"+
 		"spec: {selector: {app: client}, servers: [{port: {number: %d, name: http, protocol: HTTP}, hosts: [shop.example]}]}\n---\n"+
 		"apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: shop, namespace: default}\n"+

@@ -21,6 +21,7 @@ import (
 
 	"pillion/bench/origin"
 	"pillion/bench/proc"
+	"pillion/bench/proc/proctest"
 	"pillion/test/need"
 )
 
@@ -44,7 +45,7 @@ func TestMain(m *testing.M) {
 	case OpenRole:
 		err = ServeOpen(ctx, os.Stdin, os.Stdout)
 	default:
-		os.Exit(m.Run())
+		proctest.Run(m)
 	}
 	stop()
 	if err != nil {

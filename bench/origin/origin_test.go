@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"pillion/bench/proc"
+	"pillion/bench/proc/proctest"
 )
 
 // TestMain lets this test's binary be the origin.
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	case len(os.Args) == 3 && os.Args[1] == SealedRole:
 		err = ServeSealed(ctx, os.Args[2])
 	default:
-		os.Exit(m.Run())
+		proctest.Run(m)
 	}
 	stop()
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"pillion/bench/origin"
 	"pillion/bench/pki"
 	"pillion/bench/proc"
+	"pillion/bench/proc/proctest"
 	"pillion/test/need"
 )
 
@@ -42,7 +43,7 @@ func TestMain(m *testing.M) {
 	case GoNetHTTPRole:
 		err = ServeGoNetHTTP(ctx, os.Args[2])
 	default:
-		os.Exit(m.Run())
+		proctest.Run(m)
 	}
 	stop()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -243,10 +244,25 @@ func TestHostBusyGrows(t *testing.T) {
 	}
 }
 
+// TestFreePortIsFree: nobody listens on it, no other call got it, and the kernel gives it
+// to no outgoing connection.
 func TestFreePortIsFree(t *testing.T) {
-	p, err := FreePort()
-	if err != nil || p < 1024 || p > 65535 {
-		t.Errorf("FreePort = %d, %v", p, err)
+	given := map[int]bool{}
+	for range 100 {
+		p, err := FreePort()
+		if err != nil || p < firstPort || p >= lastPort || given[p] {
+			t.Fatalf("FreePort = %d, %v; given before: %v", p, err, given[p])
+		}
+		given[p] = true
+		next := p + 1
+		if ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", next)); err == nil {
+			again, err := FreePort()
+			if err != nil || again == next {
+				t.Fatalf("FreePort = %d, %v, which is listened on", again, err)
+			}
+			given[again] = true
+			_ = ln.Close()
+		}
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -74,16 +76,31 @@ func CPUs() ([]int, error) {
 	return out, nil
 }
 
+// Ports of the servers that are started lie below the range from which the kernel takes
+// the ports of outgoing connections (32768 and up by default), of which a load makes many.
+const firstPort, lastPort = 20000, 32000
+
+// nextPort is where the search for a free port goes on, so that no port is given twice
+// before all were. Another process begins somewhere else.
+var (
+	nextPort  atomic.Uint32
+	startPort = rand.Uint32N(lastPort - firstPort)
+)
+
 // FreePort returns a TCP port of the loopback address that was free a moment
 // ago. Another program may take it first; the check that every peer passes
 // before it is measured finds that.
 func FreePort() (int, error) {
-	ln, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	var last error
+	for range lastPort - firstPort {
+		port := firstPort + int((startPort+nextPort.Add(1))%(lastPort-firstPort))
+		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return port, ln.Close()
+		}
+		last = err
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("find a free port: %w", last)
 }
 
 // RaiseOpenFiles sets the limit of open files, also of all programs started

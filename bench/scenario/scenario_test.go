@@ -19,6 +19,7 @@ import (
 	"pillion/bench/origin"
 	"pillion/bench/peer"
 	"pillion/bench/proc"
+	"pillion/bench/proc/proctest"
 	"pillion/bench/report"
 	"pillion/test/need"
 )
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 	case peer.GoNetHTTPRole:
 		err = peer.ServeGoNetHTTP(ctx, os.Args[2])
 	default:
-		os.Exit(m.Run())
+		proctest.Run(m)
 	}
 	stop()
 	if err != nil {

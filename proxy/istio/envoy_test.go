@@ -8,6 +8,7 @@ import (
 	"net"
 	nethttp "net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -91,15 +92,10 @@ func backend(t *testing.T, name string) (port int) {
 	return port
 }
 
-// freePort finds a port that nothing listens on now.
+// freePort returns a port that nobody else is given until the test ends.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return int(netip.MustParseAddrPort(rig.FreeAddr(t)).Port())
 }
 
 // runEnvoy starts Envoy on a bootstrap and returns when it serves.

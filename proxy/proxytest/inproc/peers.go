@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -330,20 +329,4 @@ func Refusing(t testing.TB) *Backend {
 		t.Fatal(err)
 	}
 	return &Backend{Port: sa.(*unix.SockaddrInet4).Port}
-}
-
-// FreePort returns a port that nobody listens on, from below the range that
-// the kernel gives to those who ask for any.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		port := 29000 + rand.IntN(3000)
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			_ = ln.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port between 29000 and 32000")
-	return 0
 }
