@@ -54,7 +54,7 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 func (pillion) Unable(Job) string { return "" }
 
 func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
-	addrs, err := listenAddrs(3)
+	addrs, err := listenAddrs(4)
 	if err != nil {
 		return Launch{}, err
 	}
@@ -79,9 +79,8 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		err = m.Write(yaml, job.Origins[0], job.Origins[1])
 	case job.Downstream == mesh.TCP:
 		// The service's own address, on loopback, is what it listens on.
-		if addr, err = listenAddr(); err == nil {
-			err = job.Mesh.WriteTCP(yaml, addr, job.Origins[0])
-		}
+		addr = addrs[3]
+		err = job.Mesh.WriteTCP(yaml, addr, job.Origins[0])
 	default:
 		err = job.Mesh.Write(yaml, job.Origins[0], job.Origins[1])
 	}

@@ -13,6 +13,7 @@ import (
 
 	"pillion/bench/mesh"
 	"pillion/bench/pki"
+	"pillion/bench/proc"
 )
 
 // facts is what the configuration templates can use.
@@ -96,13 +97,13 @@ func render(file, text string, job Job, listen ...string) error {
 
 // listenAddrs returns n different loopback addresses.
 func listenAddrs(n int) ([]string, error) {
-	var out []string
-	for len(out) < n {
-		a, err := listenAddr()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, a)
+	ports, err := proc.FreePorts(n)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, n)
+	for i, port := range ports {
+		out[i] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
 	return out, nil
 }

@@ -244,25 +244,30 @@ func TestHostBusyGrows(t *testing.T) {
 	}
 }
 
-// TestFreePortIsFree: nobody listens on it, no other call got it, and the kernel gives it
-// to no outgoing connection.
-func TestFreePortIsFree(t *testing.T) {
-	given := map[int]bool{}
-	for range 100 {
-		p, err := FreePort()
-		if err != nil || p < firstPort || p >= lastPort || given[p] {
-			t.Fatalf("FreePort = %d, %v; given before: %v", p, err, given[p])
+// TestFreePorts: nobody listens on them, each is another one, and the kernel gives none
+// to an outgoing connection.
+func TestFreePorts(t *testing.T) {
+	for range 20 {
+		ports, err := FreePorts(50)
+		if err != nil || len(ports) != 50 {
+			t.Fatalf("FreePorts = %v, %v", ports, err)
 		}
-		given[p] = true
-		next := p + 1
-		if ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", next)); err == nil {
-			again, err := FreePort()
-			if err != nil || again == next {
-				t.Fatalf("FreePort = %d, %v, which is listened on", again, err)
+		given := map[int]bool{}
+		for _, p := range ports {
+			if p < firstPort || p >= lastPort || given[p] {
+				t.Errorf("%d of %v", p, ports)
 			}
-			given[again] = true
+			given[p] = true
+			ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", p))
+			if err != nil {
+				t.Errorf("it isn't free: %v", err)
+				continue
+			}
 			_ = ln.Close()
 		}
+	}
+	if _, err := FreePorts(lastPort - firstPort + 1); err == nil {
+		t.Error("there are more ports than there are")
 	}
 }
 

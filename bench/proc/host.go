@@ -11,7 +11,6 @@ import (
 	"os"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -80,27 +79,43 @@ func CPUs() ([]int, error) {
 // the ports of outgoing connections (32768 and up by default), of which a load makes many.
 const firstPort, lastPort = 20000, 32000
 
-// nextPort is where the search for a free port goes on, so that no port is given twice
-// before all were. Another process begins somewhere else.
-var (
-	nextPort  atomic.Uint32
-	startPort = rand.Uint32N(lastPort - firstPort)
-)
-
-// FreePort returns a TCP port of the loopback address that was free a moment
-// ago. Another program may take it first; the check that every peer passes
+// FreePorts returns n different TCP ports of the loopback address that were free a moment
+// ago. Another program may take one first; the check that every peer passes
 // before it is measured finds that.
-func FreePort() (int, error) {
-	var last error
-	for range lastPort - firstPort {
-		port := firstPort + int((startPort+nextPort.Add(1))%(lastPort-firstPort))
-		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			return port, ln.Close()
+func FreePorts(n int) ([]int, error) {
+	// All are held until all are there, so that none is given twice. Another process
+	// begins somewhere else.
+	var held []net.Listener
+	defer func() {
+		for _, ln := range held {
+			_ = ln.Close()
 		}
-		last = err
+	}()
+	var ports []int
+	var last error
+	start := rand.IntN(lastPort - firstPort)
+	for i := range lastPort - firstPort {
+		port := firstPort + (start+i)%(lastPort-firstPort)
+		ln, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			last = err
+			continue
+		}
+		held, ports = append(held, ln), append(ports, port)
+		if len(ports) == n {
+			return ports, nil
+		}
 	}
-	return 0, fmt.Errorf("find a free port: %w", last)
+	return nil, fmt.Errorf("find %d free ports: %w", n, last)
+}
+
+// FreePort returns one.
+func FreePort() (int, error) {
+	ports, err := FreePorts(1)
+	if err != nil {
+		return 0, err
+	}
+	return ports[0], nil
 }
 
 // RaiseOpenFiles sets the limit of open files, also of all programs started

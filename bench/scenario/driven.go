@@ -114,13 +114,14 @@ func (b *Bench) startDriven(ctx context.Context, l Located, sc Scenario) (c *cha
 	return c, c.plane.Settled(ctx, settleLimit)
 }
 
-// services are those of a job, at an address that is free.
+// services are those of a job, at an address that is free, and of which the peer, which
+// looks for ports of its own, can't take the port.
 func services(job peer.Job) (*ads.Services, error) {
 	port, err := proc.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	of := &ads.Services{Mesh: job.Mesh, Listen: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))}
+	of := &ads.Services{Mesh: job.Mesh, Listen: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 2}), uint16(port))}
 	for i, end := range []*netip.AddrPort{&of.V1, &of.V2} {
 		if *end, err = netip.ParseAddrPort(job.Origins[i]); err != nil {
 			return nil, err
