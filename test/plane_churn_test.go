@@ -30,6 +30,8 @@ type effects struct {
 	came   map[int]time.Time // when a generation first stood in routes that arrived; guarded by mu
 	newest int               // guarded by mu
 	delays []time.Duration   // guarded by mu
+	last   int               // the newest generation that arrived; guarded by mu
+	stale  time.Duration     // see outdated; guarded by mu
 }
 
 // see notes the generation of a push that is about to be passed on.
@@ -49,21 +51,41 @@ func (e *effects) see(r *discoveryv3.DeltaDiscoveryResponse) {
 		e.mu.Lock()
 		if _, was := e.came[n]; !was {
 			e.came[n] = time.Now()
+			e.last = max(e.last, n)
 		}
 		e.mu.Unlock()
 	}
 }
 
-// answered notes the first answer of a generation.
-func (e *effects) answered(text string) {
+// answered notes the first answer of a generation, and how old a push was that
+// a request didn't see although it arrived before the request started.
+func (e *effects) answered(text string, started time.Time) {
 	n, err := strconv.Atoi(strings.TrimPrefix(text, "gen-"))
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if came, ok := e.came[n]; ok && err == nil && n > e.newest {
+	if err != nil {
+		return
+	}
+	for next := n + 1; next <= e.last; next++ {
+		if came, ok := e.came[next]; ok { // the first that was missed is the oldest
+			e.stale = max(e.stale, started.Sub(came))
+			break
+		}
+	}
+	if came, ok := e.came[n]; ok && n > e.newest {
 		e.newest = n
 		e.delays = append(e.delays, now.Sub(came))
 	}
+}
+
+// outdated returns how long after the arrival of a push a request still started
+// that was answered by older routes. Unlike the delay to the first answer it
+// holds neither the time between two requests nor that of the answer.
+func (e *effects) outdated() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.stale
 }
 
 // quantiles returns how many there were, the median, the 99th of a hundred, and
@@ -98,6 +120,7 @@ func (p *plane) watchEdits(e *effects, stop <-chan struct{}, every time.Duration
 			case <-tick.C:
 			}
 			_ = c.SetDeadline(time.Now().Add(rig.Patience))
+			started := time.Now()
 			_, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: edited.example:%s\r\n\r\n", p.port)
 			if err != nil {
 				p.t.Errorf("edited.example: %v", err)
@@ -113,7 +136,7 @@ func (p *plane) watchEdits(e *effects, stop <-chan struct{}, every time.Duration
 				p.t.Errorf("edited.example: %s %q %v, closes: %v", res.Status, body, err, res.Close)
 				return
 			}
-			e.answered(res.Header.Get("X-Generation"))
+			e.answered(res.Header.Get("X-Generation"), started)
 		}
 	})
 	return done.Wait
@@ -187,8 +210,11 @@ func TestPlaneChurn(t *testing.T) {
 		t.Errorf("the proxy has grown by %d KiB", grown>>10)
 	}
 	n, median, p99, longest := e.quantiles()
-	t.Logf("%d edits, %d seen in effect: from the push to the first answer by the new route median %v, p99 %v, longest %v; %v listeners came again; memory %d KiB, %+d KiB",
-		edits, n, median, p99, longest, resent, warm>>10, grown>>10)
+	t.Logf("%d edits, %d seen in effect: from the push to the first answer by the new route median %v, p99 %v, longest %v; older routes answered requests that started up to %v after it; %v listeners came again; memory %d KiB, %+d KiB",
+		edits, n, median, p99, longest, e.outdated(), resent, warm>>10, grown>>10)
+	if stale := e.outdated(); stale > late {
+		t.Errorf("a request that started %v after a push was answered by older routes", stale)
+	}
 	if n < edits/2 || median > late {
 		t.Errorf("%d of %d edits were seen in effect, after %v", n, edits, median)
 	}
