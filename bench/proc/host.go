@@ -76,8 +76,9 @@ func CPUs() ([]int, error) {
 }
 
 // Ports of the servers that are started lie below the range from which the kernel takes
-// the ports of outgoing connections (32768 and up by default), of which a load makes many.
-const firstPort, lastPort = 20000, 32000
+// the ports of outgoing connections (32768 and up by default), of which a load makes many,
+// and apart from those of the tests beside it (test/rig), and of meshes (15000 and up).
+const firstPort, lastPort = 10000, 15000
 
 // FreePorts returns n different TCP ports of the loopback address that were free a moment
 // ago. Another program may take one first; the check that every peer passes
