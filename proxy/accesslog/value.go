@@ -311,16 +311,11 @@ func upstreamAddress(ex *http.Exchange) string {
 	return ex.Upstream.Address
 }
 
-// local is where the client connected to. Of a redirected connection that is where
-// it was going, as in Envoy (ConnectionInfoSetterImpl::restoreLocalAddress).
 func local(ex *http.Exchange) string {
-	switch {
-	case ex.Conn == nil:
+	if ex.Conn == nil {
 		return ""
-	case ex.Conn.OriginalDst != "":
-		return ex.Conn.OriginalDst
 	}
-	return ex.Conn.Local
+	return ex.Conn.Destination()
 }
 
 func remote(ex *http.Exchange) string {

@@ -155,7 +155,7 @@ func (st *stream) forwardedPort() {
 	ex, cfg := &st.ex, st.cfg
 	fields := &ex.Req.Fields
 	if cfg.UseRemoteAddress && cfg.TrustedHops == 0 || !fields.Has(http.HeaderXForwardedPort) {
-		if _, port, err := net.SplitHostPort(ex.Conn.Local); err == nil {
+		if _, port, err := net.SplitHostPort(ex.Conn.Destination()); err == nil {
 			fields.SetID(http.HeaderXForwardedPort, append(ex.Scratch(len(port))[:0], port...))
 		}
 	}

@@ -234,6 +234,16 @@ type ConnInfo struct {
 	outcome *ConnOutcome // nil until there is something to tell; owned by the goroutine that serves the connection
 }
 
+// Destination is where the client connected to, host:port: of a redirected connection
+// where it was going, which Envoy calls its local address, too
+// (ConnectionInfoSetterImpl::restoreLocalAddress).
+func (c *ConnInfo) Destination() string {
+	if c.OriginalDst != "" {
+		return c.OriginalDst
+	}
+	return c.Local
+}
+
 // Outcome returns where those who serve the connection write down what became of
 // it, nil if nobody wants to know. It is for the goroutine that serves it.
 func (c *ConnInfo) Outcome() *ConnOutcome {

@@ -399,12 +399,12 @@ func appendDownstream(dst []byte, op operator, conn *http.ConnInfo) []byte {
 		_, port := splitAddress(conn.Remote)
 		return append(dst, port...)
 	case opLocal:
-		return append(dst, conn.Local...)
+		return append(dst, conn.Destination()...)
 	case opLocalIP:
-		host, _ := splitAddress(conn.Local)
+		host, _ := splitAddress(conn.Destination())
 		return append(dst, host...)
 	case opLocalPort:
-		_, port := splitAddress(conn.Local)
+		_, port := splitAddress(conn.Destination())
 		return append(dst, port...)
 	case opServerName:
 		return http.AppendServerName(dst, conn.SNI)

@@ -169,3 +169,17 @@ func FuzzParseFormat(f *testing.F) {
 		}
 	})
 }
+
+// TestFormatRedirected: the address of a redirected connection is where it was going,
+// not where it was taken to.
+func TestFormatRedirected(t *testing.T) {
+	ex := formatExchange()
+	ex.Conn.OriginalDst = "10.0.0.9:80"
+	f, err := ParseFormat("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(f.Append(nil, ex, false)); got != "10.0.0.9:80 10.0.0.9 80" {
+		t.Errorf("%q", got)
+	}
+}

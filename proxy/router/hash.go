@@ -175,7 +175,7 @@ func newCookieValue(dst []byte, ex *http.Exchange) []byte {
 	d.Reset()
 	if ex.Conn != nil {
 		_, _ = d.WriteString(ex.Conn.Remote)
-		_, _ = d.WriteString(ex.Conn.Local)
+		_, _ = d.WriteString(ex.Conn.Destination())
 	}
 	const hex = "0123456789abcdef"
 	v := d.Sum64()

@@ -180,13 +180,9 @@ func connectionAttributes(c *http.ConnInfo, certificate, session bool, labels ma
 	if c == nil {
 		c = &http.ConnInfo{}
 	}
-	local := c.Local
-	if c.OriginalDst != "" {
-		local = c.OriginalDst
-	}
 	a := &authv3.AttributeContext{
 		Source:      &authv3.AttributeContext_Peer{Address: address(c.Remote)},
-		Destination: &authv3.AttributeContext_Peer{Address: address(local), Labels: labels},
+		Destination: &authv3.AttributeContext_Peer{Address: address(c.Destination()), Labels: labels},
 	}
 	if session {
 		a.TlsSession = &authv3.AttributeContext_TLSSession{Sni: c.SNI}

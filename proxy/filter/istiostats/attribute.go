@@ -131,8 +131,8 @@ var attributes = map[string]attribute{
 
 	"source.address":      func(s *subject) value { return given(s.conn().Remote) },
 	"source.port":         func(s *subject) value { return portOf(s.conn().Remote) },
-	"destination.address": func(s *subject) value { return given(s.conn().Local) },
-	"destination.port":    func(s *subject) value { return portOf(s.conn().Local) },
+	"destination.address": func(s *subject) value { return given(s.conn().Destination()) },
+	"destination.port":    func(s *subject) value { return portOf(s.conn().Destination()) },
 	"upstream.address":    func(s *subject) value { return given(s.facts().Address) },
 	"upstream.port":       func(s *subject) value { return portOf(s.facts().Address) },
 	"upstream.uri_san_peer_certificate": func(s *subject) value {

@@ -54,11 +54,7 @@ func (in *input) serverName() []byte {
 // destination is where the client meant to connect to.
 func (in *input) destination() netip.AddrPort {
 	if !in.hasTo {
-		text := in.conn.OriginalDst
-		if text == "" {
-			text = in.conn.Local
-		}
-		in.to, in.hasTo = parseAddrPort(text), true
+		in.to, in.hasTo = parseAddrPort(in.conn.Destination()), true
 	}
 	return in.to
 }
