@@ -159,6 +159,10 @@ func testPolicy(t *testing.T, m *mesh) {
 		m.try(t, call{from: "legacy", url: "http://10.244.0.14:8080/allow/namespace", host: "policy.example.com"}, 200)
 	})
 	t.Run("DENY a principal of TCP", func(t *testing.T) {
+		const answer = "reviews-v1 greets 127.0.0.6\na word\n"
+		if got, err := m.talk("", "db2:9000"); got != answer {
+			t.Errorf("for another one: %q %v", got, err)
+		}
 		if got, err := m.talk("ratings-v1", "db2:9000"); strings.Contains(got, "a word") {
 			t.Errorf("%q %v", got, err)
 		}

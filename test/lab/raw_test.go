@@ -171,6 +171,12 @@ func testRaw(t *testing.T, m *mesh) {
 			}
 		})
 	}
+	t.Run("HTTP in the clear, STRICT", func(t *testing.T) {
+		m.try(t, call{url: "http://10.244.0.13:9080/", host: "bare:9080"}, 200) // it is there
+		if r, err := m.ask(call{from: "legacy", url: "http://10.244.0.13:9080/", host: "bare:9080"}); err == nil {
+			t.Errorf("it was answered with %d %s", r.code, r.body)
+		}
+	})
 	t.Run("h2UpgradePolicy", func(t *testing.T) {
 		m.try(t, call{url: "http://upgraded:9080/upgraded"}, 200)
 		rig.Until(t, "the proxy of reviews-v1 logs a request of HTTP/2", func() error {
