@@ -263,9 +263,13 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	collect()
+	var load *renewtest.Load // once there is a certificate
 	n := 0
 	rotate := func() {
 		n++
+		if load != nil {
+			load.Next()
+		}
 		for name, s := range map[string]*tlsv3.Secret{"ROOTCA": roots(ca.Root()), "default": certificate(renewtest.Issue(t, ca, "web"))} {
 			if got := streams[name].say(n, resource(t, s)); got.ErrorDetail != nil {
 				t.Fatal(got)
@@ -273,14 +277,7 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	rotate()
-	pair := renewtest.NewPair(t, r.secrets, ca)
-	stop, result := make(chan struct{}), make(chan error, 1)
-	var shakes atomic.Int64
-	go func() {
-		k, err := pair.Until(t.Context(), stop)
-		shakes.Store(int64(k))
-		result <- err
-	}()
+	load = renewtest.NewPair(t, r.secrets, ca).StartLoad(t.Context())
 	for range 100 {
 		rotate()
 	}
@@ -291,14 +288,14 @@ func TestRotation(t *testing.T) {
 	for range 100 {
 		rotate()
 	}
-	close(stop)
-	if err := <-result; err != nil || shakes.Load() == 0 {
-		t.Fatalf("after %d handshakes: %v", shakes.Load(), err)
+	shakes, err := load.End()
+	if err != nil || shakes == 0 {
+		t.Fatalf("after %d handshakes: %v", shakes, err)
 	}
 	if st := r.secrets.Secret("default").Status(); st.Updates != uint64(n) {
 		t.Errorf("%d certificates were taken, of %d", st.Updates, n)
 	}
-	t.Logf("%d certificates, %d handshakes in each direction", n, shakes.Load())
+	t.Logf("%d certificates, %d handshakes in each direction", n, shakes)
 }
 
 // TestDown waits longer and longer for a server that isn't there, and says so once.

@@ -268,21 +268,18 @@ func TestRotation(t *testing.T) {
 	r := newRig(t, workloadapi.Options{ID: renewtest.Own, Socket: socket})
 	serve(t, ln, r.server)
 	st := <-r.streams
+	var load *renewtest.Load // once there is a certificate
 	n := 0
 	rotate := func() {
 		n++
+		if load != nil {
+			load.Next()
+		}
 		st.answer <- response(svid(t, renewtest.Own, renewtest.Issue(t, ca, "web"), ca.Root()))
 	}
 	rotate()
 	<-r.secrets.Secret("default").Ready()
-	pair := renewtest.NewPair(t, r.secrets, ca)
-	stop, result := make(chan struct{}), make(chan error, 1)
-	var shakes atomic.Int64
-	go func() {
-		k, err := pair.Until(t.Context(), stop)
-		shakes.Store(int64(k))
-		result <- err
-	}()
+	load = renewtest.NewPair(t, r.secrets, ca).StartLoad(t.Context())
 	for range 100 {
 		rotate()
 	}
@@ -294,16 +291,16 @@ func TestRotation(t *testing.T) {
 			rotate()
 		}
 	}
-	for r.source.Status().Snapshot().Updates != uint64(n) {
-		if err := pair.Shake(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for ; r.source.Status().Snapshot().Updates != uint64(n); <-tick.C {
+		load.Next()
 	}
-	close(stop)
-	if err := <-result; err != nil || shakes.Load() == 0 {
-		t.Fatalf("after %d handshakes: %v", shakes.Load(), err)
+	shakes, err := load.End()
+	if err != nil || shakes == 0 {
+		t.Fatalf("after %d handshakes: %v", shakes, err)
 	}
-	t.Logf("%d certificates, %d handshakes in each direction", n, shakes.Load())
+	t.Logf("%d certificates, %d handshakes in each direction", n, shakes)
 }
 
 // TestDown waits longer and longer for an API that isn't there, or that gives

@@ -134,19 +134,46 @@ func (p *Pair) Shake(ctx context.Context) error {
 	return nil
 }
 
-// Until makes connections until done is closed, and returns how many.
-func (p *Pair) Until(ctx context.Context, done <-chan struct{}) (n int, err error) {
-	for {
-		select {
-		case <-done:
-			return n, nil
-		default:
+// Load makes connections in both directions beside what a test does.
+type Load struct {
+	next   chan struct{}
+	result chan error
+	n      int // how many were made; for the test once result has come
+}
+
+// StartLoad starts a load that makes a connection each time Next is called.
+//
+// It doesn't make them without end: one handshake after another over net.Pipe leaves a
+// single processor something to run at all times, and Go's scheduler then looks at the
+// network, over which certificates come, so seldom that a test takes minutes.
+func (p *Pair) StartLoad(ctx context.Context) *Load {
+	l := &Load{next: make(chan struct{}, 1), result: make(chan error, 1)}
+	go func() {
+		for range l.next {
+			if err := p.Shake(ctx); err != nil {
+				l.result <- err
+				return
+			}
+			l.n++
 		}
-		if err := p.Shake(ctx); err != nil {
-			return n, err
-		}
-		n++
+		l.result <- nil
+	}()
+	return l
+}
+
+// Next has one more connection made from now on, unless one waits already to be.
+func (l *Load) Next() {
+	select {
+	case l.next <- struct{}{}:
+	default:
 	}
+}
+
+// End returns how many connections were made in each direction, and why one failed.
+func (l *Load) End() (n int, err error) {
+	close(l.next)
+	err = <-l.result
+	return l.n, err
 }
 
 // meet makes one connection and sends an octet each way.
