@@ -18,6 +18,10 @@ import (
 	"time"
 )
 
+// minimize bounds the tries to shorten an input that is new: by default a minute goes into
+// each, and of large resources hardly anything else is tried.
+const minimize = "20x"
+
 // target is one fuzz function of one package.
 type target struct{ pkg, name string }
 
@@ -48,7 +52,7 @@ func run(perTarget time.Duration, only string) error {
 		}
 		ran++
 		fmt.Printf("fuzz: %s %s for %v\n", t.pkg, t.name, perTarget)
-		cmd := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", perTarget.String(), t.pkg)
+		cmd := exec.Command("go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", perTarget.String(), "-fuzzminimizetime", minimize, t.pkg)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 		if err := cmd.Run(); err != nil {
 			failed = append(failed, t.pkg+"."+t.name)
