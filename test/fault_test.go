@@ -28,15 +28,12 @@ func wantTenPercent(t *testing.T, what string, n int) {
 func TestFaultDelay(t *testing.T) {
 	t.Parallel()
 	p, _ := startReference(t, "10 40 70")
-	var slow, between atomic.Int64
+	var slow atomic.Int64
 	tally := wire.Load{
 		Addr: p.HTTP, Request: get("ratings:9080", "/ratings/1"), Conns: 1500, Count: faultRequests, Patience: 3 * rig.Patience,
 		Each: func(_ *wire.Response, took time.Duration) {
-			switch {
-			case took >= 5*time.Second:
+			if took >= 5*time.Second {
 				slow.Add(1)
-			case took > 4*time.Second:
-				between.Add(1)
 			}
 		},
 	}.Run()
@@ -44,9 +41,7 @@ func TestFaultDelay(t *testing.T) {
 		t.Errorf("statuses %v, %d failed (%v)", tally.Status, tally.Failed, tally.Failure)
 	}
 	wantTenPercent(t, "waited 5 s", int(slow.Load()))
-	if n := between.Load(); n > 0 {
-		t.Errorf("%d requests waited for less than the 5 s of the fault, but long", n)
-	}
+	// That both agree says that none of those that the fault hit waited for less.
 	metrics := p.Scrape(t)
 	if n := metrics.Sum("istio_requests_total", "response_flags=DI", "response_code=200"); int64(n) != slow.Load() {
 		t.Errorf("istio_requests_total has %v requests with flag DI, and %d waited", n, slow.Load())
