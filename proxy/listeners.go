@@ -27,7 +27,7 @@ type boundListener struct {
 	addr    string // as configured
 	inbound bool
 	ln      *listener.Listener
-	serves  *config.Listener
+	serves  *config.Listener         // what it was told last
 	hcms    map[string]*boundManager // by the name of their chain
 	tcps    map[string]*boundTCP     // the same
 	remove  func()                   // takes its metrics out

@@ -92,7 +92,7 @@ func TestPlaneMonkey(t *testing.T) {
 	})
 	l.goesOn(100)
 	n := l.end()
-	if drained := p.metric("envoy_http_downstream_cx_drain_close"); drained != 0 {
+	if drained := p.drained(); drained != 0 {
 		t.Errorf("%v connections were drained", drained)
 	}
 	if err := p.ready(); err != nil {

@@ -48,11 +48,11 @@ func TestPlaneAway(t *testing.T) {
 			p.waitGeneration(0)
 			l := p.startLoad(50, 250*time.Millisecond, "stable.example", "stable")
 			made := p.settled()
-			p.waitMetric(rig.Patience, exactly(1), "envoy_control_plane_connected_state")
+			p.waitMetric(rig.Patience, exactly(1), "pillion_xds_connected")
 
 			tc.goes(p)
 			p.waitLog(rig.Patience, "level=ERROR", "the control plane doesn't answer; what was served is served on")
-			p.waitMetric(rig.Patience, exactly(0), "envoy_control_plane_connected_state")
+			p.waitMetric(rig.Patience, exactly(0), "pillion_xds_connected")
 			p.waitMetric(rig.Patience, atLeast(1), "pillion_xds_stream_failures_total")
 			p.istiod.Apply(generation(1))
 			hold(l, churnTime(3*time.Second, 10*time.Minute))
@@ -62,7 +62,7 @@ func TestPlaneAway(t *testing.T) {
 
 			tc.back(p)
 			p.waitLog(time.Minute, "level=INFO", "the control plane answers again")
-			p.waitMetric(rig.Patience, exactly(1), "envoy_control_plane_connected_state")
+			p.waitMetric(rig.Patience, exactly(1), "pillion_xds_connected")
 			p.waitGeneration(1)
 			l.goesOn(100)
 			l.end()

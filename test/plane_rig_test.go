@@ -126,7 +126,8 @@ func preparePlane(t testing.TB, objects ...string) *plane {
 	p.gate, p.ca = startGate(t, p.relay.addr), startGate(t, p.istiod.Ports.Secure)
 	p.pod = newPod(t, "CA_ADDR=localhost:"+port(t, p.ca.addr), "ISTIO_META_INTERCEPTION_MODE=NONE", "ECC_SIGNATURE_ALGORITHM=ECDSA",
 		"ISTIO_META_POD_PORTS=[]")
-	p.pod.env = append(p.pod.env, fmt.Sprintf(`PROXY_CONFIG={"discoveryAddress":%q,"controlPlaneAuthPolicy":"NONE","statusPort":%s,"proxyAdminPort":%s,"terminationDrainDuration":"0s"}`,
+	// Tests hold that no connection is drained, which a pod's metrics don't tell unasked.
+	p.pod.env = append(p.pod.env, fmt.Sprintf(`PROXY_CONFIG={"proxyStatsMatcher":{"inclusionSuffixes":["downstream_cx_drain_close"]},"discoveryAddress":%q,"controlPlaneAuthPolicy":"NONE","statusPort":%s,"proxyAdminPort":%s,"terminationDrainDuration":"0s"}`,
 		p.gate.addr, port(t, p.pod.status), port(t, p.pod.admin)))
 	root, err := os.ReadFile(p.istiod.RootCert())
 	if err != nil {
@@ -183,6 +184,17 @@ func (p *plane) waitLog(within time.Duration, parts ...string) string {
 func (p *plane) metric(name string, labels ...string) float64 {
 	p.t.Helper()
 	return (&rig.Proxy{Metrics: p.pod.metrics}).Scrape(p.t).Sum(name, labels...)
+}
+
+// drained counts the connections of clients that a change has ended.
+func (p *plane) drained() float64 {
+	p.t.Helper()
+	const name = "envoy_http_downstream_cx_drain_close"
+	m := (&rig.Proxy{Metrics: p.pod.metrics}).Scrape(p.t)
+	if len(m.Series(name)) == 0 {
+		p.t.Errorf("there is no %s: it proves nothing", name)
+	}
+	return m.Sum(name)
 }
 
 // waitMetric waits until a metric is what it should be.

@@ -48,7 +48,7 @@ func newPod(t testing.TB, env ...string) *podRig {
 	p := &podRig{root: t.TempDir(), status: rig.FreeAddr(t), probe: rig.FreeAddr(t), admin: rig.FreeAddr(t), metrics: rig.FreeAddr(t)}
 	for name, text := range map[string]string{
 		"etc/istio/pod/labels":                       "app=\"reviews\"\nversion=\"v1\"\n",
-		"etc/istio/pod/annotations":                  "istio.io/rev=\"default\"\nsidecar.istio.io/statsInclusionSuffixes=\"downstream_cx_drain_close\"\n",
+		"etc/istio/pod/annotations":                  "istio.io/rev=\"default\"\nsidecar.istio.io/statsInclusionPrefixes=\"extension_config_discovery\"\n",
 		"var/run/secrets/istio/root-cert.pem":        "none",
 		"var/run/secrets/tokens/istio-token":         "token",
 		"etc/istio/proxy/.keep":                      "",

@@ -122,6 +122,16 @@ func (m *Manager) Get(name string) *Cluster {
 	return m.clusters[name]
 }
 
+// StatName returns what a cluster is called in metrics, and whether there is one of
+// that name.
+func (m *Manager) StatName(name string) (string, bool) {
+	c := m.Get(name)
+	if c == nil {
+		return name, false
+	}
+	return c.statName(c.config.Load()), true
+}
+
 // Clusters returns all clusters, sorted by name.
 func (m *Manager) Clusters() []*Cluster {
 	m.mu.Lock()

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"slices"
 	"sync/atomic"
 
@@ -121,11 +122,7 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 
 func (c *Cluster) collect(e *stats.Emitter) {
 	cfg := c.config.Load()
-	name := cfg.StatName
-	if name == "" {
-		name = c.name
-	}
-	s := e.Cluster(name)
+	s := e.Cluster(c.statName(cfg))
 	for _, f := range counterFields {
 		s.Counter(f.name, f.of(c.Stats).Value())
 	}
@@ -151,6 +148,9 @@ func (c *Cluster) collect(e *stats.Emitter) {
 		secure.Stats().Report(s)
 	}
 }
+
+// statName is what the cluster is called in metrics.
+func (c *Cluster) statName(cfg *Config) string { return cmp.Or(cfg.StatName, c.name) }
 
 // counterFields are the plain counters with their names. Constant.
 var counterFields = []struct {

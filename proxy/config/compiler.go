@@ -69,7 +69,7 @@ func NewCompiler(env Env) *Compiler {
 	if env.Secrets == nil {
 		env.Secrets = tls.NewSecrets()
 	}
-	c.env, c.filters, c.tls = env, newFilterState(env.Registry), newTLSContexts(env.Secrets)
+	c.env, c.filters, c.tls = env, newFilterState(env.Registry, env.Clusters), newTLSContexts(env.Secrets)
 	c.filters.jwt = newJWTState(env.Clusters, checks, env.Log)
 	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c

@@ -118,7 +118,7 @@ func (f *filterState) extAuthzStats(manager, prefix string) *extauthz.Stats {
 	if s == nil {
 		s = extauthz.NewStats(prefix)
 		f.extAuthz[key] = s
-		f.registry.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Collect(e, manager) }))
+		f.registry.Add(stats.SourceFunc(func(e *stats.Emitter) { s.Collect(e, manager, f.clusters.StatName) }))
 	}
 	return s
 }

@@ -20,6 +20,7 @@ import (
 	_ "github.com/cncf/xds/go/udpa/type/v1"
 	_ "github.com/cncf/xds/go/xds/type/v3"
 
+	"pillion/proxy/cluster"
 	"pillion/proxy/filter"
 	"pillion/proxy/filter/cors"
 	"pillion/proxy/filter/extauthz"
@@ -201,6 +202,7 @@ func (ch *chains) merge(overrides []map[string]*anypb.Any) (map[string]*anypb.An
 // filterState is what filters keep between compilations.
 type filterState struct {
 	registry *stats.Registry
+	clusters *cluster.Manager
 	faults   map[string]*fault.Stats // by stat_prefix
 	grpc     *grpcstats.Stats
 	tcp      map[string]*tcp.Stats // by stat_prefix
@@ -212,11 +214,11 @@ type filterState struct {
 	peers           *peermeta.Exchanger // nil until it is asked for
 }
 
-func newFilterState(r *stats.Registry) *filterState {
-	f := &filterState{registry: r, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
+func newFilterState(r *stats.Registry, clusters *cluster.Manager) *filterState {
+	f := &filterState{registry: r, clusters: clusters, faults: map[string]*fault.Stats{}, tcp: map[string]*tcp.Stats{}, grpc: &grpcstats.Stats{},
 		rbac: map[rbacScope]*rbac.Stats{}, extAuthz: map[extAuthzKey]*extauthz.Stats{},
 		networkExtAuthz: map[string]*extauthz.NetworkStats{}}
-	r.Add(f.grpc)
+	r.Add(stats.SourceFunc(func(e *stats.Emitter) { f.grpc.Collect(e, clusters.StatName) }))
 	return f
 }
 

@@ -20,11 +20,9 @@ const (
 
 // The statistics that there are in any case: those by which readiness, drains,
 // policies and Istio's own metrics are seen. They are those of Istio's bootstrap
-// (istio.io/istio/pkg/bootstrap: getStatsOptions, and its template), and the few by
-// which a person sees how the control plane fares.
+// (istio.io/istio/pkg/bootstrap: getStatsOptions, and its template).
 var (
-	shownPrefixes = []string{"reporter=", "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "component", "istio",
-		"control_plane", "extension_config_discovery"}
+	shownPrefixes = []string{"reporter=", "cluster_manager", "listener_manager", "server", "cluster.xds-grpc", "wasm", "component", "istio"}
 	shownSuffixes = []string{"rbac.allowed", "rbac.denied", "shadow_allowed", "shadow_denied"}
 	shownRegexps  = []string{`vhost\..*\.route\..*`}
 	// shownAtEnd is added where the end waits for the last connection.

@@ -28,10 +28,10 @@ func shownOf(p *Pod, names ...string) (out []string) {
 // always are statistics that there are in each pod, seldom are those that have to
 // be asked for.
 var (
-	always = []string{"control_plane.connected_state", "extension_config_discovery.http_filter.a.config_fail", "cluster.xds-grpc.upstream_cx_total", "cluster_manager.active_clusters", "http.inbound_0.0.0.0_9080;.rbac.denied",
+	always = []string{"cluster.xds-grpc.upstream_cx_total", "cluster_manager.active_clusters", "http.inbound_0.0.0.0_9080;.rbac.denied",
 		"istiocustom.istio_requests_total.reporter.source", "listener_manager.lds.update_success", "server.state", "tcp.rbac.shadow_denied",
 		"vhost.a.route.b.upstream_rq_200", "wasm.x"}
-	seldom = []string{"cluster.outbound|9080||a;.upstream_rq_200", "overload.connected_state", "http.10.244.1.23_9080.downstream_rq_2xx",
+	seldom = []string{"cluster.outbound|9080||a;.upstream_rq_200", "control_plane.connected_state", "http.10.244.1.23_9080.downstream_rq_2xx",
 		"http.fd00:10:244::17_9080.downstream_rq_2xx", "http.inbound_0.0.0.0_9080;.downstream_rq_2xx", "listener.0.0.0.0_15006.downstream_cx_active"}
 )
 
@@ -47,14 +47,14 @@ func TestShownStatistics(t *testing.T) {
 		"as it is":        {},
 		"ProxyConfig":     {vars: []string{matcher}, want: []string{seldom[0], seldom[1], seldom[2], seldom[3], seldom[4]}},
 		"end at zero":     {vars: []string{"EXIT_ON_ZERO_ACTIVE_CONNECTIONS=true"}, want: []string{seldom[5]}},
-		"prefixes":        {annotations: annotationStatsPrefixes + `="overload,listener.0"`, want: []string{seldom[1], seldom[5]}},
+		"prefixes":        {annotations: annotationStatsPrefixes + `="control_plane,listener.0"`, want: []string{seldom[1], seldom[5]}},
 		"suffixes":        {annotations: annotationStatsSuffixes + `="_200"`, want: []string{seldom[0]}},
 		"an expression":   {annotations: annotationStatsRegexps + `="listener\\..*_active"`, want: []string{seldom[5]}},
 		"part of a name":  {annotations: annotationStatsRegexps + `="downstream"`},
 		"everything":      {annotations: annotationStatsRegexps + `=".*"`, want: seldom},
-		"one is replaced": {vars: []string{matcher}, annotations: annotationStatsPrefixes + `="overload"` + "\n" + annotationStatsRegexps + `="x"`, want: []string{seldom[1]}},
+		"one is replaced": {vars: []string{matcher}, annotations: annotationStatsPrefixes + `="control_plane"` + "\n" + annotationStatsRegexps + `="x"`, want: []string{seldom[1]}},
 		"addresses":       {annotations: annotationStatsPrefixes + `="http.{pod_ip}_"`, want: []string{seldom[2], seldom[3]}},
-		"blanks are kept": {annotations: annotationStatsPrefixes + `="x, overload"`},
+		"blanks are kept": {annotations: annotationStatsPrefixes + `="x, control_plane"`},
 		"by annotation":   {annotations: annotationProxyConfig + `="proxyStatsMatcher: {inclusionPrefixes: [listener.]}"`, want: []string{seldom[5]}},
 	} {
 		in := injected(t)

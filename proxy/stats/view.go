@@ -85,7 +85,14 @@ func (t *Tags) extract(name string) (rest string, l labels) {
 // A Matcher is immutable.
 type Matcher struct {
 	prefixes, suffixes [][]byte
-	regexes            []*regexp.Regexp
+	regexes            []wholeRegex
+}
+
+// wholeRegex matches whole names. What each of them begins with is looked at first:
+// most names don't, and the expression itself costs many times as much.
+type wholeRegex struct {
+	*regexp.Regexp
+	prefix []byte
 }
 
 // NewMatcher returns a matcher of what begins with a prefix, ends in a suffix, or
@@ -99,14 +106,16 @@ func NewMatcher(prefixes, suffixes, regexes []string) (*Matcher, error) {
 		m.suffixes = append(m.suffixes, []byte(s))
 	}
 	for _, s := range regexes {
-		if _, err := regexp.Compile(s); err != nil {
-			return nil, err // one that names s alone
+		part, err := regexp.Compile(s)
+		if err != nil {
+			return nil, err // which names s alone
 		}
-		re, err := regexp.Compile(`\A(?:` + s + `)\z`)
+		whole, err := regexp.Compile(`\A(?:` + s + `)\z`)
 		if err != nil {
 			return nil, err
 		}
-		m.regexes = append(m.regexes, re)
+		prefix, _ := part.LiteralPrefix()
+		m.regexes = append(m.regexes, wholeRegex{whole, []byte(prefix)})
 	}
 	return m, nil
 }
@@ -124,7 +133,7 @@ func (m *Matcher) includes(name []byte) bool {
 		}
 	}
 	for _, re := range m.regexes {
-		if re.Match(name) {
+		if bytes.HasPrefix(name, re.prefix) && re.Match(name) {
 			return true
 		}
 	}

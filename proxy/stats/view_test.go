@@ -55,6 +55,8 @@ func TestMatcher(t *testing.T) {
 		"a code":             {suffixes: []string{"_200"}, want: []string{"cluster.outbound|80||a.b;.upstream_rq_200"}},
 		"regex":              {regexes: []string{`cluster\..*_\dxx`}, want: []string{"cluster.outbound|80||a.b;.upstream_rq_2xx"}},
 		"regex not as whole": {regexes: []string{`upstream_rq`}},
+		"anchored":           {regexes: []string{`^server\.live$`}, want: []string{"server.live"}},
+		"without case":       {regexes: []string{`(?i)SERVER\..*`}, want: []string{"server.live"}},
 		"alternatives":       {regexes: []string{`server.*|x`}, want: []string{"server.live"}},
 	} {
 		m, err := stats.NewMatcher(c.prefixes, c.suffixes, c.regexes)

@@ -344,7 +344,7 @@ func TestStopped(t *testing.T) {
 		}
 		r.lines(0, 0, 0)
 		r.client.Want(short["EDS"], []string{"a"})
-		if m := r.metrics(); m["control_plane.connected_state"] != 0 || m["control_plane.pending_requests"] != 0 {
+		if m := r.metrics(); m["control_plane.connected_state"] != 0 || m["pillion.xds.connected"] != 0 || m["control_plane.pending_requests"] != 0 {
 			t.Errorf("metrics %v", m)
 		}
 	})
@@ -357,7 +357,7 @@ func TestPings(t *testing.T) {
 		r := newRig(t, false, server, nil, nil)
 		time.Sleep(5 * time.Hour)
 		synctest.Wait()
-		if m := r.metrics(); m["pillion.xds.streams"] > 6 || m["control_plane.connected_state"] != 1 {
+		if m := r.metrics(); m["pillion.xds.streams"] > 6 || m["control_plane.connected_state"] != 1 || m["pillion.xds.connected"] != 1 {
 			t.Errorf("metrics %v", m)
 		}
 	})

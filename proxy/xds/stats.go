@@ -42,6 +42,8 @@ func (c *Client) CollectStats(e *stats.Emitter) {
 	}
 	c.mu.Unlock()
 	e.Gauge("control_plane.connected_state", "", connected)
+	// The same under a name that Istio's list of what is shown can't take away.
+	e.Emit(stats.Metric{Name: "pillion.xds.connected", Prom: "pillion_xds_connected", Raw: true, Kind: stats.KindGauge, Value: float64(connected)})
 	e.Gauge("control_plane.pending_requests", "", waiting)
 	e.Counter("control_plane.rate_limit_enforced", "", 0) // requests are merged, not limited
 	for i, s := range types {

@@ -70,19 +70,14 @@ func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh 
 	StartBookinfoApps(t, m.n, m.app)
 	binary := Published(t, binaries.Static(t))
 	m.ours = func(p *Pod) *Running {
-		config := ""
-		if p.Spec.Name == "reviews-v1" {
-			// Nobody outside of the mesh is told of it.
-			config = `{"proxyHeaders": {"metadataExchangeHeaders": {"mode": "IN_MESH"}}}`
-		}
-		c := p.Sidecar(m.l, config)
+		c := p.Sidecar(m.l, ownConfig(p.Spec.Name))
 		c.Path, c.Args = binary, append(c.Args, "--root", c.Dir)
 		return p.Run(c)
 	}
 	m.envoy = func(*Pod) *Running { t.Fatal("no Envoy was wanted"); return nil }
 	if !allOf(proxied, ours) {
 		agent := NewEnvoyAgent(t)
-		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p) }
+		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p, ownConfig(p.Spec.Name)) }
 	}
 	for _, name := range proxied {
 		m.put(name, ours(name))

@@ -31,8 +31,12 @@ func TestBookinfo(t *testing.T) {
 func TestBookinfoBesideEnvoy(t *testing.T) {
 	t.Parallel()
 	m := startMesh(t, Safe, func(string) bool { return false })
+	envoys := map[string]map[string]bool{}
 	t.Run("Envoy everywhere", func(t *testing.T) {
 		testMesh(t, m)
+		for _, pod := range proxied {
+			envoys[pod] = m.statistics(t, pod)
+		}
 		t.Run("access log", func(t *testing.T) { testAccessLog(t, m, proxied...) })
 	})
 	for i, pod := range proxied {
@@ -43,6 +47,7 @@ func TestBookinfoBesideEnvoy(t *testing.T) {
 		m.inStep()
 		t.Run("ours in "+pod, func(t *testing.T) {
 			testMesh(t, m)
+			t.Run("statistics", func(t *testing.T) { testStatistics(t, pod, envoys[pod], m.statistics(t, pod)) })
 			t.Run("access log", func(t *testing.T) { testAccessLog(t, m, pod) })
 		})
 	}

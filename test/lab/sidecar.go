@@ -175,9 +175,20 @@ func NewEnvoyAgent(t testing.TB) *EnvoyAgent {
 	return &EnvoyAgent{Published(t, agent), Published(t, need.Envoy(t)), Published(t, template)}
 }
 
-// Start runs it in a pod. It returns before it is ready; see WaitInStep.
-func (e *EnvoyAgent) Start(l *Rig, p *Pod) *Running {
-	c := p.Sidecar(l, fmt.Sprintf(`{"binaryPath": %q}`, e.envoy))
+// Start runs it in a pod, with fields of ProxyConfig as Sidecar's. It returns before it
+// is ready; see WaitInStep.
+func (e *EnvoyAgent) Start(l *Rig, p *Pod, proxyConfig string) *Running {
+	p.t.Helper()
+	config := map[string]any{}
+	if err := json.Unmarshal([]byte(proxyConfig), &config); err != nil {
+		p.t.Fatalf("ProxyConfig: %v", err)
+	}
+	config["binaryPath"] = e.envoy
+	text, err := json.Marshal(config)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	c := p.Sidecar(l, string(text))
 	c.Path, c.Args = e.agent, append(c.Args, "--templateFile", e.template)
 	return p.Run(c)
 }

@@ -66,14 +66,17 @@ func (s *Stats) count(c *counters, o outcome) {
 	}
 }
 
-// Collect reports the counters of the connection manager prefix.
-func (s *Stats) Collect(e *stats.Emitter, prefix string) {
+// Collect reports the counters of the connection manager prefix. statName says what a
+// cluster is called in metrics; one that is gone has none any more.
+func (s *Stats) Collect(e *stats.Emitter, prefix string, statName func(cluster string) (string, bool)) {
 	h := e.HTTP(prefix)
 	h.Counter("ext_authz."+s.prefix+"disabled", s.all.disabled.Value())
 	h.Counter("ext_authz."+s.prefix+"ignored_dynamic_metadata", s.all.ignoredMetadata.Value())
 	s.all.collect(h, s.prefix)
 	s.clusters.Range(func(name, c any) bool {
-		c.(*counters).collect(e.Cluster(name.(string)), s.prefix)
+		if shown, ok := statName(name.(string)); ok {
+			c.(*counters).collect(e.Cluster(shown), s.prefix)
+		}
 		return true
 	})
 }

@@ -34,10 +34,13 @@ type cluster struct {
 	requestMessages, messages stats.Counter // of requests, of responses
 }
 
-// CollectStats reports the counters under Envoy's names.
-func (s *Stats) CollectStats(e *stats.Emitter) {
+// Collect reports the counters under Envoy's names. statName says what a cluster is
+// called there; one that is gone has none any more.
+func (s *Stats) Collect(e *stats.Emitter, statName func(cluster string) (string, bool)) {
 	s.clusters.Range(func(name, c any) bool {
-		c.(*cluster).collect(e.Cluster(name.(string)))
+		if shown, ok := statName(name.(string)); ok {
+			c.(*cluster).collect(e.Cluster(shown))
+		}
 		return true
 	})
 }

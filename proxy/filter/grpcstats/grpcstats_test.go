@@ -40,7 +40,9 @@ func build(t *testing.T) (*Filter, *Stats) {
 func list(t *testing.T, s *Stats) string {
 	t.Helper()
 	r := stats.NewRegistry()
-	r.Add(s)
+	r.Add(stats.SourceFunc(func(e *stats.Emitter) {
+		s.Collect(e, func(cluster string) (string, bool) { return cluster, true })
+	}))
 	var lines []string
 	for _, m := range r.List(stats.Query{}) {
 		lines = append(lines, fmt.Sprintf("%s %v", m.Name, m.Value))
@@ -140,4 +142,25 @@ func TestOtherRequestsAllocateNothing(t *testing.T) {
 	ex.GRPC, ex.Upstream = true, &http.HostFacts{}
 	ex.Req.Path = []byte("/a/b")
 	proxytest.NoAllocs(t, "gRPC", func() { f.OnRequest(ex); f.OnResponse(ex); f.OnFinish(ex) })
+}
+
+// TestNamesInMetrics: counters have the name that a cluster has in metrics, and go with
+// it.
+func TestNamesInMetrics(t *testing.T) {
+	f, s := build(t)
+	for _, name := range []string{"a", "gone"} {
+		call{path: "/s/m", cluster: name, status: 200, head: "0"}.run(f, nil)
+	}
+	r := stats.NewRegistry()
+	r.Add(stats.SourceFunc(func(e *stats.Emitter) {
+		s.Collect(e, func(cluster string) (string, bool) { return cluster + ";", cluster == "a" })
+	}))
+	for _, m := range r.List(stats.Query{}) {
+		if !strings.HasPrefix(m.Name, "cluster.a;.grpc.") {
+			t.Errorf("there is %s", m.Name)
+		}
+	}
+	if len(r.List(stats.Query{UsedOnly: true})) < 3 {
+		t.Error("nothing was counted")
+	}
 }
