@@ -38,22 +38,22 @@ type Tracker struct {
 	DrainTime time.Duration
 
 	// OnQuiet, unless nil, is called when it is the time to give memory back: when
-	// nothing has moved on any connection for a second and none has closed, once
-	// after each busy time; or when most of many connections are gone, be the
-	// others busy or not. It is called at most every quietEvery. Set it before Run.
+	// nothing has moved on any connection for a second, once after each busy time and
+	// after many connections have come or gone; or when most of many are gone, be the
+	// others busy or not. It is called at most every quietEvery, or sooner if many have
+	// come or gone and all are quiet. Set it before Run.
 	OnQuiet   func()
 	busy      bool  // since the last call; owned by Run
 	lastQuiet int64 // of http.Now, 0 never; owned by Run
-	removed   bool  // a connection has closed since the last sweep; guarded by mu
 	peak      int   // of count since the last call; guarded by mu
+	settled   int   // count at the last call; guarded by mu
 }
 
 const (
 	// quietEvery bounds how often OnQuiet is called.
 	quietEvery = 30 * time.Second
-	// manyGone is how many connections hold memory that is worth a call though
-	// there is traffic.
-	manyGone = 500
+	// many is how many connections hold memory that is worth a call.
+	many = 500
 )
 
 // NewTracker returns an empty tracker. Run must be running for timeouts to
@@ -75,8 +75,7 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-tick.C:
 			now := http.Now()
 			moving := t.sweep(now)
-			removed, fewer := t.noteRemoved()
-			t.noteQuiet(moving || removed, fewer, now)
+			t.noteQuiet(moving, t.noteChanges(), now)
 		}
 	}
 }
@@ -101,7 +100,6 @@ func (t *Tracker) remove(c *conn) {
 	c.prev.next, c.next.prev = c.next, c.prev
 	c.prev, c.next = nil, nil
 	t.count--
-	t.removed = true
 	if t.draining.Load() && t.count == 0 && t.empty != nil {
 		close(t.empty)
 		t.empty = nil
@@ -124,26 +122,31 @@ func (t *Tracker) each(f func(c *conn)) {
 	}
 }
 
-// noteRemoved reports whether a connection has closed since it was asked last, and
-// whether most of many have since OnQuiet was called.
-func (t *Tracker) noteRemoved() (removed, fewer bool) {
+// changes are what has become of the connections.
+type changes struct {
+	fewer  bool // most of many have closed since OnQuiet was called
+	others bool // many have come or gone since
+}
+
+// noteChanges finds them.
+func (t *Tracker) noteChanges() changes {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	removed, t.removed = t.removed, false
 	gone := t.peak - t.count
-	return removed, gone >= manyGone && gone >= t.peak/2
+	return changes{fewer: gone >= many && gone >= t.peak/2, others: gone >= many || t.count-t.settled >= many}
 }
 
 // noteQuiet calls OnQuiet when a busy time has ended, or there is less to do.
-func (t *Tracker) noteQuiet(moving, fewer bool, now int64) {
+func (t *Tracker) noteQuiet(moving bool, c changes, now int64) {
 	t.busy = t.busy || moving
-	quiet := t.busy && !moving
-	if !quiet && !fewer || t.OnQuiet == nil || t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery) {
+	quiet := !moving && (t.busy || c.others)
+	soon := t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery)
+	if t.OnQuiet == nil || !quiet && !c.fewer || soon && !(quiet && c.others) {
 		return
 	}
 	t.busy, t.lastQuiet = moving, now
 	t.mu.Lock()
-	t.peak = t.count
+	t.peak, t.settled = t.count, t.count
 	t.mu.Unlock()
 	t.OnQuiet()
 }
