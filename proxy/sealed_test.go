@@ -45,6 +45,21 @@ func newCA(t testing.TB) *localca.CA {
 	return ca
 }
 
+// serverPair is the certificate of the workload that serverID names, for a host of
+// crypto/tls.
+func serverPair(t testing.TB, ca *localca.CA) stdtls.Certificate {
+	t.Helper()
+	leaf, err := ca.Issue("shop", "server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
 // mutual is the part of a TLS context that both ends of a mesh have in common; san is
 // what the other end has to be.
 func mutual(alpn, san string) string {
@@ -142,14 +157,7 @@ func TestSealedRefusals(t *testing.T) {
 // on the way may have cut it off, and the client has to see that.
 func TestCutOverTLS(t *testing.T) {
 	ca := newCA(t)
-	leaf, err := ca.Issue("shop", "server")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pair := serverPair(t, ca)
 	const untilClose, sized = "HTTP/1.1 200 OK\n\nall of it", "HTTP/1.1 200 OK\nContent-Length: 9\n\nall of it"
 	for _, tc := range []struct {
 		name, response   string
@@ -220,14 +228,7 @@ func (s socketEnd) Read(p []byte) (int, error) {
 // told, and that one may still answer.
 func TestRawEndsOverTLS(t *testing.T) {
 	ca := newCA(t)
-	leaf, err := ca.Issue("shop", "server")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pair := serverPair(t, ca)
 	// Who is there is what other tests look at.
 	conf := &stdtls.Config{Certificates: []stdtls.Certificate{pair}, InsecureSkipVerify: true}
 	for _, tc := range []struct {
@@ -281,14 +282,7 @@ func TestRawEndsOverTLS(t *testing.T) {
 // and their end is the end, however the host's TLS ends.
 func TestTunnelCutOverTLS(t *testing.T) {
 	ca := newCA(t)
-	leaf, err := ca.Issue("shop", "server")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := stdtls.X509KeyPair(leaf.Chain, leaf.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	pair := serverPair(t, ca)
 	b := inproc.NewBackend(t, func(c *inproc.Conn) {
 		sealed := stdtls.Server(c.Conn, &stdtls.Config{Certificates: []stdtls.Certificate{pair}})
 		if _, err := sealed.Read(make([]byte, 1024)); err != nil {

@@ -18,6 +18,8 @@ const (
 	staleRoutes
 	staleSecrets
 	staleExtensions
+	// staleListener are those that a listener may name.
+	staleListener = staleRoutes | staleSecrets | staleExtensions
 )
 
 // askFor finds out what is to be asked for. What isn't any more is forgotten: the server

@@ -10,8 +10,6 @@ import (
 	"slices"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/config"
@@ -91,7 +89,7 @@ func (s *Sink) tryExtension(e *entry[extensionRun], to *anypb.Any) error {
 		if units := l.run.units(); len(units) == 0 || find(units[len(units)-1], e.name) == nil {
 			continue
 		}
-		u, err := s.recompile(l.good.body)
+		u, err := s.compileListener(name, l.good.body)
 		if err == nil && to != nil && !find(u, e.name).Came {
 			s.compiler.Release(u)
 			err = fmt.Errorf("typed_config: type %s is not among the filter's type_urls", to.GetTypeUrl())
@@ -134,28 +132,11 @@ type remade struct {
 	unit *config.Unit
 }
 
-// recompile compiles a listener that was accepted before.
-func (s *Sink) recompile(body []byte) (*config.Unit, error) {
-	in := &listenerv3.Listener{}
-	if err := proto.Unmarshal(body, in); err != nil {
-		return nil, err
-	}
-	u, err := s.compiler.Listener(in)
-	if err != nil {
-		return nil, err
-	}
-	if err := s.routeUnit(u); err != nil {
-		s.compiler.Release(u)
-		return nil, err
-	}
-	return u, nil
-}
-
 // replace has a listener served, or wait, as it was compiled again. How long it has waited
 // counts on, and what is served already waits for nothing more.
 func (s *Sink) replace(l *entry[listenerRun], u *config.Unit) {
 	s.warn(s.listeners.word, l.name, u.Warnings)
-	s.stale |= staleRoutes | staleSecrets | staleExtensions
+	s.stale |= staleListener
 	if l.run.next != nil {
 		s.compiler.Release(l.run.next)
 		l.run.next = u

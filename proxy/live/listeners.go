@@ -31,16 +31,8 @@ type listenerTaker Sink
 // understood is never served without it.
 func (t *listenerTaker) take(e *entry[listenerRun], body []byte) error {
 	s := (*Sink)(t)
-	in := &listenerv3.Listener{}
-	if err := decode(body, in, e.name, in.GetName); err != nil {
-		return err
-	}
-	unit, err := s.compiler.Listener(in)
+	unit, err := s.compileListener(e.name, body)
 	if err != nil {
-		return err
-	}
-	if err := s.routeUnit(unit); err != nil {
-		s.compiler.Release(unit)
 		return err
 	}
 	s.warn(s.listeners.word, e.name, unit.Warnings)
@@ -48,10 +40,27 @@ func (t *listenerTaker) take(e *entry[listenerRun], body []byte) error {
 		s.compiler.Release(e.run.next)
 	}
 	e.run.next, e.run.again = unit, false
-	s.stale |= staleRoutes | staleSecrets | staleExtensions
+	s.stale |= staleListener
 	e.wait("")
 	s.warmListeners[e] = true
 	return nil
+}
+
+// compileListener compiles a listener with the routes that have come already.
+func (s *Sink) compileListener(name string, body []byte) (*config.Unit, error) {
+	in := &listenerv3.Listener{}
+	if err := decode(body, in, name, in.GetName); err != nil {
+		return nil, err
+	}
+	u, err := s.compiler.Listener(in)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.routeUnit(u); err != nil {
+		s.compiler.Release(u)
+		return nil, err
+	}
+	return u, nil
 }
 
 // routeUnit gives the unit's connection managers the routes that have come already.
@@ -83,7 +92,7 @@ func (t *listenerTaker) drop(e *entry[listenerRun]) {
 	delete(s.warmListeners, e)
 	delete(s.lacking, e)
 	delete(s.listeners.all, e.name)
-	s.stale |= staleRoutes | staleSecrets | staleExtensions
+	s.stale |= staleListener
 }
 
 // missing says what a unit lacks of what it names; empty if it lacks nothing.
@@ -170,7 +179,7 @@ func (s *Sink) serveListener(e *entry[listenerRun]) {
 	e.run.unit, e.run.next, e.run.again = e.run.next, nil, false
 	delete(s.warmListeners, e)
 	e.serve()
-	s.stale |= staleRoutes | staleSecrets | staleExtensions
+	s.stale |= staleListener
 	delete(s.lacking, e)
 	if waits != "" {
 		e.waits, e.since = waits+", served without", since
@@ -187,7 +196,7 @@ func (s *Sink) unserved(e *entry[listenerRun], why error) {
 	e.run.next, e.run.again = nil, false
 	delete(s.warmListeners, e)
 	e.serve()
-	s.stale |= staleRoutes | staleSecrets | staleExtensions
+	s.stale |= staleListener
 	s.listeners.refuse(e, bad, why)
 	s.unbound = true
 }

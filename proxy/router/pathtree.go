@@ -2,9 +2,7 @@
 
 package router
 
-import (
-	"bytes"
-)
+import "bytes"
 
 const (
 	// manyRoutes is from how many routes on a virtual host has a tree of their
