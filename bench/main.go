@@ -138,6 +138,11 @@ func measure(ctx context.Context, o options, self string, progress func(string, 
 		return report.Result{}, err
 	}
 	defer os.RemoveAll(dir)
+	if o.settings.Profiles != "" {
+		if err := os.MkdirAll(o.settings.Profiles, 0o755); err != nil {
+			return report.Result{}, err
+		}
+	}
 	group := proc.NewGroup()
 	defer group.Close()
 

@@ -64,6 +64,7 @@ func parseOptions(args []string, all []peer.Peer, stderr io.Writer) (options, er
 	f.BoolVar(&o.settings.Open, "open", true, "measure latency at fixed rates too, where a scenario says so")
 	f.BoolVar(&o.pin, "pin", false, "give the peer CPUs of its own, load and origin the others")
 	f.BoolVar(&o.settings.Syscalls, "syscalls", false, "count system calls with strace, in a load of its own")
+	f.StringVar(&o.settings.Profiles, "profile", "", "write CPU profiles of ours under each load into `DIR`")
 	f.BoolVar(&o.quick, "quick", false, "few short turns: at most two minutes, for a first impression")
 	f.StringVar(&o.json, "json", "", "write samples and summaries to `FILE`")
 	f.StringVar(&o.svg, "svg", "", "draw the chart into `FILE`")

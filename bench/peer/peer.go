@@ -94,6 +94,8 @@ type Launch struct {
 	Spec *proc.Spec
 	// Addr is where it will serve.
 	Addr string
+	// Admin is where Pillion's own profile can be had; "" for others.
+	Admin string
 	// Metrics is where Pillion's own metrics will be; "" for others.
 	Metrics string
 	// HostOnly: it can't route by a header field, so all requests go to the
@@ -128,7 +130,7 @@ const (
 // All returns every peer, ours first. self is the benchmark's own executable,
 // which contains the net/http baseline.
 func All(self string) []Peer {
-	return []Peer{
+	all := []Peer{
 		pillion{},
 		envoy{},
 		haproxy{},
@@ -137,6 +139,10 @@ func All(self string) []Peer {
 		goNetHTTP{self: self},
 		direct{},
 	}
+	if os.Getenv(beforeBinary) != "" {
+		all = append(all, before{})
+	}
+	return all
 }
 
 // MissingError is a peer that isn't on this machine.

@@ -31,6 +31,28 @@ func (pillion) Summary() string {
 // building one.
 const pillionBinary = "PILLION_BINARY"
 
+// before is another build of Pillion, so that a change can be measured beside what was
+// there before it.
+type before struct{ pillion }
+
+func (before) Name() string { return "before" }
+func (before) Summary() string {
+	return "the build of Pillion that " + beforeBinary + " names, set up as ours"
+}
+
+// beforeBinary is the environment variable that names it; there is no such peer without.
+const beforeBinary = "PILLION_BEFORE"
+
+// Locate implements Peer.
+func (b before) Locate(ctx context.Context, _ string) (Tool, error) {
+	path, err := find(b.Name(), beforeBinary, "")
+	if err != nil {
+		return Tool{}, err
+	}
+	v, err := firstLine(ctx, path, "--version")
+	return Tool{Path: path, Version: v}, err
+}
+
 // Locate builds cmd/proxy into dir, unless PILLION_BINARY names a binary.
 func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 	path := filepath.Join(dir, "proxy")
@@ -87,7 +109,7 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	if err != nil {
 		return Launch{}, err
 	}
-	return Launch{Addr: addr, Metrics: addrs[2], Spec: &proc.Spec{
+	return Launch{Addr: addr, Admin: addrs[1], Metrics: addrs[2], Spec: &proc.Spec{
 		Name: p.Name(), Path: tool.Path,
 		Args: append(args, yaml),
 		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},

@@ -36,6 +36,8 @@ type Running struct {
 	// answer for the last service.
 	Ready time.Duration
 
+	// admin is where its profile can be had; "" for a peer that makes none.
+	admin    string
 	dir      string
 	hostOnly bool
 }
@@ -52,7 +54,7 @@ func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, jo
 	if err != nil {
 		return nil, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
 	}
-	r := &Running{Peer: p, Addr: launch.Addr, dir: own, hostOnly: launch.HostOnly}
+	r := &Running{Peer: p, Addr: launch.Addr, admin: launch.Admin, dir: own, hostOnly: launch.HostOnly}
 	began := time.Now()
 	if launch.Spec != nil {
 		launch.Spec.CPUs = cpus

@@ -34,6 +34,8 @@ type Settings struct {
 	Open, OpenHalf bool
 	// Syscalls counts system calls with strace, after the turns.
 	Syscalls bool
+	// Profiles, if not "", is where CPU profiles of ours go.
+	Profiles string
 	// Pin, if not empty, are the processors to divide: the first Workers of them
 	// for the peer, the others, at least one, for load and origin.
 	Pin []int

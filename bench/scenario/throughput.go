@@ -170,7 +170,9 @@ func (s *session) peak(ctx context.Context) (report.Group, error) {
 		g.Columns = append([]report.Metric{report.Handshakes}, g.Columns...)
 	}
 	err := s.sample(ctx, &g, func(r *peer.Running) (load.Result, error) {
-		return s.closedLoop(ctx, r, s.Duration)
+		profiled := s.profile(ctx, r)
+		res, err := s.closedLoop(ctx, r, s.Duration)
+		return res, errors.Join(err, <-profiled)
 	})
 	if s.Handshakes != "" {
 		for _, x := range g.Samples {
@@ -184,6 +186,18 @@ func (s *session) peak(ctx context.Context) (report.Group, error) {
 		err = errors.Join(err, s.countSyscalls(ctx, &g))
 	}
 	return g, err
+}
+
+// profile begins a profile of a peer as long as a load, if the settings ask for it, and
+// returns what tells when it is written. The last turn's is what stays.
+func (s *session) profile(ctx context.Context, r *peer.Running) <-chan error {
+	done := make(chan error, 1)
+	if s.Profiles == "" {
+		done <- nil
+		return done
+	}
+	go func() { done <- r.Profile(ctx, s.Duration, s.Profiles, s.sc.Name+"-"+r.Peer.Name()) }()
+	return done
 }
 
 // open is the open loop on all peers; of says what the rate is a share of.
