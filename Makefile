@@ -10,7 +10,7 @@ VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 UNIT := ./cmd/... ./proxy/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit blackbox tools lab lab-up check fips bench bench-quick microbench fuzz soak image
+.PHONY: help run build test unit blackbox tools lab lab-up check fips profile bench bench-quick microbench fuzz soak image
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,12 @@ fips: ## build build/proxy-fips with Go's FIPS 140-3 module, and test TLS in tha
 	CGO_ENABLED=0 GOFIPS140=v1.0.0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o build/proxy-fips ./cmd/proxy
 	./build/proxy-fips --version | grep 'FIPS 140-3 module v1.0.0'
 	GOFIPS140=v1.0.0 PILLION_FIPS=on $(GO) test -count=1 ./proxy/tls/...
+
+# What the compiler inlines and lays out is guided by where time goes under load.
+profile: ## renew cmd/proxy/default.pgo, the profile that guides the compiler
+	$(GO) run ./bench -peers pillion -turns 1 -duration 10s -open=false -profile build/profiles \
+	  -scenario h1,h2,h1-to-h2,h2-to-h1,mtls-in,mtls-out,grpc-unary,tcp
+	$(GO) tool pprof -proto build/profiles/*.pprof > cmd/proxy/default.pgo
 
 bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./bench -help)
 	$(GO) run ./bench $(BENCH)
