@@ -44,7 +44,9 @@ const lattice = `
 
 	# What a route does. No filter imports another one, the router or a cluster.
 	http, match < filter < filter/*;
-	filter, match < router;
+	http < trace;
+	filter, trace < trace/*;
+	filter, match, trace < router;
 	router, cluster < forward;
 
 	# The way in.
@@ -56,7 +58,7 @@ const lattice = `
 	# Configuration sees the whole data path, the data path never sees
 	# configuration.
 	istio/source < istio;
-	hcm, tcp, filter/*, outlier, tls < config;
+	hcm, tcp, filter/*, trace/*, outlier, tls < config;
 
 	stats < admin;
 	NONE < demo;
@@ -102,9 +104,9 @@ var outside = []struct {
 		"the request path makes no gRPC call; the translator names status codes; the pod sends on the kubelet's gRPC probes"},
 	{"github.com/spiffe/go-spiffe/...", "tls/workloadapi",
 		"one package speaks the Workload API; identities are checked by proxy/tls"},
-	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds live pod filter/* accesslog tls/sds",
+	{"github.com/envoyproxy/go-control-plane/...", "istio config admin root xds live pod filter/* trace/* accesslog tls/sds",
 		"configuration messages are compiled away before the first request; filters and loggers read their own when they are built"},
-	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds live pod filter/* accesslog tls/sds tls/istioca",
+	{"google.golang.org/protobuf/...", "istio istio/source config admin root xds live pod filter/* trace/* accesslog tls/sds tls/istioca",
 		"as go-control-plane"},
 	{"istio.io/api/envoy/...", "istio config live filter/*",
 		"the configuration of Istio's own filters is a part of xDS"},
