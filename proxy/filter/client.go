@@ -43,6 +43,27 @@ type ClientCall struct {
 	AnyOnce bool
 }
 
+// HTTPService is a service that requests of the proxy's own go to, as configuration
+// says.
+type HTTPService struct {
+	Client          Client
+	Authority, Path string
+	// Timeout bounds a call; 0 where nothing is said.
+	Timeout time.Duration
+	// Fields are added to each request.
+	Fields http.Fields
+}
+
+// Post returns a request with a body for the service.
+func (s *HTTPService) Post(contentType, body []byte) *ClientCall {
+	c := &ClientCall{Method: "POST", Path: s.Path, Authority: s.Authority, Body: body, HasBody: true, Timeout: s.Timeout}
+	c.Fields.AddID(http.HeaderContentType, contentType)
+	for _, f := range s.Fields.All() {
+		c.Fields.Append(f)
+	}
+	return c
+}
+
 // ClientAnswer is a final response. It shares no memory with connections.
 type ClientAnswer struct {
 	Status   int

@@ -6,7 +6,6 @@ package extauthz
 
 import (
 	"bytes"
-	"encoding/binary"
 	"strconv"
 	"time"
 
@@ -23,11 +22,6 @@ const checkPath = "/envoy.service.auth.v3.Authorization/Check"
 
 // maxAnswer bounds what a server may answer, in octets.
 const maxAnswer = 1 << 20
-
-var (
-	contentType = []byte("application/grpc")
-	trailers    = []byte("trailers")
-)
 
 // grpcCaller calls the Check method. Immutable.
 type grpcCaller struct {
@@ -46,20 +40,12 @@ type header struct {
 
 // call makes the call. ok is false without an answer that is one.
 func (g *grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-chan struct{}) (answer *authv3.CheckResponse, ok bool) {
-	body, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, 5, 1024), req)
+	frame, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, filter.GRPCPrefix, 1024), req)
 	if err != nil {
 		return nil, false
 	}
-	// A message in its frame: no compression, and its length (gRPC over HTTP/2,
-	// "Length-Prefixed-Message").
-	binary.BigEndian.PutUint32(body[1:5], uint32(len(body)-5))
-	c := &filter.ClientCall{Method: "POST", Path: checkPath, Authority: g.authority, Body: body, HasBody: true, Multi: true,
-		MaxBody: maxAnswer, Timeout: g.timeout, Cancel: cancel, AnyOnce: true}
-	c.Fields.AddID(http.HeaderTE, trailers)
-	if g.timeout > 0 {
-		c.Fields.AddID(http.HeaderGRPCTimeout, http.AppendGRPCTimeout(nil, g.timeout))
-	}
-	c.Fields.AddID(http.HeaderContentType, contentType)
+	c := filter.GRPCCall(checkPath, g.authority, frame, g.timeout)
+	c.MaxBody, c.Cancel, c.AnyOnce = maxAnswer, cancel, true
 	if !g.plain {
 		c.Fields.AddID(http.HeaderXEnvoyInternal, valueTrue)
 	}
@@ -81,25 +67,15 @@ func addExpected(f *http.Fields, timeout time.Duration) {
 	}
 }
 
-// readAnswer takes the message out of an answer. What isn't exactly one whole
-// message of a call that ended well is no answer.
+// readAnswer reads the message of an answer. What isn't exactly one whole message of
+// a call that ended well is no answer.
 func readAnswer(a *filter.ClientAnswer) (*authv3.CheckResponse, bool) {
-	if a.Status != 200 {
-		return nil, false
-	}
-	code, known := a.Trailers.GRPCStatus()
-	if !known {
-		code, known = a.Fields.GRPCStatus()
-	}
-	if !known || code != http.GRPCOK {
-		return nil, false
-	}
-	p := a.Body
-	if len(p) < 5 || p[0] != 0 || uint64(binary.BigEndian.Uint32(p[1:5])) != uint64(len(p)-5) {
+	p, err := filter.GRPCAnswer(a)
+	if err != nil {
 		return nil, false
 	}
 	m := &authv3.CheckResponse{}
-	if proto.Unmarshal(p[5:], m) != nil {
+	if proto.Unmarshal(p, m) != nil {
 		return nil, false
 	}
 	return m, true
