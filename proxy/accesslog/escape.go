@@ -15,6 +15,8 @@ const (
 	// backslashes are \u00HH, as in Envoy. A value that is not UTF-8 is taken
 	// for Latin-1, so that no octet of it is lost.
 	asJSON
+	// asIs changes nothing: it isn't for a line.
+	asIs
 )
 
 const hexDigits = "0123456789abcdef"
@@ -30,6 +32,9 @@ var unsafe = func() (t [256]bool) {
 
 // appendEscaped appends v.
 func appendEscaped[T string | []byte](dst []byte, v T, enc encoding) []byte {
+	if enc == asIs {
+		return append(dst, v...)
+	}
 	plain := 0
 	for plain < len(v) && !unsafe[v[plain]] && (enc == asText || v[plain] < utf8.RuneSelf) {
 		plain++

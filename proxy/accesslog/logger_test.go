@@ -192,6 +192,8 @@ func TestOperators(t *testing.T) {
 		{"%START_TIME(%Y/%m/%dT%H:%M:%S%z %s %3f %f %6f %E3S %e %j %a %b %Z)%", answered(), "2026/11/23T13:46:21+0000 1795441581 688 688288000 688288 21.688 23 327 Mon Nov UTC", false},
 		{"%START_TIME(%y %A %B %h %D %F %I %p %R %T %E0S %E2f %ET %%)%", answered(), "26 Monday November Nov 11/23/26 2026-11-23 01 PM 13:46 13:46:21 21 68 T %", false},
 		{"%START_TIME%", &http.Exchange{}, "-", false},
+		{"%TRACE_ID% %SPAN_ID%", &http.Exchange{TraceID: [16]byte{0xab, 15: 1}, SpanID: [8]byte{7: 0xcd}}, "ab000000000000000000000000000001 00000000000000cd", false},
+		{"%TRACE_ID% %SPAN_ID%", answered(), "- -", false},
 		{"%FILTER_STATE(a.b:PLAIN)% %FILTER_STATE(a):3% %UPSTREAM_FILTER_STATE(x)%", answered(), "- - -", false},
 		{"%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT%", redirected, "10.0.0.1:80 10.0.0.1 80", false},
 		{"%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %COMMON_DURATION(DS_RX_BEG:DS_TX_END:us)% %COMMON_DURATION(DS_RX_BEG:DS_RX_END:ns)%", answered(), "0 51 0 51560 1000", false},

@@ -49,6 +49,8 @@ const (
 	opGRPCStatus
 	opNothing  // what no exchange has; absent always
 	opMetadata // a string as text, a value of its own kind in JSON
+	opTraceID
+	opSpanID
 
 	// Those from here on are numbers.
 	opResponseCode
@@ -148,6 +150,8 @@ var operators = [...]operator{
 	{"GRPC_STATUS", opGRPCStatus, grpcParam},
 	{"GRPC_STATUS_NUMBER", opGRPCStatusNumber, noParam},
 	{"DYNAMIC_METADATA", opMetadata, metadataParam},
+	{"TRACE_ID", opTraceID, noParam},
+	{"SPAN_ID", opSpanID, noParam},
 	{"HOSTNAME", opConstant, noParam},
 	{"ENVIRONMENT", opConstant, environmentParam},
 	// There are no objects of filter state, so that these are what Envoy writes of

@@ -4,6 +4,7 @@ package accesslog
 
 import (
 	"bytes"
+	"encoding/hex"
 	"strconv"
 	"strings"
 
@@ -100,6 +101,10 @@ func (s *segment) append(dst []byte, ex *http.Exchange, enc encoding) ([]byte, b
 		return appendGRPCStatus(dst, n, s.snake), ok
 	case opMetadata:
 		return s.appendMetadata(dst, ex, enc)
+	case opTraceID:
+		return hex.AppendEncode(dst, ex.TraceID[:]), ex.TraceID != [16]byte{}
+	case opSpanID:
+		return hex.AppendEncode(dst, ex.SpanID[:]), ex.SpanID != [8]byte{}
 	}
 	v := s.text(ex)
 	return appendEscaped(dst, v, enc), v != ""
@@ -153,7 +158,7 @@ func (s *segment) appendMetadata(dst []byte, ex *http.Exchange, enc encoding) ([
 		text = string(http.AppendJSON(nil, v))
 	}
 	text = text[:clip(len(text), s.limit)]
-	if !isText && enc == asText {
+	if !isText && enc != asJSON {
 		return append(dst, text...), true
 	}
 	return appendEscaped(dst, text, enc), true

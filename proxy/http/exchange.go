@@ -45,6 +45,13 @@ type Exchange struct {
 	// (x-envoy-peer-metadata) is not for hosts outside of the mesh.
 	MeshOnly bool
 
+	// TraceID and SpanID name the trace and our span of it; zero where the request
+	// isn't traced (proxy/trace).
+	TraceID [16]byte
+	SpanID  [8]byte
+	// Tries, if not nil, is told of each try at a host.
+	Tries TryObserver
+
 	// Metadata is what filters tell each other and the access log.
 	Metadata Metadata
 
@@ -131,6 +138,17 @@ type Exchange struct {
 
 	// scratch holds values that the proxy makes for this exchange.
 	scratch []byte
+}
+
+// TryObserver is told of each try to have a host answer an exchange, by whoever owns
+// the exchange.
+type TryObserver interface {
+	// TryBegins comes before the request's head is sent, which it may edit. A try that
+	// begins twice was not made the first time.
+	TryBegins(ex *Exchange)
+	// TryEnds comes when the host has answered to the end, or the try has failed with
+	// err. retried: there was an answer, and it is not passed on.
+	TryEnds(ex *Exchange, err *Error, retried bool)
 }
 
 // LocalReply is an answer that the proxy makes itself.

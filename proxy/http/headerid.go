@@ -38,7 +38,15 @@ const (
 	HeaderXForwardedPort
 	HeaderXForwardedClientCert
 	HeaderXRequestID
+	HeaderXClientTraceID
 	HeaderTraceparent
+	HeaderTracestate
+	HeaderB3
+	HeaderXB3TraceID
+	HeaderXB3SpanID
+	HeaderXB3ParentSpanID
+	HeaderXB3Sampled
+	HeaderXB3Flags
 	HeaderXEnvoyUpstreamServiceTime
 	HeaderXEnvoyAttemptCount
 	HeaderXEnvoyExpectedRqTimeoutMs
@@ -104,7 +112,15 @@ var headerNames = [numHeaderIDs]string{
 	HeaderXForwardedPort:                     "x-forwarded-port",
 	HeaderXForwardedClientCert:               "x-forwarded-client-cert",
 	HeaderXRequestID:                         "x-request-id",
+	HeaderXClientTraceID:                     "x-client-trace-id",
 	HeaderTraceparent:                        "traceparent",
+	HeaderTracestate:                         "tracestate",
+	HeaderB3:                                 "b3",
+	HeaderXB3TraceID:                         "x-b3-traceid",
+	HeaderXB3SpanID:                          "x-b3-spanid",
+	HeaderXB3ParentSpanID:                    "x-b3-parentspanid",
+	HeaderXB3Sampled:                         "x-b3-sampled",
+	HeaderXB3Flags:                           "x-b3-flags",
 	HeaderXEnvoyUpstreamServiceTime:          "x-envoy-upstream-service-time",
 	HeaderXEnvoyAttemptCount:                 "x-envoy-attempt-count",
 	HeaderXEnvoyExpectedRqTimeoutMs:          "x-envoy-expected-rq-timeout-ms",

@@ -134,6 +134,9 @@ func ParseMetadataPath(s string) (*MetadataPath, error) {
 	return &MetadataPath{parts[0], parts[1:]}, nil
 }
 
+// NewMetadataPath is ParseMetadataPath for a path that is in parts already.
+func NewMetadataPath(filter string, keys ...string) *MetadataPath { return &MetadataPath{filter, keys} }
+
 // Value finds the value. As with Envoy a null is no value.
 func (p *MetadataPath) Value(m *Metadata) (any, bool) {
 	v, found := m.Get(p.filter, p.keys...)
