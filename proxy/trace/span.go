@@ -73,6 +73,10 @@ type Event struct {
 	Name string
 }
 
+// Sink takes finished spans, from any goroutine, without blocking. It keeps nothing of
+// a span.
+type Sink interface{ Report(s *Span) }
+
 // Collector is where spans go: a wire format and a way to send it. Append is
 // called by the goroutines of requests, one at a time, and must not block;
 // Send by one goroutine of the Reporter.
