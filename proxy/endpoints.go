@@ -51,6 +51,7 @@ func (s *Server) addOwnStats() error {
 		s.registry.Add(&s.reloads)
 	}
 	s.registry.Add(s.sinks)
+	s.registry.Add(s.spans)
 	s.registry.Add(s.tracker)
 	s.registry.Add(s.secrets)
 	s.registry.Add(&stats.Server{Start: s.started, State: s.State, Connections: s.bound.connections, Revision: buildOf().number()})

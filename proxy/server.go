@@ -23,6 +23,7 @@ import (
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
 	"pillion/proxy/tls"
+	"pillion/proxy/trace"
 	"pillion/proxy/xds"
 )
 
@@ -31,6 +32,9 @@ import (
 // to be served within 200 ms.
 const reloadAfter = 60 * time.Millisecond
 
+// spansWait bounds the wait for collectors of spans when the proxy ends.
+const spansWait = 2 * time.Second
+
 // Server is one running proxy.
 type Server struct {
 	o        Options
@@ -38,6 +42,7 @@ type Server struct {
 	registry *stats.Registry
 	families *istiostats.Families
 	sinks    *accesslog.Sinks
+	spans    *trace.Reporters
 	clusters *cluster.Manager
 	secrets  *tls.Secrets
 	files    *tls.Files       // the secrets that are files
@@ -77,6 +82,8 @@ func New(o Options) (*Server, error) {
 	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version), istiostats.WithServices(s.serviceOf))
 	s.sinks = accesslog.NewSinks()
+	s.spans = trace.NewReporters(s.log(admin.LoggerTracing))
+	node := s.node()
 	s.clusters = cluster.NewManager(cluster.Options{Logger: s.log(admin.LoggerUpstream), Stats: s.registry, SelfAddr: s.isOwnAddress})
 	s.secrets = tls.NewSecrets()
 	s.files = tls.NewFiles(s.secrets, s.log(admin.LoggerSecret))
@@ -91,6 +98,10 @@ func New(o Options) (*Server, error) {
 		Clusters: s.clusters,
 		Registry: s.registry,
 		Log:      s.log(admin.LoggerJWT),
+
+		Reporters: s.spans,
+		Version:   o.Version,
+		Node:      config.NodeNames{ID: node.GetId(), Cluster: node.GetCluster(), Zone: node.GetLocality().GetZone()},
 	}
 	if o.Discovery == nil {
 		s.compiler = config.NewCompiler(env)
@@ -271,6 +282,7 @@ func (s *Server) stopAll() {
 	s.bound.closeAll()
 	s.raw.Close()
 	s.work.Wait()
+	s.spans.Close(spansWait)
 	if s.live != nil {
 		s.live.Close()
 	} else {

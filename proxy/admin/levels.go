@@ -64,6 +64,7 @@ const (
 	LoggerJWT        = "jwt"
 	LoggerMain       = "main"
 	LoggerSecret     = "secret"
+	LoggerTracing    = "tracing"
 	LoggerUpstream   = "upstream"
 )
 
@@ -76,7 +77,7 @@ func loggers() []string {
 		"hc", "health_checker", "http", "http2", "hystrix", "init", "io", LoggerJWT, "json_rpc", "kafka", "key_value_store", "lua",
 		"local_rate_limit", LoggerMain, "matcher", "mcp", "misc", "mongo", "multi_connection", "notification", "oauth2", "quic", "quic_stream",
 		"pool", "rate_limit_quota", "rbac", "rds", "redis", "router", "runtime", "stats", LoggerSecret, "sse", "tap", "testing", "thrift",
-		"tracing", LoggerUpstream, "udp", "wasm", "websocket", "golang", "stats_sinks", "dynamic_modules", "ip_tagging"}
+		LoggerTracing, LoggerUpstream, "udp", "wasm", "websocket", "golang", "stats_sinks", "dynamic_modules", "ip_tagging"}
 }
 
 // Levels are the levels of Envoy's loggers. Safe for concurrent use.

@@ -14,6 +14,7 @@ import (
 	"pillion/proxy/pool"
 	"pillion/proxy/stats"
 	"pillion/proxy/tls"
+	"pillion/proxy/trace"
 )
 
 // Env is what compiled structures are wired to. With the zero value Compile
@@ -26,11 +27,20 @@ type Env struct {
 	NodeID   string
 	Families *istiostats.Families
 	Sinks    *accesslog.Sinks
+	// Reporters send the spans of traced requests.
+	Reporters *trace.Reporters
+	// Node is what spans say of the proxy, Version which one it is.
+	Node     NodeNames
+	Version  string
 	Clusters *cluster.Manager
 	Registry *stats.Registry
 	Secrets  *tls.Secrets // live certificates and trust anchors
 	Log      *slog.Logger // of what compiled filters meet later; nil: told to nobody
 }
+
+// NodeNames are what a proxy is called: its id in the mesh, its service's name
+// (Node.cluster), and the zone that it runs in. Each may be empty.
+type NodeNames struct{ ID, Cluster, Zone string }
 
 // Compiler compiles sets of resources, one after the other (Compile), or
 // resources one by one (Cluster, Endpoints, Listener, Table); one Compiler does
@@ -60,6 +70,10 @@ func NewCompiler(env Env) *Compiler {
 	if env.Sinks == nil {
 		env.Sinks = accesslog.NewSinks()
 		c.close = append(c.close, func() { _ = env.Sinks.Close() })
+	}
+	if env.Reporters == nil {
+		env.Reporters = trace.NewReporters(slog.New(slog.DiscardHandler))
+		c.close = append(c.close, func() { env.Reporters.Close(0) })
 	}
 	checks := env.Clusters == nil
 	if checks {

@@ -55,7 +55,7 @@ func socketAddress(a *corev3.Address) (string, error) {
 }
 
 // hcmFields are the fields of an HttpConnectionManager that mean something
-// here, or that can't matter yet (tracing).
+// here.
 var hcmFields = fieldSet("stat_prefix", "codec_type", "rds", "route_config", "http_filters", "server_name",
 	"server_header_transformation", "normalize_path", "merge_slashes", "path_with_escaped_slashes_action",
 	"use_remote_address", "generate_request_id", "request_id_extension", "preserve_external_request_id",
@@ -105,8 +105,10 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 	if n := common.GetMaxHeadersCount(); n != nil {
 		cfg.Limits.MaxFields = int(n.GetValue())
 	}
-	warnTracing(s, m)
 	var err error
+	if cfg.Tracing, err = c.tracing(s, m, d); err != nil {
+		return nil, at("tracing", err)
+	}
 	if cfg.Internal, err = internalAddresses(m.GetInternalAddressConfig()); err != nil {
 		return nil, fmt.Errorf("internal_address_config: %w", err)
 	}
@@ -124,14 +126,6 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 		return nil, fmt.Errorf("access_log%w", err)
 	}
 	return cfg, c.attachRoutes(s, cfg, m, d, routes)
-}
-
-// warnTracing tells that spans are asked for in vain. Without a provider there are
-// none with Envoy either.
-func warnTracing(s *Snapshot, m *hcmv3.HttpConnectionManager) {
-	if p := m.GetTracing().GetProvider(); p != nil {
-		s.warnOnce("tracing: " + messageType(p.GetTypedConfig()) + " is not supported, no spans are sent")
-	}
 }
 
 // escapedSlashes are the actions on encoded slashes by their names in xDS.

@@ -51,10 +51,10 @@ var (
 		"include_request_attempt_count", "include_attempt_count_in_response", "include_is_timeout_retry_header",
 		"retry_policy", "per_request_buffer_limit_bytes", "request_body_buffer_limit", "request_mirror_policies", "metadata")
 	vhostPassed = fieldSet("virtual_clusters")
-	routeFields = fieldSet("name", "match", "route", "redirect", "direct_response", "metadata", "decorator",
+	routeFields = fieldSet("name", "match", "route", "redirect", "direct_response", "metadata", "decorator", "tracing",
 		"typed_per_filter_config", "request_headers_to_add", "request_headers_to_remove", "response_headers_to_add",
 		"response_headers_to_remove", "per_request_buffer_limit_bytes", "request_body_buffer_limit")
-	routePassed = fieldSet("stat_prefix", "tracing")
+	routePassed = fieldSet("stat_prefix")
 )
 
 // routeCompiler compiles one route configuration.
@@ -178,6 +178,9 @@ func (c *routeCompiler) route(out *router.Route, at *place, vh *routev3.VirtualH
 		return err
 	}
 	if out.Ops, err = compileOps(at, r); err != nil {
+		return err
+	}
+	if err := c.routeTracing(out, at, r); err != nil {
 		return err
 	}
 	overrides := []map[string]*anypb.Any{c.rc.GetTypedPerFilterConfig(), vh.GetTypedPerFilterConfig(), r.GetTypedPerFilterConfig()}

@@ -95,6 +95,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 	if c.vh.IncludeAttemptCount {
 		ex.Req.Fields.SetID(http.HeaderXEnvoyAttemptCount, c.decimal(int64(ex.Attempts)))
 	}
+	c.tryBegins()
 	id, err := sc.H2.Open(&r.up, (*upSide)(c), &ex.Req, end)
 	if err != nil {
 		c.cl.PutStream(sc)
@@ -347,6 +348,7 @@ func (c *Call) hangUpRelay(e h2.Event, err *http.Error) {
 		r.timer.Stop()
 	}
 	c.blame(err)
+	c.tryEnded(err)
 	r.up.Reset(h2.CodeCancel) // nothing, if both sides are done
 	e.Touch(r.upConn)
 	c.cl.PutStream(r.stream)

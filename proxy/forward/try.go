@@ -20,10 +20,25 @@ func (c *Call) try() *http.Error {
 	}
 	defer c.cl.ReleaseRequest()
 	if err := c.connect(); err != nil {
-		return err
+		return c.tryEnded(err)
 	}
 	err := c.exchange()
 	c.hangUp(err)
+	return c.tryEnded(err)
+}
+
+// tryBegins tells who wants to know that a try begins.
+func (c *Call) tryBegins() {
+	if c.ex.Tries != nil {
+		c.ex.Tries.TryBegins(c.ex)
+	}
+}
+
+// tryEnded tells who wants to know how a try ended. It returns err.
+func (c *Call) tryEnded(err *http.Error) *http.Error {
+	if c.ex.Tries != nil {
+		c.ex.Tries.TryEnds(c.ex, err, err == errRetryStatus)
+	}
 	return err
 }
 
@@ -33,6 +48,7 @@ func (c *Call) connect() *http.Error {
 	if err := c.pick(); err != nil {
 		return err
 	}
+	c.tryBegins()
 	if err := c.acquire(); err != nil {
 		c.host.ReportFailure(err.Kind)
 		return c.noticeCancel(err)

@@ -19,6 +19,7 @@ import (
 	"pillion/proxy/http/h1"
 	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
+	"pillion/proxy/trace"
 )
 
 // Routes is the place where a route table is published. It is shared by all
@@ -51,6 +52,8 @@ type Config struct {
 	// NoRouteChain holds the filters that see requests without a route.
 	NoRouteChain *filter.Chain
 	AccessLogs   []*accesslog.Logger
+	// Tracing is nil where no request is traced.
+	Tracing *trace.Config
 	// Admit are asked for each connection before it is served.
 	Admit   []filter.Admitter
 	Limits  *h1.Limits

@@ -14,6 +14,7 @@ import (
 	"pillion/proxy/http/h1"
 	"pillion/proxy/http/h2"
 	"pillion/proxy/router"
+	"pillion/proxy/trace"
 )
 
 // connState is what a connection is doing.
@@ -55,6 +56,7 @@ type stream struct {
 	cfg       *Config
 	ex        http.Exchange
 	call      forward.Call
+	trace     trace.Request
 	bodyTimed bool           // the request's body has a deadline
 	upgrading bool           // it counts in Stats.UpgradesActive
 	chain     *filter.Chain  // nil before routing
@@ -312,4 +314,7 @@ func (st *stream) release() {
 	st.ex.Reset()
 	st.chain, st.at, st.route, st.target, st.bodyTimed, st.upgrading = nil, 0, nil, nil, false, false
 	st.codec, st.c, st.cfg = nil, nil, nil
+	if st.trace.On() {
+		st.trace = trace.Request{}
+	}
 }

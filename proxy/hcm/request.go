@@ -7,6 +7,7 @@ import (
 
 	"pillion/proxy/http"
 	"pillion/proxy/http/h1"
+	"pillion/proxy/trace"
 )
 
 // prepare edits the request as Envoy's connection manager does before it
@@ -39,6 +40,8 @@ func (st *stream) prepare() *http.Error {
 	fields := &ex.Req.Fields
 	if cfg.GenerateRequestID && (edge && !cfg.PreserveRequestID || !fields.Has(http.HeaderXRequestID)) {
 		fields.SetID(http.HeaderXRequestID, appendUUID(ex.Scratch(36)[:0]))
+	} else if edge && cfg.Tracing != nil {
+		trace.SetReason(ex, trace.NotTraceable) // that is for us to decide
 	}
 	return nil
 }

@@ -16,6 +16,9 @@ func (st *stream) ResponseReady() {
 	ex, cfg := &st.ex, st.cfg
 	h1.StripResponseHop(&ex.Resp)
 	st.runResponseFilters()
+	if st.trace.On() {
+		st.trace.OnResponse(ex)
+	}
 	fields := &ex.Resp.Fields
 	if !fields.Has(http.HeaderDate) {
 		fields.AddID(http.HeaderDate, st.c.m.date.at(http.Now()))
@@ -178,6 +181,9 @@ func (st *stream) finish() {
 	}
 	if st.upgrading {
 		st.c.m.Stats.UpgradesActive.Dec()
+	}
+	if st.trace.Recorded() {
+		st.trace.Finish(ex)
 	}
 	st.c.m.Stats.finished(ex)
 	for _, l := range st.cfg.AccessLogs {

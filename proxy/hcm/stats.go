@@ -31,6 +31,9 @@ type Stats struct {
 	Cx2Total, Rq2Total stats.Counter
 	Cx2Active          stats.Gauge
 
+	// Traced counts requests of connection managers that trace, by trace.Reason.
+	Traced [4]stats.Counter
+
 	// Upgrades and UpgradesActive count requests that may switch the protocol.
 	Upgrades       stats.Counter
 	UpgradesActive stats.Gauge
@@ -89,4 +92,5 @@ func (m *Manager) CollectStats(e *stats.Emitter) {
 		sc.Class("downstream_rq", class, s.Class[class].Value())
 	}
 	sc.Histogram("downstream_rq_time", &s.RqTime)
+	s.collectTracing(sc)
 }

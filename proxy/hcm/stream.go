@@ -50,7 +50,11 @@ func (st *stream) choose() bool {
 		st.localError(err)
 		return false
 	}
-	if err := st.chooseRoute(); err != nil {
+	err := st.chooseRoute()
+	if st.cfg.Tracing != nil && err != errUpgrade {
+		st.beginTrace()
+	}
+	if err != nil {
 		st.localError(err)
 		return false
 	}
@@ -151,6 +155,9 @@ func (st *stream) reroute() *http.Error {
 	if err := st.chooseRoute(); err != nil {
 		st.ex.Details, st.ex.LocalReply.Body = err.Detail, err.Body
 		return err
+	}
+	if st.trace.On() {
+		st.trace.SetRoute(&st.ex, st.route.Operation, st.route.Tracing())
 	}
 	st.at = st.chain.After(ran, st.at) - 1
 	return nil

@@ -9,6 +9,7 @@ import (
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
 	"pillion/proxy/match"
+	"pillion/proxy/trace"
 )
 
 // Cluster is where a route sends requests. A route holds the stable place of
@@ -51,7 +52,7 @@ type Route struct {
 	// More holds what few routes have; nil is the same as the zero value.
 	More *More
 
-	// Operation names the route in traces.
+	// Operation names the route in traces (decorator.operation).
 	Operation string
 	// Source is the configuration object that the route was made of, as
 	// istiod tells it in metadata.
@@ -81,6 +82,16 @@ type More struct {
 	// HasBufferLimit is set.
 	BufferLimit    uint64
 	HasBufferLimit bool
+	// Tracing is what the route says of it; nil for nothing.
+	Tracing *trace.Route
+}
+
+// Tracing is what the route says of it; nil for nothing.
+func (r *Route) Tracing() *trace.Route {
+	if r.More == nil {
+		return nil
+	}
+	return r.More.Tracing
 }
 
 // Target is a destination of a route.
