@@ -104,8 +104,6 @@ var absent = []struct {
 	{typ: "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig", doc: "access logs over gRPC", warned: true},
 	{typ: "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig", doc: "access logs over gRPC", warned: true},
 	{typ: "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig", doc: "access logs over gRPC", warned: true},
-	{typ: "envoy.config.trace.v3.OpenTelemetryConfig", doc: "tracing", warned: true},
-	{typ: "envoy.config.trace.v3.ZipkinConfig", doc: "tracing", warned: true},
 }
 
 // absentIn returns the index of what a text is about, -1 for nothing that is known

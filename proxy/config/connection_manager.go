@@ -210,16 +210,16 @@ func checkRequestID(a *anypb.Any) error {
 	return onlyFields(cfg, requestIDFields)
 }
 
-// routerOptions reads the terminal filter.
-func routerOptions(f *hcmv3.HttpFilter) (*forward.Options, error) {
+// routerOptions reads the terminal filter. spans says that it asks for spans of tries.
+func routerOptions(f *hcmv3.HttpFilter) (opt *forward.Options, spans bool, err error) {
 	r := &routerv3.Router{}
 	if tc := f.GetTypedConfig(); tc != nil {
 		if err := tc.UnmarshalTo(r); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if err := onlyFields(r, fieldSet("start_child_span", "suppress_envoy_headers", "dynamic_stats")); err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return &forward.Options{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders()}, nil
+	return &forward.Options{SuppressEnvoyHeaders: r.GetSuppressEnvoyHeaders()}, r.GetStartChildSpan(), nil
 }

@@ -74,6 +74,7 @@ type chains struct {
 	prefix    string // stat_prefix
 	filters   []chainFilter
 	terminal  *forward.Options
+	spans     bool   // the terminal filter asks for spans of tries
 	signature string // tells lists of filters apart
 	built     map[string]*filter.Chain
 	// warn takes what a filter is asked for in vain.
@@ -109,11 +110,11 @@ func (c *Compiler) newChains(s *Snapshot, m *hcmv3.HttpConnectionManager, d http
 			if i != len(list)-1 {
 				return nil, fmt.Errorf("http_filters[%d]: the router must be the last filter", i)
 			}
-			opt, err := routerOptions(f)
+			opt, spans, err := routerOptions(f)
 			if err != nil {
 				return nil, fmt.Errorf("http_filters[%d]: %w", i, err)
 			}
-			ch.terminal = opt
+			ch.terminal, ch.spans = opt, spans
 			continue
 		}
 		kind, known := httpFilters[typ]

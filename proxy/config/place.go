@@ -70,6 +70,9 @@ func (c *Compiler) attachRoutes(s *Snapshot, cfg *hcm.Config, m *hcmv3.HttpConne
 		return err
 	}
 	cfg.Forward = chains.terminal
+	if cfg.Tracing != nil && chains.spans {
+		cfg.Tracing.Upstream = true
+	}
 	if cfg.NoRouteChain, err = chains.build(); err != nil {
 		return err
 	}

@@ -234,7 +234,6 @@ func TestUnknownFieldsAreRefused(t *testing.T) {
 func TestRouteWarnings(t *testing.T) {
 	for _, c := range []struct{ route, vhost, want string }{
 		{"stat_prefix: x", "", "virtual_hosts[0].routes[0].stat_prefix: has no effect here"},
-		{"tracing: {}", "", "virtual_hosts[0].routes[0].tracing: has no effect here"},
 		{"", "virtual_clusters: [{name: x}]", "virtual_hosts[0].virtual_clusters: has no effect here"},
 		{"route: {cluster: a, retry_policy: {retry_on: '5xx,nope'}}", "", `retry_policy.retry_on: "nope" is no reason to retry`},
 		{"route: {cluster: a, regex_rewrite: {pattern: {regex: a}, substitution: '\\1'}}", "", "regex_rewrite: substitution"},

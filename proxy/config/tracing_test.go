@@ -146,3 +146,21 @@ func TestBrokenTraceparent(t *testing.T) {
 		}
 	}
 }
+
+// TestRouterAsksForSpans: Istio's gateways ask by the terminal filter, too.
+func TestRouterAsksForSpans(t *testing.T) {
+	for fields, want := range map[string]bool{"": false, ", start_child_span: true": true} {
+		l := &listenerv3.Listener{}
+		text := httpListener("tracing: {}", "", `{match: {prefix: /}, route: {cluster: up}}`)
+		fromYAML(t, strings.NewReplacer("path: LOG", "path: "+os.DevNull, "http.router.v3.Router", "http.router.v3.Router"+fields).Replace(text), l)
+		c := NewCompiler(Env{})
+		defer c.Close()
+		snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := snap.Listeners["l"].Chains[0].HCM.Tracing.Upstream; got != want {
+			t.Errorf("%q: spans of tries %t", fields, got)
+		}
+	}
+}
