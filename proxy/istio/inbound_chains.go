@@ -110,7 +110,7 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 
 // inboundManager makes the connection manager before a port that serves requests.
 func (t *translator) inboundManager(p *inboundPort, w protected, auth *authorizer) *hcmv3.HttpConnectionManager {
-	m := t.newManager("", t.logs.loggers())
+	m := t.newManager(classInbound, "", t.logs.loggers())
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: t.inboundRoutes(p)}
 	m.StatPrefix = statPrefix("inbound_" + p.name())
 	m.ServerName = "istio-envoy"

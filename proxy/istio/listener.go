@@ -21,7 +21,6 @@ import (
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -62,8 +61,8 @@ func newListener(ip string, port uint32, manager *hcmv3.HttpConnectionManager) *
 	}
 }
 
-// newManager makes a connection manager as istiod does for any listener.
-func (t *translator) newManager(routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
+// newManager makes a connection manager as istiod does for any listener of a class.
+func (t *translator) newManager(class listenerClass, routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
 	m := &hcmv3.HttpConnectionManager{
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
 			Rds: &hcmv3.Rds{ConfigSource: adsSource(), RouteConfigName: routeName},
@@ -73,10 +72,8 @@ func (t *translator) newManager(routeName string, logs []*accesslogv3.AccessLog)
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
 		Proxy_100Continue: true,
-		RequestIdExtension: &hcmv3.RequestIDExtension{TypedConfig: pack(&uuidv3.UuidRequestIdConfig{
-			UseRequestIdForTraceSampling: wrapperspb.Bool(true),
-		})},
 	}
+	t.tracing.apply(m, class)
 	t.o.normalize(m)
 	return m
 }
@@ -153,7 +150,7 @@ func tcpMetadataExchange() *anypb.Any {
 // outboundManager makes the connection manager of a listener for clients on this
 // machine. HTTP/1.0 is taken, since what tests a mesh on one machine may be old.
 func (t *translator) outboundManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := t.newManager(routeName, t.logs.loggers())
+	m := t.newManager(classOutbound, routeName, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
 	return m
