@@ -26,7 +26,6 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	alpn "istio.io/api/envoy/config/filter/http/alpn/v2alpha1"
-	"istio.io/api/envoy/extensions/stats"
 )
 
 // Names of filters.
@@ -67,7 +66,7 @@ func (t *translator) newManager(class listenerClass, routeName string, logs []*a
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
 			Rds: &hcmv3.Rds{ConfigSource: adsSource(), RouteConfigName: routeName},
 		},
-		HttpFilters:       httpFilters(),
+		HttpFilters:       httpFilters(t.metrics.http(class)),
 		AccessLog:         logs,
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
@@ -78,13 +77,13 @@ func (t *translator) newManager(class listenerClass, routeName string, logs []*a
 	return m
 }
 
-// httpFilters is istiod's chain for outbound and gateway listeners, with metrics as
-// Istio's chart turns them on. Fault and CORS do nothing until a route configures them.
-func httpFilters() []*hcmv3.HttpFilter {
+// httpFilters is istiod's chain for outbound and gateway listeners, with the filters that
+// count. Fault and CORS do nothing until a route configures them.
+func httpFilters(counting []*hcmv3.HttpFilter) []*hcmv3.HttpFilter {
 	filter := func(name string, config *anypb.Any) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}}
 	}
-	return []*hcmv3.HttpFilter{
+	return slices.Concat([]*hcmv3.HttpFilter{
 		filter(filterMetadataExchange, peerMetadata("upstream")),
 		filter(filterGRPCStats, pack(&grpcstatsv3.FilterConfig{
 			EmitFilterState: true,
@@ -99,9 +98,7 @@ func httpFilters() []*hcmv3.HttpFilter {
 		}})),
 		filter(filterFault, pack(&faultv3.HTTPFault{})),
 		filter(filterCORS, pack(&corsv3.Cors{})),
-		filter(filterStats, pack(&stats.PluginConfig{})),
-		filter(filterRouter, pack(&routerv3.Router{})),
-	}
+	}, counting, []*hcmv3.HttpFilter{filter(filterRouter, pack(&routerv3.Router{}))})
 }
 
 // addGRPCWeb lets gRPC-Web clients call the gRPC services of a listener. The filter

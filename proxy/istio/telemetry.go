@@ -44,25 +44,9 @@ func telemetryFor(objs []*source.Object, o *Options, rep *report) []*source.Obje
 	for _, obj := range append([]*source.Object{root, own}, workload...) {
 		if obj != nil {
 			out = append(out, obj)
-			reportTelemetry(obj, obj.Spec.(*telemetry.Telemetry), rep)
 		}
 	}
 	return out
-}
-
-// reportTelemetry names what of a Telemetry resource has no effect.
-func reportTelemetry(obj *source.Object, spec *telemetry.Telemetry, rep *report) {
-	for i, m := range spec.Metrics {
-		field := fmt.Sprintf("spec.metrics[%d]", i)
-		if len(m.Overrides) > 0 {
-			rep.unsupportedf(obj, field+".overrides", "metrics have their standard labels")
-		}
-		for j, p := range m.Providers {
-			if p.Name != "prometheus" {
-				rep.unsupportedf(obj, fmt.Sprintf("%s.providers[%d].name", field, j), "metrics are for Prometheus only")
-			}
-		}
-	}
 }
 
 // extensionProvider finds a provider of the MeshConfig by its name, in any case, and

@@ -143,8 +143,9 @@ func (t *tracing) set(class listenerClass, s *traceSpec) {
 		return
 	}
 	if s.provider == "" {
-		// istiod says nothing of it, and the Telemetry is without effect.
-		t.rep.warnf(s.last.obj, s.last.field, "names no provider, and no level above does, nor defaultProviders.tracing of the MeshConfig: no spans are sent")
+		if s.last.obj != nil { // istiod says nothing of it
+			t.rep.warnf(s.last.obj, s.last.field, "names no provider, and no level above does, nor defaultProviders.tracing of the MeshConfig: no spans are sent")
+		}
 		return
 	}
 	p := t.provider(s)

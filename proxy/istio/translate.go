@@ -170,6 +170,7 @@ type translator struct {
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
 	tracing         *tracing
+	metrics         *metrics
 	policies        *policies
 	extAuthz        *extAuthz
 	inboundPorts    []*inboundPort
@@ -215,6 +216,7 @@ func (t *translator) translate(objs []*source.Object) {
 	}
 	inForce := telemetryFor(objs, t.o, t.rep)
 	t.logs = newAccessLogs(inForce, t.o, t.rep)
+	t.metrics = newMetrics(inForce, t.o, t.rep)
 	t.tracing = newTracing(inForce, t.o, t.scope, rules, t.rep)
 	t.secrets = newSecretStore(objs, t.o, t.rep)
 	t.sniClusters = make(map[string]bool)
