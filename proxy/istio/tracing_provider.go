@@ -196,8 +196,8 @@ func (t *tracing) headers(list []*mesh.MeshConfig_ExtensionProvider_HttpHeader, 
 				t.rep.warnf(t.o.MeshConfig, at+".envName", "there is no environment variable %s: the header is sent without a value", name)
 			}
 		}
-		if len(value) > maxHeaderValue || strings.ContainsAny(value, "\x00\r\n") {
-			t.rep.errorf(t.o.MeshConfig, at, "the value is longer than %d bytes or has more than one line", maxHeaderValue)
+		if max(len(h.Name), len(value)) > maxHeader || strings.ContainsAny(value, "\x00\r\n") {
+			t.rep.errorf(t.o.MeshConfig, at, "the name or the value is longer than %d bytes, or the value has more than one line", maxHeader)
 			continue
 		}
 		out = append(out, &corev3.HeaderValue{Key: h.Name, Value: value})
@@ -205,8 +205,9 @@ func (t *tracing) headers(list []*mesh.MeshConfig_ExtensionProvider_HttpHeader, 
 	return out
 }
 
-// maxHeaderValue is the longest value that Envoy takes in its configuration, in bytes.
-const maxHeaderValue = 16384
+// maxHeader is the longest name or value of a header that Envoy takes in its
+// configuration, in bytes.
+const maxHeader = 16384
 
 func headerOptions(list []*corev3.HeaderValue) []*corev3.HeaderValueOption {
 	var out []*corev3.HeaderValueOption

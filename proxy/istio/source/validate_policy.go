@@ -36,6 +36,7 @@ func (s *subject) telemetry(at *place, t *telemetry.Telemetry) {
 	for i, m := range t.Metrics {
 		here := at.key("metrics").item(i)
 		s.providers(here, m.Providers)
+		s.checkDuration(here, "reportingInterval", m.ReportingInterval)
 		for j, o := range m.Overrides {
 			s.metricsOverride(here.key("overrides").item(j), o)
 		}
