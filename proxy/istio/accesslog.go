@@ -74,15 +74,13 @@ func fileLog(path string, filter *accesslogv3.AccessLogFilter) *accesslogv3.Acce
 	}
 }
 
-// newAccessLogs lays the Telemetry resources over each other: the root namespace's,
-// the proxy's namespace's, then those that select its labels. Without any the mesh's
-// accessLogFile holds.
-func newAccessLogs(objs []*source.Object, o *Options, rep *report) *accessLogs {
+// newAccessLogs lays the Telemetry resources in force over each other. Without any the
+// mesh's accessLogFile holds.
+func newAccessLogs(inForce []*source.Object, o *Options, rep *report) *accessLogs {
 	out := &accessLogs{file: o.AccessLogFile}
 	var applied bool
-	for _, obj := range telemetryFor(objs, o, rep) {
+	for _, obj := range inForce {
 		spec := obj.Spec.(*telemetry.Telemetry)
-		reportTelemetry(obj, spec, rep)
 		for i, l := range spec.AccessLogging {
 			if m := l.GetMatch().GetMode(); m == telemetry.WorkloadMode_SERVER {
 				continue // inbound only; all listeners here are outbound
@@ -125,57 +123,6 @@ func usesEnvoyLog(obj *source.Object, field string, l *telemetry.AccessLogging, 
 		rep.warnf(obj, fmt.Sprintf("%s.providers[%d].name", field, i), "there is no access log provider %q; a mesh without MeshConfig has only %q", p.Name, providerEnvoy)
 	}
 	return false
-}
-
-// telemetryFor lists the Telemetry resources in force, from the most general to the
-// most specific. Of a namespace's several general ones the first counts.
-func telemetryFor(objs []*source.Object, o *Options, rep *report) []*source.Object {
-	var root, own *source.Object
-	var workload []*source.Object
-	for _, obj := range objs {
-		spec, ok := obj.Spec.(*telemetry.Telemetry)
-		if !ok {
-			continue
-		}
-		if len(spec.TargetRefs) > 0 || spec.TargetRef != nil {
-			rep.unsupportedf(obj, "spec.targetRefs", "resources bound to a target do not apply")
-			continue
-		}
-		general := len(spec.GetSelector().GetMatchLabels()) == 0
-		switch {
-		case general && obj.Namespace == o.RootNamespace && root == nil:
-			root = obj
-		case general && obj.Namespace == o.Namespace && own == nil:
-			own = obj
-		case !general && obj.Namespace == o.Namespace && isSubset(spec.Selector.MatchLabels, o.Labels):
-			workload = append(workload, obj)
-		}
-	}
-	var out []*source.Object
-	for _, obj := range append([]*source.Object{root, own}, workload...) {
-		if obj != nil {
-			out = append(out, obj)
-		}
-	}
-	return out
-}
-
-// reportTelemetry names what of a Telemetry resource has no effect.
-func reportTelemetry(obj *source.Object, spec *telemetry.Telemetry, rep *report) {
-	for i, m := range spec.Metrics {
-		field := fmt.Sprintf("spec.metrics[%d]", i)
-		if len(m.Overrides) > 0 {
-			rep.unsupportedf(obj, field+".overrides", "metrics have their standard labels")
-		}
-		for j, p := range m.Providers {
-			if p.Name != "prometheus" {
-				rep.unsupportedf(obj, fmt.Sprintf("%s.providers[%d].name", field, j), "metrics are for Prometheus only")
-			}
-		}
-	}
-	if len(spec.Tracing) > 0 {
-		rep.unsupportedf(obj, "spec.tracing", "no spans are sent")
-	}
 }
 
 // logFilter converts a filter expression. Istio's are CEL; this build knows what is

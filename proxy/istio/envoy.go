@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -38,7 +39,7 @@ const filterForwardProxy = "envoy.filters.http.dynamic_forward_proxy"
 // unless that is in files, is asked of Istio's agent. The resources stay as they are.
 func EnvoyBootstrap(r *Resources, admin string) (*bootstrapv3.Bootstrap, error) {
 	out := &bootstrapv3.Bootstrap{
-		Node:            &corev3.Node{Id: "pillion-translate", Cluster: "pillion"},
+		Node:            &corev3.Node{Id: "pillion-translate", Cluster: cmp.Or(r.ServiceCluster, "pillion")},
 		StaticResources: &bootstrapv3.Bootstrap_StaticResources{},
 	}
 	if admin != "" {

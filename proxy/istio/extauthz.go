@@ -78,31 +78,13 @@ func (e *extAuthz) of(obj *source.Object) *extAuthzProvider {
 
 // cluster finds the cluster of a provider's service, "host" or "namespace/host".
 func (e *extAuthz) cluster(name string, port uint32, field string) (host, cluster string, ok bool) {
-	namespace, host, qualified := strings.Cut(name, "/")
-	if !qualified {
-		namespace, host = "", name
-	}
-	host = strings.ToLower(host)
-	all := slices.DeleteFunc(slices.Clone(e.scope.registry.byHost[host]), func(s *service) bool {
-		return qualified && s.namespace != namespace
-	})
-	switch {
-	case len(all) == 0:
-		e.rep.errorf(e.config, field+".service", "there is no service %s; it is named by its full host, or as namespace/host", name)
-		return "", "", false
-	case len(all) > 1:
-		e.rep.errorf(e.config, field+".service", "several namespaces have a service %s; name it as namespace/host", name)
-		return "", "", false
-	case all[0].port(port) == nil:
-		e.rep.errorf(e.config, field+".port", "%s has no port %d", host, port)
+	s, part, err := e.scope.providerService(name, port)
+	if err != nil {
+		e.rep.errorf(e.config, field+part, "%v", err)
 		return "", "", false
 	}
-	if have := e.scope.byHost[host]; have != nil && have.obj != all[0].obj {
-		e.rep.errorf(e.config, field+".service", "%s of namespace %s is not the one that this proxy calls by that host", host, all[0].namespace)
-		return "", "", false
-	}
-	e.scope.add(all[0])
-	return host, clusterName(host, "", port), true
+	e.scope.add(s)
+	return s.host, clusterName(s.host, "", port), true
 }
 
 func (e *extAuthz) status(text, field string) (*typev3.HttpStatus, bool) {

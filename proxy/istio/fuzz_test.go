@@ -6,13 +6,16 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protopath"
 	"google.golang.org/protobuf/reflect/protorange"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
+	mesh "istio.io/api/mesh/v1alpha1"
 
 	"pillion/proxy/istio/source"
 )
@@ -109,4 +112,36 @@ func checkMessages(t *testing.T, r *Resources) {
 			}
 		}
 	}
+}
+
+// FuzzTracing is the same for what a MeshConfig says of traces.
+func FuzzTracing(f *testing.F) {
+	providers := loadMesh(f, traceProviders)
+	for _, p := range providers.Spec.(*mesh.MeshConfig).ExtensionProviders {
+		text, err := protojson.Marshal(&mesh.MeshConfig{
+			ExtensionProviders: []*mesh.MeshConfig_ExtensionProvider{p}, DefaultProviders: &mesh.MeshConfig_DefaultProviders{Tracing: []string{p.Name}},
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Add([]byte(`{"enableTracing": true, "defaultConfig": {"serviceCluster": "x", "tracing": {"sampling": 5, "maxPathTagLength": 9, "zipkin": {"address": "a.example:9411"},
+		"customTags": {"a": {"header": {"name": "x-a"}}, "b": {"environment": {"name": "B"}}}}}}`))
+	objs := load(f, collectors)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		spec := &mesh.MeshConfig{}
+		if protojson.Unmarshal(text, spec) != nil {
+			return
+		}
+		r, problems := Translate(objs, Options{HTTPAddr: "127.0.0.1:15080", MeshConfig: &source.Object{Kind: "MeshConfig", Spec: spec},
+			LookupEnv: func(name string) (string, bool) { return name, name != "" }})
+		if r == nil {
+			if !slices.ContainsFunc(problems, func(p source.Problem) bool { return !p.Warning }) {
+				t.Fatal("refused without an error")
+			}
+			return
+		}
+		checkMessages(t, r)
+	})
 }

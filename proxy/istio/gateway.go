@@ -78,7 +78,7 @@ func (t *translator) gateways(objs []*source.Object) {
 // gatewayManager makes the connection manager of a gateway: an edge, which tells who
 // its clients are and takes nobody's word for it.
 func (t *translator) gatewayManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := t.newManager(routeName, t.logs.loggers())
+	m := t.newManager(classGateway, routeName, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(true)
 	m.ServerName = "istio-envoy"
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}

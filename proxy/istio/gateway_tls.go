@@ -288,7 +288,7 @@ func (t *translator) autoPassthrough(s *gatewayServer) []*listenerv3.FilterChain
 				name := sniName(svc.host, sub, p.number)
 				proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
 				applyRawPolicy(proxy, &own, true)
-				c := rawFilters(proxy)
+				c := t.rawFilters(classGateway, proxy)
 				c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{name}, ApplicationProtocols: alpnMeshAll}
 				chains = append(chains, c)
 				t.sniClusters[name] = true

@@ -37,6 +37,8 @@ func goldenCases() []goldenCase {
 		{"inbound", Options{CertsDir: "certs", Labels: map[string]string{"app": "cart"}, MeshConfig: meshConfig("inbound.meshconfig"), Inbound: []string{
 			"127.0.0.1:18080=127.0.0.1:8080", "127.0.0.1:18081=:8081", "127.0.0.2:8082=127.0.0.1:8082", "127.0.0.1:8083=unix:///run/cart.sock", "127.0.0.1:18084=127.0.0.1:8084",
 		}}},
+		{"telemetry", Options{HTTPAddr: http, CertsDir: "certs", Labels: map[string]string{"app": "cart"}, MeshConfig: meshConfig("inbound.meshconfig"),
+			Inbound: []string{"127.0.0.1:18080=127.0.0.1:8080", "127.0.0.1:18081=127.0.0.1:8081"}}},
 		{"gatewaypolicy", Options{MeshConfig: meshConfig("inbound.meshconfig")}},
 	}
 }

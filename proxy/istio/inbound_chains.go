@@ -3,6 +3,8 @@
 package istio
 
 import (
+	"slices"
+
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -12,7 +14,6 @@ import (
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-	"istio.io/api/envoy/extensions/stats"
 )
 
 // What connections say in ALPN, or what the inspectors take them for.
@@ -87,11 +88,10 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 		if m.http {
 			c.Filters = append(c.Filters, networkFilter(filterHCM, t.inboundManager(p, w, auth)))
 		} else {
-			c.Filters = append(append(c.Filters, auth.network()...),
-				networkFilter(filterStats, &stats.PluginConfig{}),
-				networkFilter(filterTCPProxy, &tcpv3.TcpProxy{
-					StatPrefix: p.cluster(), ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster()}, AccessLog: t.logs.loggers(),
-				}))
+			c.Filters = slices.Concat(c.Filters, auth.network(), t.metrics.network(classInbound))
+			c.Filters = append(c.Filters, networkFilter(filterTCPProxy, &tcpv3.TcpProxy{
+				StatPrefix: p.cluster(), ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster()}, AccessLog: t.logs.loggers(),
+			}))
 		}
 		l.FilterChains = append(l.FilterChains, c)
 	}
@@ -110,7 +110,7 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 
 // inboundManager makes the connection manager before a port that serves requests.
 func (t *translator) inboundManager(p *inboundPort, w protected, auth *authorizer) *hcmv3.HttpConnectionManager {
-	m := t.newManager("", t.logs.loggers())
+	m := t.newManager(classInbound, "", t.logs.loggers())
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: t.inboundRoutes(p)}
 	m.StatPrefix = statPrefix("inbound_" + p.name())
 	m.ServerName = "istio-envoy"

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	mesh "istio.io/api/mesh/v1alpha1"
 
 	"pillion/proxy/istio/source"
 )
@@ -31,7 +32,8 @@ func inboundOf(t *testing.T, app, port string, more ...string) *Resources {
 		objs = append(objs, loadFile(t, name)...)
 	}
 	r, problems := Translate(objs, Options{
-		Identity: true, ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
+		MeshConfig: &source.Object{Spec: &mesh.MeshConfig{}}, // without tracing
+		Identity:   true, ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
 		Inbound: []string{"127.0.0.1:1" + port + "=127.0.0.1:" + port},
 	})
 	if r == nil {

@@ -103,7 +103,7 @@ func (t *translator) parseListen(text string) (b boundPort, err error) {
 	if b.address, err = parseListenAddress(address); err != nil {
 		return b, err
 	}
-	if b.s = t.serviceNamed(host); b.s == nil {
+	if b.s = t.scope.serviceNamed(host, t.o); b.s == nil {
 		return b, fmt.Errorf("there is no service %s that this proxy may use", qualify(host, t.o.Namespace, t.o.DomainSuffix))
 	}
 	if b.p = b.s.port(uint32(port)); b.p == nil {
@@ -119,13 +119,13 @@ func (t *translator) parseListen(text string) (b boundPort, err error) {
 }
 
 // serviceNamed finds a service by any of the names that clients may use.
-func (t *translator) serviceNamed(host string) *service {
+func (sc *scope) serviceNamed(host string, o *Options) *service {
 	host = strings.ToLower(host)
-	if s := t.scope.find(qualify(host, t.o.Namespace, t.o.DomainSuffix)); s != nil {
+	if s := sc.find(qualify(host, o.Namespace, o.DomainSuffix)); s != nil {
 		return s
 	}
-	for _, s := range t.scope.services {
-		if slices.Contains(domainForms(s.host, t.o.Namespace, t.o.DomainSuffix), host) {
+	for _, s := range sc.services {
+		if slices.Contains(domainForms(s.host, o.Namespace, o.DomainSuffix), host) {
 			return s
 		}
 	}

@@ -21,13 +21,11 @@ import (
 	grpcwebv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/grpc_web/v3"
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	uuidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	alpn "istio.io/api/envoy/config/filter/http/alpn/v2alpha1"
-	"istio.io/api/envoy/extensions/stats"
 )
 
 // Names of filters.
@@ -62,32 +60,30 @@ func newListener(ip string, port uint32, manager *hcmv3.HttpConnectionManager) *
 	}
 }
 
-// newManager makes a connection manager as istiod does for any listener.
-func (t *translator) newManager(routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
+// newManager makes a connection manager as istiod does for any listener of a class.
+func (t *translator) newManager(class listenerClass, routeName string, logs []*accesslogv3.AccessLog) *hcmv3.HttpConnectionManager {
 	m := &hcmv3.HttpConnectionManager{
 		RouteSpecifier: &hcmv3.HttpConnectionManager_Rds{
 			Rds: &hcmv3.Rds{ConfigSource: adsSource(), RouteConfigName: routeName},
 		},
-		HttpFilters:       httpFilters(),
+		HttpFilters:       httpFilters(t.metrics.http(class)),
 		AccessLog:         logs,
 		UpgradeConfigs:    []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
 		Proxy_100Continue: true,
-		RequestIdExtension: &hcmv3.RequestIDExtension{TypedConfig: pack(&uuidv3.UuidRequestIdConfig{
-			UseRequestIdForTraceSampling: wrapperspb.Bool(true),
-		})},
 	}
+	t.tracing.apply(m, class)
 	t.o.normalize(m)
 	return m
 }
 
-// httpFilters is istiod's chain for outbound and gateway listeners, with metrics as
-// Istio's chart turns them on. Fault and CORS do nothing until a route configures them.
-func httpFilters() []*hcmv3.HttpFilter {
+// httpFilters is istiod's chain for outbound and gateway listeners, with the filters that
+// count. Fault and CORS do nothing until a route configures them.
+func httpFilters(counting []*hcmv3.HttpFilter) []*hcmv3.HttpFilter {
 	filter := func(name string, config *anypb.Any) *hcmv3.HttpFilter {
 		return &hcmv3.HttpFilter{Name: name, ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: config}}
 	}
-	return []*hcmv3.HttpFilter{
+	return slices.Concat([]*hcmv3.HttpFilter{
 		filter(filterMetadataExchange, peerMetadata("upstream")),
 		filter(filterGRPCStats, pack(&grpcstatsv3.FilterConfig{
 			EmitFilterState: true,
@@ -102,9 +98,7 @@ func httpFilters() []*hcmv3.HttpFilter {
 		}})),
 		filter(filterFault, pack(&faultv3.HTTPFault{})),
 		filter(filterCORS, pack(&corsv3.Cors{})),
-		filter(filterStats, pack(&stats.PluginConfig{})),
-		filter(filterRouter, pack(&routerv3.Router{})),
-	}
+	}, counting, []*hcmv3.HttpFilter{filter(filterRouter, pack(&routerv3.Router{}))})
 }
 
 // addGRPCWeb lets gRPC-Web clients call the gRPC services of a listener. The filter
@@ -153,7 +147,7 @@ func tcpMetadataExchange() *anypb.Any {
 // outboundManager makes the connection manager of a listener for clients on this
 // machine. HTTP/1.0 is taken, since what tests a mesh on one machine may be old.
 func (t *translator) outboundManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := t.newManager(routeName, t.logs.loggers())
+	m := t.newManager(classOutbound, routeName, t.logs.loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
 	return m

@@ -5,6 +5,7 @@ package istio
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -43,6 +44,8 @@ func (o Options) withMesh() Options {
 var meshFields = []string{
 	"trustDomain", "trustDomainAliases", "rootNamespace", "accessLogFile", "connectTimeout", "dnsRefreshRate",
 	"outboundTrafficPolicy", "pathNormalization", "extensionProviders", "meshMTLS",
+	"enableTracing", "defaultProviders.tracing", "defaultProviders.metrics",
+	"defaultConfig.tracing", "defaultConfig.serviceCluster", "defaultConfig.tracingServiceName",
 }
 
 // checkMesh names the fields that have no effect.
@@ -51,17 +54,29 @@ func checkMesh(o *Options, rep *report) {
 	if m == nil {
 		return
 	}
-	var names []string
-	m.ProtoReflect().Range(func(fd protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
-		if !slices.Contains(meshFields, fd.JSONName()) {
-			names = append(names, fd.JSONName())
-		}
-		return true
-	})
+	names := unknownFields(m.ProtoReflect(), "")
 	slices.Sort(names)
 	for _, name := range names {
 		rep.unsupportedf(o.MeshConfig, name, "the field has no effect")
 	}
+}
+
+// unknownFields lists the fields of a message that aren't among meshFields. Of a message
+// of which some are, it is gone into.
+func unknownFields(m protoreflect.Message, prefix string) []string {
+	var out []string
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		name := prefix + fd.JSONName()
+		switch {
+		case slices.Contains(meshFields, name):
+		case slices.ContainsFunc(meshFields, func(f string) bool { return strings.HasPrefix(f, name+".") }):
+			out = append(out, unknownFields(v.Message(), name+".")...)
+		default:
+			out = append(out, name)
+		}
+		return true
+	})
+	return out
 }
 
 // trustDomains are the names of the mesh: its own, then those that it had before.

@@ -18,7 +18,6 @@ import (
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
-	"istio.io/api/envoy/extensions/stats"
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -100,7 +99,11 @@ func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
 		p.StatPrefix = r.v.obj.Name + "." + r.v.obj.Namespace
 		p.ClusterSpecifier = &tcpv3.TcpProxy_WeightedClusters{WeightedClusters: &tcpv3.TcpProxy_WeightedCluster{Clusters: weighted}}
 	}
-	return rawFilters(p)
+	class := classOutbound
+	if at.gateway != meshGateway {
+		class = classGateway
+	}
+	return t.rawFilters(class, p)
 }
 
 // serviceChain makes the filter chain of a service port that no route is about.
@@ -109,7 +112,7 @@ func (t *translator) serviceChain(s *service, p *servicePort) *listenerv3.Filter
 	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
 	own := t.routeBuilder.rule(s).policyOf(p.number)
 	applyRawPolicy(proxy, &own, true)
-	return rawFilters(proxy)
+	return t.rawFilters(classOutbound, proxy)
 }
 
 // applyRawPolicy sets what of a destination's policy is not its cluster's. Of a route
@@ -125,12 +128,9 @@ func applyRawPolicy(p *tcpv3.TcpProxy, own *policy, first bool) {
 }
 
 // rawFilters puts what counts for metrics before a TCP proxy, as istiod does.
-func rawFilters(p *tcpv3.TcpProxy) *listenerv3.FilterChain {
+func (t *translator) rawFilters(class listenerClass, p *tcpv3.TcpProxy) *listenerv3.FilterChain {
 	return &listenerv3.FilterChain{
-		Filters: []*listenerv3.Filter{
-			{Name: filterStats, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(&stats.PluginConfig{})}},
-			{Name: filterTCPProxy, ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: pack(p)}},
-		},
+		Filters:                       append(t.metrics.network(class), networkFilter(filterTCPProxy, p)),
 		TransportSocketConnectTimeout: durationpb.New(15 * time.Second),
 	}
 }

@@ -3,7 +3,7 @@
 // Package istio turns Istio's and Kubernetes' resources into the xDS resources that a
 // real istiod would send for them, under the same names, so that one compiler serves
 // configuration from files and from a control plane. Translation is a pure function of
-// its arguments.
+// its arguments, Options.LookupEnv among them.
 //
 // The facts are those of istio.io/istio of August 2026, pilot/pkg/networking/core. What
 // a proxy without a cluster around it needs differently:
@@ -25,6 +25,7 @@
 package istio
 
 import (
+	"os"
 	"slices"
 	"time"
 
@@ -57,8 +58,7 @@ type Options struct {
 	// Labels are the proxy's, for selectors and for sourceLabels.
 	Labels map[string]string
 	// ServiceAccount, WorkloadName and TrustDomain ("cluster.local" by default) are how
-	// metrics name the proxy. Translation doesn't use them; they are here because they
-	// belong to who the proxy is.
+	// metrics and traces name the proxy.
 	ServiceAccount, WorkloadName, TrustDomain string
 	// CertsDir holds the proxy's own certificate of the mesh, as cert-chain.pem, key.pem
 	// and root-cert.pem; empty is none, and no mutual TLS between workloads. Translation
@@ -105,6 +105,9 @@ type Options struct {
 	// AccessLogFile is where access logs go when no Telemetry resource says; empty is
 	// no log.
 	AccessLogFile string
+	// LookupEnv reads the environment variables that a MeshConfig names: headers for
+	// collectors of spans, and HOST_IP. It is os.LookupEnv by default.
+	LookupEnv func(name string) (value string, ok bool)
 }
 
 // identified: the proxy has a certificate of the mesh.
@@ -131,6 +134,9 @@ func (o Options) withDefaults() Options {
 	if o.DNSRefreshRate <= 0 {
 		o.DNSRefreshRate = time.Minute
 	}
+	if o.LookupEnv == nil {
+		o.LookupEnv = os.LookupEnv
+	}
 	return o
 }
 
@@ -146,6 +152,8 @@ type Resources struct {
 	Secrets []*tlsv3.Secret
 	// CertsDir is Options.CertsDir.
 	CertsDir string
+	// ServiceCluster is the proxy's name in traces: the cluster of its node.
+	ServiceCluster string
 
 	// Opens names the service ports, as host:port, that listeners were made for, by the
 	// listener's name.
@@ -161,6 +169,8 @@ type translator struct {
 	virtualServices []*virtualService
 	routeBuilder    *routeBuilder
 	logs            *accessLogs
+	tracing         *tracing
+	metrics         *metrics
 	policies        *policies
 	extAuthz        *extAuthz
 	inboundPorts    []*inboundPort
@@ -204,10 +214,14 @@ func (t *translator) translate(objs []*source.Object) {
 		ruleOf:    make(map[*service]*destinationRule),
 		noTimeout: durationpb.New(0),
 	}
-	t.logs = newAccessLogs(objs, t.o, t.rep)
+	inForce := telemetryFor(objs, t.o, t.rep)
+	t.logs = newAccessLogs(inForce, t.o, t.rep)
+	t.metrics = newMetrics(inForce, t.o, t.rep)
+	t.tracing = newTracing(inForce, t.o, t.scope, rules, t.rep)
 	t.secrets = newSecretStore(objs, t.o, t.rep)
 	t.sniClusters = make(map[string]bool)
 	t.out.CertsDir = t.o.CertsDir
+	t.out.ServiceCluster = t.o.serviceCluster()
 
 	httpListener := false
 	if t.o.HTTPAddr != "" {
@@ -223,6 +237,9 @@ func (t *translator) translate(objs []*source.Object) {
 	t.loopback()
 	slices.SortFunc(t.out.Listeners[own:], byPort)
 	t.httpRoutes(httpListener)
+	for _, s := range t.tracing.services { // whatever the Sidecar names
+		t.scope.add(s)
+	}
 	t.policies = newPolicies(objs, t.o, t.rep)
 	t.extAuthz = &extAuthz{config: t.o.MeshConfig, rep: t.rep, scope: t.scope, made: make(map[string]*extAuthzProvider)}
 	own = len(t.out.Listeners)
@@ -239,6 +256,7 @@ func (t *translator) translate(objs []*source.Object) {
 		clusters.inbound(p)
 	}
 	clusters.jwks(t.jwks)
+	t.out.Clusters = append(t.out.Clusters, t.tracing.clusters...)
 	clusters.passedThrough(t.sniClusters)
 	clusters.common()
 	t.out.Secrets = t.secrets.used()

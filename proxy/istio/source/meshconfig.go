@@ -11,7 +11,8 @@ import (
 
 // LoadMeshConfig reads a MeshConfig, as it stands under the key "mesh" of Istio's
 // ConfigMap, from a file. The object's Spec is a *mesh/v1alpha1.MeshConfig. A field
-// that isn't known is an error: policies lean on what stands here. When there are
+// that isn't known is an error: policies lean on what stands here. Where Istio's default
+// isn't the zero value, which can't be told from no value, a field that isn't given has it. When there are
 // errors the object is nil; warnings come with it.
 func LoadMeshConfig(path string) (*Object, []Problem) {
 	var out report
@@ -42,7 +43,7 @@ func LoadMeshConfig(path string) (*Object, []Problem) {
 		root, r.doc = tree, &docs[i]
 	}
 	obj := &Object{Kind: "MeshConfig", Namespace: "istio-system", Name: "istio", File: path}
-	spec := &mesh.MeshConfig{}
+	spec := &mesh.MeshConfig{EnableTracing: true} // Istio's default
 	obj.Spec = spec
 	if root == nil {
 		return obj, nil

@@ -38,8 +38,13 @@ func TestLoadMeshConfig(t *testing.T) {
 	if p := obj.Problem("extensionProviders[0].envoyExtAuthzGrpc.port", "x"); p.Line != 5 {
 		t.Errorf("the provider is on line %d", p.Line)
 	}
-	if obj, said := loadMesh(t, "# nothing\n"); obj == nil || said != "" {
-		t.Errorf("an empty file: %s", said)
+	for text, tracing := range map[string]bool{"# nothing\n": true, "rootNamespace: a": true, "enableTracing: true": true, "enableTracing: false": false} {
+		obj, said := loadMesh(t, text)
+		if obj == nil || said != "" {
+			t.Errorf("%q: %s", text, said)
+		} else if got := obj.Spec.(*mesh.MeshConfig).EnableTracing; got != tracing {
+			t.Errorf("%q: tracing %v", text, got)
+		}
 	}
 	for text, want := range map[string]string{
 		"trustDomian: a":                        `mesh.yaml:1: MeshConfig/istio-system/istio: trustDomian: unknown field "trustDomian"; did you mean "trustDomain"?`,

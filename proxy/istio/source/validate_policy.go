@@ -36,15 +36,13 @@ func (s *subject) telemetry(at *place, t *telemetry.Telemetry) {
 	for i, m := range t.Metrics {
 		here := at.key("metrics").item(i)
 		s.providers(here, m.Providers)
+		s.checkDuration(here, "reportingInterval", m.ReportingInterval)
 		for j, o := range m.Overrides {
 			s.metricsOverride(here.key("overrides").item(j), o)
 		}
 	}
 	for i, tracing := range t.Tracing {
 		here := at.key("tracing").item(i)
-		if i > 0 {
-			s.warnAt(here, "", "has no effect: only the first of several is used")
-		}
 		s.tracing(here, tracing)
 	}
 }
@@ -95,7 +93,7 @@ func (s *subject) tracing(at *place, t *telemetry.Tracing) {
 	if len(t.Providers) > 1 {
 		s.warnAt(at.key("providers").item(1), "", "has no effect: only the first of several is used")
 	}
-	if v := t.RandomSamplingPercentage.GetValue(); v < 0 || v > 100 {
+	if v := t.RandomSamplingPercentage.GetValue(); !(v >= 0 && v <= 100) {
 		s.failAt(at, "randomSamplingPercentage", "%v isn't a percentage; wants 0 to 100", v)
 	}
 	for _, name := range keysOf(t.CustomTags) {
@@ -115,6 +113,10 @@ func (s *subject) tracing(at *place, t *telemetry.Tracing) {
 		case *telemetry.Tracing_CustomTag_Environment:
 			if tag.Environment.GetName() == "" {
 				s.failAt(here.key("environment"), "name", "is required")
+			}
+		case *telemetry.Tracing_CustomTag_Formatter:
+			if tag.Formatter.GetValue() == "" {
+				s.failAt(here.key("formatter"), "value", "is required")
 			}
 		}
 	}

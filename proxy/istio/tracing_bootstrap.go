@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package istio
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	mesh "istio.io/api/mesh/v1alpha1"
+)
+
+// zipkinCluster is the cluster of Istio's bootstrap to which spans go.
+const zipkinCluster = "zipkin"
+
+// bootstrapTracer is the tracer of defaultConfig.tracing: in a cluster Istio's agent
+// puts it into the bootstrap, and istiod sends connection managers without a provider,
+// which means that one. Here there is no bootstrap, so that they are told; nil is none.
+func (t *tracing) bootstrapTracer() *tracev3.Tracing_Http {
+	own := t.proxyTracing()
+	if own.GetTracer() == nil {
+		return nil
+	}
+	zipkin, ok := own.Tracer.(*mesh.Tracing_Zipkin_)
+	if !ok {
+		t.rep.unsupportedf(t.o.MeshConfig, "defaultConfig.tracing", "of the tracers only zipkin is served; name another collector as a zipkin or opentelemetry provider in extensionProviders and in defaultProviders.tracing")
+		return nil
+	}
+	if own.TlsSettings != nil {
+		t.rep.errorf(t.o.MeshConfig, "defaultConfig.tracing.tlsSettings",
+			"not supported yet by this build: name the collector in extensionProviders and in defaultProviders.tracing, and give its service a DestinationRule with tls")
+		return nil
+	}
+	cluster, ok := t.zipkinAddress(zipkin.Zipkin.GetAddress())
+	if !ok {
+		return nil
+	}
+	return tracer(tracerZipkin, &tracev3.ZipkinConfig{
+		CollectorCluster:         cluster,
+		CollectorEndpoint:        zipkinPath,
+		CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON,
+		TraceId_128Bit:           true,
+		SharedSpanContext:        wrapperspb.Bool(false),
+	})
+}
+
+// zipkinAddress finds or makes the cluster of an address: that of the service which has
+// the name, since there may be no DNS here that knows services, or else one of DNS.
+func (t *tracing) zipkinAddress(address string) (cluster string, ok bool) {
+	const field = "defaultConfig.tracing.zipkin.address"
+	host, portText, err := net.SplitHostPort(address)
+	port, err2 := strconv.ParseUint(portText, 10, 16)
+	if err != nil || err2 != nil || host == "" || port == 0 {
+		t.rep.errorf(t.o.MeshConfig, field, "%q is not HOST:PORT, such as zipkin.istio-system:9411", address)
+		return "", false
+	}
+	if host == "$(HOST_IP)" {
+		if host, ok = t.o.LookupEnv("HOST_IP"); !ok || host == "" {
+			t.rep.errorf(t.o.MeshConfig, field, "$(HOST_IP) stands for the environment variable HOST_IP, which isn't set")
+			return "", false
+		}
+	}
+	if s := t.scope.serviceNamed(host, t.o); s != nil && s.port(uint32(port)) != nil {
+		return clusterName(s.host, "", uint32(port)), true
+	}
+	t.clusters = append(t.clusters, &clusterv3.Cluster{
+		Name:                 zipkinCluster,
+		AltStatName:          statPrefix(zipkinCluster),
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS},
+		ConnectTimeout:       durationpb.New(time.Second),
+		DnsLookupFamily:      clusterv3.Cluster_V4_ONLY,
+		//lint:ignore SA1019 Istio's bootstrap sets it
+		DnsRefreshRate: durationpb.New(30 * time.Second),
+		//lint:ignore SA1019 Istio's bootstrap sets it
+		RespectDnsTtl: true,
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: zipkinCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+				Endpoint: &endpointv3.Endpoint{Address: newAddress(host, uint32(port))},
+			}}},
+		}}},
+	})
+	return zipkinCluster, true
+}
