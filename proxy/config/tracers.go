@@ -24,7 +24,7 @@ const (
 func (c *Compiler) tracer(s *Snapshot, out *trace.Config, p *tracev3.Tracing_Http) error {
 	switch typ := messageType(p.GetTypedConfig()); typ {
 	case "":
-		return nil // there is nobody to send spans to, and no trace is told of
+		return nil
 	case otelType:
 		return c.openTelemetry(s, out, p.GetTypedConfig())
 	case zipkinType:

@@ -29,8 +29,9 @@ var (
 // defaultMaxPathTag bounds the path in http.url (Envoy: DefaultMaxPathTagLength).
 const defaultMaxPathTag = 256
 
-// tracing compiles what a connection manager says of tracing; nil where it says
-// nothing.
+// tracing compiles what a connection manager says of tracing; nil where nobody collects
+// spans. Envoy then still tells others the names of routes, and marks request IDs with
+// decisions: nobody would make use of either.
 func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.Direction) (*trace.Config, error) {
 	t := m.GetTracing()
 	if t == nil {
@@ -72,6 +73,9 @@ func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.D
 	}
 	if err := c.tracer(s, out, t.GetProvider()); err != nil {
 		return nil, at("provider.typed_config", err)
+	}
+	if out.Spans == nil {
+		return nil, nil
 	}
 	return out, nil
 }

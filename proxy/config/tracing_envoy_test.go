@@ -136,12 +136,9 @@ func TestTracingLikeEnvoy(t *testing.T) {
 		provider, direction, more string
 		b3, w3c, tries            bool
 		none                      bool   // of those that nobody else decides about
-		nobody                    bool   // collects spans
 		all                       bool   // are recorded, whatever the shares
 		id                        string // how request IDs are made
 	}{
-		"nobody collects":     {direction: "OUTBOUND", nobody: true},
-		"nobody collects in":  {direction: "INBOUND", nobody: true},
 		"ids are kept":        {provider: otlpOverGRPC, direction: "OUTBOUND", w3c: true, id: "pack_trace_reason: false"},
 		"ids don't decide":    {provider: otlpOverGRPC, direction: "OUTBOUND", w3c: true, none: true, all: true, id: "use_request_id_for_trace_sampling: false"},
 		"always on":           {provider: otlpAlways, direction: "OUTBOUND", w3c: true},
@@ -163,13 +160,9 @@ func TestTracingLikeEnvoy(t *testing.T) {
 			if c.none {
 				share = "0"
 			}
-			provider := ""
-			if !c.nobody {
-				provider = ", provider: " + c.provider
-			}
 			id := `request_id_extension: {typed_config: {"@type": type.googleapis.com/envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig, ` + c.id + "}}"
 			lab := newTracingLab(t, "traffic_direction: "+c.direction+"\n"+httpListener(id+"\n      tracing: {random_sampling: {value: "+share+"}, "+
-				c.more+"custom_tags: "+tracedTags+provider+"}", "", tracedRoutes))
+				c.more+"custom_tags: "+tracedTags+", provider: "+c.provider+"}", "", tracedRoutes))
 			var marks []string
 			for mark, r := range tracedRequests {
 				if (!r.b3 || c.b3) && (!r.w3c || c.w3c) && (!r.alone || !c.b3 || !c.w3c) && (!r.decided || !c.none) {
@@ -186,7 +179,7 @@ func TestTracingLikeEnvoy(t *testing.T) {
 				r := tracedRequests[mark]
 				n := r.spans
 				switch {
-				case c.nobody, c.none && !r.anyway && !c.all:
+				case c.none && !r.anyway && !c.all:
 					n = 0
 				case c.all && !r.unless, c.provider == otlpAlways && r.unless:
 					n = 1

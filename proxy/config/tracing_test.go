@@ -151,7 +151,7 @@ func TestBrokenTraceparent(t *testing.T) {
 func TestRouterAsksForSpans(t *testing.T) {
 	for fields, want := range map[string]bool{"": false, ", start_child_span: true": true} {
 		l := &listenerv3.Listener{}
-		text := httpListener("tracing: {}", "", `{match: {prefix: /}, route: {cluster: up}}`)
+		text := httpListener("tracing: {provider: "+zipkinJSON+"}", "", `{match: {prefix: /}, route: {cluster: up}}`)
 		fromYAML(t, strings.NewReplacer("path: LOG", "path: "+os.DevNull, "http.router.v3.Router", "http.router.v3.Router"+fields).Replace(text), l)
 		c := NewCompiler(Env{})
 		defer c.Close()
@@ -162,5 +162,20 @@ func TestRouterAsksForSpans(t *testing.T) {
 		if got := snap.Listeners["l"].Chains[0].HCM.Tracing.Upstream; got != want {
 			t.Errorf("%q: spans of tries %t", fields, got)
 		}
+	}
+}
+
+// TestNobodyCollects: what no collector gets costs no request anything.
+func TestNobodyCollects(t *testing.T) {
+	l := &listenerv3.Listener{}
+	fromYAML(t, strings.ReplaceAll(httpListener("tracing: {random_sampling: {value: 100}}", "", `{match: {prefix: /}, route: {cluster: up}}`), "path: LOG", "path: "+os.DevNull), l)
+	c := NewCompiler(Env{})
+	defer c.Close()
+	snap, err := c.Compile(&Resources{Listeners: []*listenerv3.Listener{l}})
+	if err != nil || len(snap.Warnings) > 0 {
+		t.Fatal(err, snap.Warnings)
+	}
+	if got := snap.Listeners["l"].Chains[0].HCM.Tracing; got != nil {
+		t.Errorf("requests are traced: %+v", got)
 	}
 }

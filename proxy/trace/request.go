@@ -9,11 +9,10 @@ import (
 // Config is the tracing of one connection manager. Immutable.
 type Config struct {
 	Sampling
-	// Spans gets the spans; nil for nobody, which with Propagation 0 leaves nothing
-	// but the decision in the request ID and what the decorators of routes say.
+	// Spans gets the spans.
 	Spans Sink
-	// Propagation is how requests tell of their trace; 0 for not at all. Silent reads
-	// what they tell, and doesn't tell the next one (no_context_propagation).
+	// Propagation is how requests tell of their trace. Silent reads what they tell, and
+	// doesn't tell the next one (no_context_propagation).
 	Propagation Propagation
 	Silent      bool
 	// Zipkin says that spans are Zipkin's: the first of a trace has the trace's ID and
@@ -136,9 +135,6 @@ func (o *Route) override(s *Sampling) {
 // join finds the trace that the request belongs to, or begins one.
 func (r *Request) join(ex *http.Exchange) {
 	cfg := r.cfg
-	if cfg.Propagation == 0 {
-		return
-	}
 	f := cfg.Propagation.read(&ex.Req.Fields)
 	if f.broken {
 		return
