@@ -71,7 +71,7 @@ func (s *Server) BeginDrain(inboundOnly bool) {
 
 // ActiveConnections counts the open connections of all listeners: what the proxy's
 // own ports have open isn't among them.
-func (s *Server) ActiveConnections() (int, error) { return int(s.bound.connections()), nil }
+func (s *Server) ActiveConnections() int { return int(s.bound.connections()) }
 
 // NameTable returns the control plane's table of names as JSON; nil without one.
 func (s *Server) NameTable() ([]byte, error) {

@@ -33,8 +33,8 @@ func TestPodHooks(t *testing.T) {
 	if reasons := s.Health().Reasons(false); reasons != nil {
 		t.Errorf("serving: %q", reasons)
 	}
-	if n, err := s.ActiveConnections(); n != 0 || err != nil {
-		t.Errorf("%d connections, %v", n, err)
+	if n := s.ActiveConnections(); n != 0 {
+		t.Errorf("%d connections", n)
 	}
 	c, err := net.Dial("tcp", s.Endpoints()[0].Addr)
 	if err != nil {
@@ -45,8 +45,8 @@ func TestPodHooks(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.ActiveConnections(); n != 1 || err != nil {
-		t.Errorf("%d connections, %v", n, err)
+	if n := s.ActiveConnections(); n != 1 {
+		t.Errorf("%d connections", n)
 	}
 	var page bytes.Buffer
 	if err := s.WriteStats(&page, stats.Query{Filter: regexp.MustCompile(`^server\.live`)}); err != nil || !strings.Contains(page.String(), "envoy_server_live 1") || strings.Contains(page.String(), "uptime") {

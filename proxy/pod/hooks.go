@@ -22,7 +22,7 @@ type Proxy interface {
 	BeginDrain(inboundOnly bool)
 	// ActiveConnections counts the open connections to listeners of the mesh.
 	// Those of the proxy's own ports don't count.
-	ActiveConnections() (int, error)
+	ActiveConnections() int
 	// NameTable is the table of names that the control plane has sent, as
 	// JSON; nil where there is none.
 	NameTable() ([]byte, error)

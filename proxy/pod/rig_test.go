@@ -3,7 +3,6 @@
 package pod
 
 import (
-	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -124,7 +123,7 @@ type fakeProxy struct {
 	mu       sync.Mutex
 	health   Health   // guarded by mu
 	drains   []bool   // inboundOnly of each drain; guarded by mu
-	open     []int    // what ActiveConnections answers in turn, -1 is an error; guarded by mu
+	open     []int    // what ActiveConnections answers in turn; guarded by mu
 	names    []byte   // guarded by mu
 	queries  []string // guarded by mu
 	statsErr error
@@ -161,18 +160,15 @@ func (f *fakeProxy) BeginDrain(inboundOnly bool) {
 	f.drains = append(f.drains, inboundOnly)
 }
 
-func (f *fakeProxy) ActiveConnections() (int, error) {
+func (f *fakeProxy) ActiveConnections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.open) == 0 {
-		return 0, nil
+		return 0
 	}
 	n := f.open[0]
 	f.open = f.open[1:]
-	if n < 0 {
-		return 0, errors.New("no idea")
-	}
-	return n, nil
+	return n
 }
 
 func (f *fakeProxy) NameTable() ([]byte, error) {
