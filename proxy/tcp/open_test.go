@@ -199,6 +199,31 @@ func TestIdleTimeout(t *testing.T) {
 	})
 }
 
+// TestSlowConnectIsNotIdle: a connection is idle when nothing moves on it, not when its
+// host takes time to be reached.
+func TestSlowConnectIsNotIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, hosts := pipes()
+		r := newRig(t, func(ctx context.Context, address string) (net.Conn, error) {
+			time.Sleep(4 * time.Second)
+			return dial(ctx, address)
+		}, oneHost, func(c *Config) { c.IdleTimeout = 2 * time.Second })
+		ctx, stop := context.WithCancel(t.Context())
+		go r.tracker.Run(ctx)
+		near, client := net.Pipe()
+		_, done := r.serve(near)
+		go func() { _, _ = client.Write([]byte("hello")) }()
+		host := <-hosts
+		get(t, host, "hello")
+		client.Close()
+		host.Close()
+		<-done
+		r.end()
+		stop()
+		synctest.Wait()
+	})
+}
+
 func TestMaxDuration(t *testing.T) {
 	limit := func(c *Config) { c.MaxDuration = 10 * time.Second }
 	inMemory(t, limit, func(t *testing.T, r *rig, client, host net.Conn, info *http.ConnInfo, done <-chan struct{}) {
