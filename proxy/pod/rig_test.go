@@ -121,11 +121,12 @@ func injected(t testing.TB) Input {
 // fakeProxy is a proxy as the contract sees one.
 type fakeProxy struct {
 	mu       sync.Mutex
-	health   Health   // guarded by mu
-	drains   []bool   // inboundOnly of each drain; guarded by mu
-	open     []int    // what ActiveConnections answers in turn; guarded by mu
-	names    []byte   // guarded by mu
-	queries  []string // guarded by mu
+	health   Health      // guarded by mu
+	drains   []bool      // inboundOnly of each drain; guarded by mu
+	open     []int       // what ActiveConnections answers in turn; guarded by mu
+	agent    AgentCounts // guarded by mu
+	names    []byte      // guarded by mu
+	queries  []string    // guarded by mu
 	statsErr error
 }
 
@@ -169,6 +170,12 @@ func (f *fakeProxy) ActiveConnections() int {
 	n := f.open[0]
 	f.open = f.open[1:]
 	return n
+}
+
+func (f *fakeProxy) Agent() AgentCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.agent
 }
 
 func (f *fakeProxy) NameTable() ([]byte, error) {
