@@ -3,8 +3,6 @@
 package proxy
 
 import (
-	"math"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
 	"pillion/proxy/admin"
@@ -23,10 +21,9 @@ func (v clusterView) Clusters() []admin.ClusterStatus {
 	return out
 }
 
-// unlimited is how Istio writes a breaker that never opens, and what is shown
-// for the HIGH priority, which has no limits of its own here.
-const unlimited = math.MaxUint32
-
+// clusterStatus shows one cluster. No request has the priority HIGH, and no breaker is
+// there for it, so that no limits are shown, where Envoy shows those of the
+// configuration or its defaults.
 func clusterStatus(s cluster.Status) admin.ClusterStatus {
 	out := admin.ClusterStatus{
 		Name:              s.Name,
@@ -40,7 +37,6 @@ func clusterStatus(s cluster.Status) admin.ClusterStatus {
 			MaxRequests:        s.Breakers.MaxRequests,
 			MaxRetries:         s.Breakers.MaxRetries,
 		},
-		High:  admin.Limits{MaxConnections: unlimited, MaxPendingRequests: unlimited, MaxRequests: unlimited, MaxRetries: unlimited},
 		Hosts: make([]admin.HostStatus, len(s.Hosts)),
 	}
 	for i := range s.Hosts {

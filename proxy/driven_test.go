@@ -237,8 +237,8 @@ func TestDriven(t *testing.T) {
 	if status, body, _, err := c.get("b"); status != "200" || body != "from b" {
 		t.Errorf("when it has come: %s %q %v", status, body, err)
 	}
-	if n, err := d.ActiveConnections(); n != 1 || err != nil {
-		t.Errorf("%d connections, %v", n, err)
+	if n := d.ActiveConnections(); n != 1 {
+		t.Errorf("%d connections", n)
 	}
 	dump := fetch(t, "http://"+d.addr("admin")+"/config_dump?include_eds")
 	for _, want := range []string{`"dynamic_active_clusters"`, `"cluster_name": "b"`, `"dynamic_route_configs"`} {

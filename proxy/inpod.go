@@ -8,6 +8,7 @@ import (
 	"pillion/proxy/live"
 	"pillion/proxy/pod"
 	"pillion/proxy/stats"
+	"pillion/proxy/tls/istioca"
 )
 
 // A Server answers what the pod's contract asks of it.
@@ -71,7 +72,30 @@ func (s *Server) BeginDrain(inboundOnly bool) {
 
 // ActiveConnections counts the open connections of all listeners: what the proxy's
 // own ports have open isn't among them.
-func (s *Server) ActiveConnections() (int, error) { return int(s.bound.connections()), nil }
+func (s *Server) ActiveConnections() int { return int(s.bound.connections()) }
+
+// Agent tells what Istio's agent would count.
+func (s *Server) Agent() pod.AgentCounts {
+	var out pod.AgentCounts
+	if s.xds != nil {
+		c := s.xds.Counts()
+		out.Requests, out.Responses, out.Unopened, out.Ended, out.Failed = c.Requests, c.Responses, c.Unopened, c.Ended, c.Failed
+	}
+	if ca, ok := s.source.(*istioca.Source); ok {
+		r := ca.Requests()
+		out.CA = &pod.CACounts{All: r.All, Failed: r.Failed, Took: r.Took}
+	}
+	out.FileFailures, out.WatchFailures = s.files.Failures()
+	for _, secret := range s.secrets.All() { // to ask for one would make it
+		if secret.Name() != ownCertificate {
+			continue
+		}
+		if chain := secret.Status().Chain; len(chain) > 0 {
+			out.Expires = chain[0].NotAfter // Istio's agent looks at the leaf, too
+		}
+	}
+	return out
+}
 
 // NameTable returns the control plane's table of names as JSON; nil without one.
 func (s *Server) NameTable() ([]byte, error) {

@@ -81,7 +81,7 @@ func New(o Options) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.waiting, s.stopWaiting = context.WithCancel(s.ctx)
 	s.families = istiostats.NewFamilies(s.registry, istiostats.WithVersion(o.Version), istiostats.WithServices(s.serviceOf))
-	s.sinks = accesslog.NewSinks()
+	s.sinks = accesslog.NewSinks(s.log(admin.LoggerFile))
 	s.spans = trace.NewReporters(s.log(admin.LoggerTracing))
 	node := s.node()
 	s.clusters = cluster.NewManager(cluster.Options{Logger: s.log(admin.LoggerUpstream), Stats: s.registry, SelfAddr: s.isOwnAddress})

@@ -3,6 +3,7 @@
 package scenario
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -243,6 +244,26 @@ func (b *Bench) turns(ctx context.Context, name string, turns int, peers []Locat
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// afresh measures each peer that has a program once in each of MemoryTurns turns; measure
+// starts and stops it. What it finds makes up g, whose title is the scenario's if it has
+// none, and tell puts it into words for the person who waits.
+func (b *Bench) afresh(ctx context.Context, sc Scenario, g report.Group, measure func(l Located) (report.Sample, error),
+	tell func(v map[report.Metric]float64) string) ([]report.Group, error) {
+	able, absent := b.able(sc)
+	g.Scenario, g.Title, g.Absent = sc.Name, cmp.Or(g.Title, sc.Summary), absent
+	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
+		s, err := measure(l)
+		if err != nil {
+			return err
+		}
+		s.Turn = turn
+		g.Samples = append(g.Samples, s)
+		b.Progress("%s: turn %d/%d: %s %s", sc.Name, turn+1, b.MemoryTurns, s.Peer, tell(s.Values))
+		return nil
+	})
+	return []report.Group{g}, err
 }
 
 // pause waits for d or the end of ctx.

@@ -39,24 +39,15 @@ func (Driven) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (d Driven) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	able, absent := b.able(sc)
-	g := report.Group{
-		Scenario: sc.Name, Title: sc.Summary, Headline: report.Ready, Absent: absent,
-		Columns: []report.Metric{report.Ready, report.RSS, report.Anon, report.EndpointCPU, report.RouteCPU},
-	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
-		s, err := d.measure(ctx, b, l, sc)
-		if err != nil {
-			return err
-		}
-		s.Turn = turn
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s ready after %.0f ms, RSS %.1f MiB, %.1f ms of CPU for a change of endpoints, %.1f for one of a route",
-			sc.Name, turn+1, b.MemoryTurns, s.Peer, s.Values[report.Ready], s.Values[report.RSS],
-			s.Values[report.EndpointCPU], s.Values[report.RouteCPU])
-		return nil
+	return b.afresh(ctx, sc, report.Group{
+		Headline: report.Ready,
+		Columns:  []report.Metric{report.Ready, report.RSS, report.Anon, report.EndpointCPU, report.RouteCPU},
+	}, func(l Located) (report.Sample, error) {
+		return d.measure(ctx, b, l, sc)
+	}, func(v map[report.Metric]float64) string {
+		return fmt.Sprintf("ready after %.0f ms, RSS %.1f MiB, %.1f ms of CPU for a change of endpoints, %.1f for one of a route",
+			v[report.Ready], v[report.RSS], v[report.EndpointCPU], v[report.RouteCPU])
 	})
-	return []report.Group{g}, err
 }
 
 // measure measures one peer.

@@ -27,32 +27,29 @@ func (Startup) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (m Startup) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	able, absent := b.able(sc)
-	g := report.Group{
-		Scenario: sc.Name, Title: sc.Summary, Headline: m.Headline, Absent: absent,
-		Columns: []report.Metric{report.Ready, report.RSS, report.Anon},
-	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
-		r, err := b.start(ctx, l, sc)
-		if err != nil {
-			return err
-		}
-		defer r.Stop(b.Group)
-		if err := pause(ctx, b.Settle); err != nil {
-			return err
-		}
-		s := report.Sample{Peer: l.Peer.Name(), Turn: turn, Values: map[report.Metric]float64{
-			report.Ready: float64(r.Ready) / float64(time.Millisecond),
-		}}
-		if err := addMemory(&s, r); err != nil {
-			return err
-		}
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s ready after %.0f ms, RSS %.1f MiB, %.1f of it anonymous", sc.Name, turn+1, b.MemoryTurns,
-			s.Peer, s.Values[report.Ready], s.Values[report.RSS], s.Values[report.Anon])
-		return nil
+	return b.afresh(ctx, sc, report.Group{
+		Headline: m.Headline,
+		Columns:  []report.Metric{report.Ready, report.RSS, report.Anon},
+	}, func(l Located) (report.Sample, error) {
+		return b.startup(ctx, l, sc)
+	}, func(v map[report.Metric]float64) string {
+		return fmt.Sprintf("ready after %.0f ms, RSS %.1f MiB, %.1f of it anonymous", v[report.Ready], v[report.RSS], v[report.Anon])
 	})
-	return []report.Group{g}, err
+}
+
+// startup measures one peer.
+func (b *Bench) startup(ctx context.Context, l Located, sc Scenario) (report.Sample, error) {
+	s := report.Sample{Peer: l.Peer.Name(), Values: map[report.Metric]float64{}}
+	r, err := b.start(ctx, l, sc)
+	if err != nil {
+		return s, err
+	}
+	defer r.Stop(b.Group)
+	if err := pause(ctx, b.Settle); err != nil {
+		return s, err
+	}
+	s.Values[report.Ready] = float64(r.Ready) / float64(time.Millisecond)
+	return s, addMemory(&s, r)
 }
 
 // IdleConnections starts each peer afresh, opens the scenario's connections
@@ -75,34 +72,26 @@ func (IdleConnections) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (IdleConnections) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	able, absent := b.able(sc)
-	g := report.Group{
-		Scenario: sc.Name, Headline: report.PerConnection, Absent: absent,
-		Title:   fmt.Sprintf("%s; after: %v after they closed", sc.Summary, b.Settle),
-		Columns: []report.Metric{report.PerConnection, report.RSSBefore, report.RSSHeld, report.RSSAfter},
-	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
-		r, err := b.start(ctx, l, sc)
-		if err != nil {
-			return err
-		}
-		defer r.Stop(b.Group)
-		s, err := b.hold(ctx, r, sc)
-		if err != nil {
-			return err
-		}
-		s.Turn = turn
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s %.0f bytes per connection, RSS %.1f → %.1f → %.1f MiB", sc.Name, turn+1, b.MemoryTurns,
-			s.Peer, s.Values[report.PerConnection], s.Values[report.RSSBefore], s.Values[report.RSSHeld], s.Values[report.RSSAfter])
-		return nil
+	return b.afresh(ctx, sc, report.Group{
+		Headline: report.PerConnection,
+		Title:    fmt.Sprintf("%s; after: %v after they closed", sc.Summary, b.Settle),
+		Columns:  []report.Metric{report.PerConnection, report.RSSBefore, report.RSSHeld, report.RSSAfter},
+	}, func(l Located) (report.Sample, error) {
+		return b.hold(ctx, l, sc)
+	}, func(v map[report.Metric]float64) string {
+		return fmt.Sprintf("%.0f bytes per connection, RSS %.1f → %.1f → %.1f MiB",
+			v[report.PerConnection], v[report.RSSBefore], v[report.RSSHeld], v[report.RSSAfter])
 	})
-	return []report.Group{g}, err
 }
 
 // hold measures one peer.
-func (b *Bench) hold(ctx context.Context, r *peer.Running, sc Scenario) (report.Sample, error) {
-	s := report.Sample{Peer: r.Peer.Name(), Values: map[report.Metric]float64{}}
+func (b *Bench) hold(ctx context.Context, l Located, sc Scenario) (report.Sample, error) {
+	s := report.Sample{Peer: l.Peer.Name(), Values: map[report.Metric]float64{}}
+	r, err := b.start(ctx, l, sc)
+	if err != nil {
+		return s, err
+	}
+	defer r.Stop(b.Group)
 	req := b.request(sc, r.Addr)
 	hold := load.Hold
 	if sc.Downstream.IsHTTP2() {

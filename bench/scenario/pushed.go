@@ -30,23 +30,15 @@ func (Pushed) Estimate(s Settings, peers int) time.Duration {
 
 // Run implements Measurer.
 func (m Pushed) Run(ctx context.Context, b *Bench, sc Scenario) ([]report.Group, error) {
-	able, absent := b.able(sc)
-	g := report.Group{
-		Scenario: sc.Name, Title: sc.Summary, Headline: report.CPU, Absent: absent,
-		Columns: []report.Metric{report.CPU, report.CPUAlone, report.P50, report.P99, report.P999, report.P99Alone, report.RSS},
-	}
-	err := b.turns(ctx, sc.Name, b.MemoryTurns, programs(able), func(l Located, turn int) error {
-		s, err := m.measure(ctx, b, l, sc)
-		if err != nil {
-			return err
-		}
-		s.Turn = turn
-		g.Samples = append(g.Samples, s)
-		b.Progress("%s: turn %d/%d: %s p99 %.0f µs, %.0f with changes; CPU per request %.1f µs, %.1f with changes", sc.Name, turn+1, b.MemoryTurns,
-			s.Peer, s.Values[report.P99Alone], s.Values[report.P99], s.Values[report.CPUAlone], s.Values[report.CPU])
-		return nil
+	return b.afresh(ctx, sc, report.Group{
+		Headline: report.CPU,
+		Columns:  []report.Metric{report.CPU, report.CPUAlone, report.P50, report.P99, report.P999, report.P99Alone, report.RSS},
+	}, func(l Located) (report.Sample, error) {
+		return m.measure(ctx, b, l, sc)
+	}, func(v map[report.Metric]float64) string {
+		return fmt.Sprintf("p99 %.0f µs, %.0f with changes; CPU per request %.1f µs, %.1f with changes",
+			v[report.P99Alone], v[report.P99], v[report.CPUAlone], v[report.CPU])
 	})
-	return []report.Group{g}, err
 }
 
 // measure measures one peer.

@@ -65,6 +65,16 @@ func proxyLevels(level, components string) (levels *admin.Levels, unknown []stri
 	return levels, unknown, nil
 }
 
+// agentLevels is the level of the agent's lines as its flag says. Of its scopes one is a
+// logger of the proxy, gRPC, whose level is set.
+func agentLevels(text string, levels *admin.Levels) (slog.Level, error) {
+	all, scopes, err := parseLevels("log_output_level", text, slog.LevelInfo)
+	if l, ok := scopes[admin.LoggerGRPC]; ok {
+		levels.Set(admin.LoggerGRPC, l)
+	}
+	return all, err
+}
+
 // newLogger logs as people read it, or as JSON.
 func newLogger(w io.Writer, level slog.Leveler, asJSON bool) *slog.Logger {
 	o := &slog.HandlerOptions{Level: level}

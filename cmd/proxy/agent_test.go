@@ -95,3 +95,18 @@ func TestProxyLevels(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestAgentLevels: Istio's agent has gRPC's lines as a scope of its own.
+func TestAgentLevels(t *testing.T) {
+	for text, want := range map[string][2]string{ // of the agent's lines, of gRPC's
+		"default:info":       {"info", "warning"},
+		"error,grpc:debug":   {"error", "debug"},
+		"grpc:none,xds:info": {"info", "off"},
+	} {
+		levels := admin.NewLevels(slog.LevelWarn)
+		got, err := agentLevels(text, levels)
+		if err != nil || admin.LevelName(got) != want[0] || admin.LevelName(levels.Level("grpc")) != want[1] || levels.Level("xds") != admin.LevelOff {
+			t.Errorf("%s: %v, gRPC's %v, %v; want %v", text, got, levels.Level("grpc"), err, want)
+		}
+	}
+}

@@ -56,7 +56,8 @@ func (f *runFlags) proxyOptions(stderr io.Writer) (proxy.Options, error) {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return o, usageError{fmt.Errorf("--log-level: %q is none of debug, info, warn, error", f.logLevel)}
 	}
-	o.Levels, o.Logger = admin.NewLevels(level), newLogger(stderr, admin.LevelTrace, false)
+	o.Levels = admin.NewLevels(level)
+	o.Logger = newProxyLogger(stderr, o.Levels, false)
 	return o, nil
 }
 

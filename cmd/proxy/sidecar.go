@@ -22,7 +22,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"pillion/proxy"
-	"pillion/proxy/admin"
 	"pillion/proxy/pod"
 )
 
@@ -94,7 +93,7 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 	if err != nil {
 		return err
 	}
-	agentLevel, _, err := parseLevels("log_output_level", f.agentLevel, slog.LevelInfo)
+	agentLevel, err := agentLevels(f.agentLevel, levels)
 	if err != nil {
 		return err
 	}
@@ -125,7 +124,7 @@ func runPod(cmd *cobra.Command, role pod.Role, f *podFlags, args []string) error
 		return err
 	}
 	log.Info("the proxy of a pod", "node", p.Node.GetId(), "control plane", o.Discovery.Address, "certificate from", certificateFrom(&o.Identity), "version", version)
-	o.Version, o.Levels, o.Logger = version, levels, newLogger(stderr, admin.LevelTrace, f.logJSON)
+	o.Version, o.Levels, o.Logger = version, levels, newProxyLogger(stderr, levels, f.logJSON)
 	s, err := proxy.New(o)
 	if err != nil {
 		return err

@@ -87,10 +87,10 @@ func TestLogFiltered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := NewSinks()
+	r := NewSinks(nil)
 	file := &fakeFile{}
 	all := logger(t, textConfig("x", "%RESPONSE_CODE%\n"))
-	all.sink = newSink("x", file, &r.counts)
+	all.sink = newSink("x", file, &r.counts, r.log)
 	r.byPath["x"] = all.sink
 	some := all.WithFilter(f)
 	for _, ex := range []*http.Exchange{answered(), refused()} {

@@ -36,6 +36,7 @@ var errClosed = errors.New("access logs are closed")
 // as long as the proxy: a file stays open when no logger uses it any more,
 // until Close.
 type Sinks struct {
+	log    *slog.Logger // immutable
 	mu     sync.Mutex
 	byPath map[string]*sink // guarded by mu; nil after Close
 	counts counts
@@ -47,8 +48,14 @@ type counts struct {
 	waiting                                                 stats.Gauge
 }
 
-// NewSinks returns an empty registry of files.
-func NewSinks() *Sinks { return &Sinks{byPath: map[string]*sink{}} }
+// NewSinks returns an empty registry of files. What goes wrong with them is told to log;
+// nil: to nobody.
+func NewSinks(log *slog.Logger) *Sinks {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Sinks{log: log, byPath: map[string]*sink{}}
+}
 
 // open returns the sink for path, and opens the file on first use.
 func (r *Sinks) open(path string) (*sink, error) {
@@ -64,7 +71,7 @@ func (r *Sinks) open(path string) (*sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := newSink(path, file, &r.counts)
+	s := newSink(path, file, &r.counts, r.log)
 	r.byPath[path] = s
 	return s, nil
 }
@@ -116,8 +123,9 @@ func (r *Sinks) CollectStats(e *stats.Emitter) {
 // sink gathers lines for one file and writes them from its own goroutine,
 // which sleeps while there is nothing to write.
 type sink struct {
-	path   string  // immutable
-	counts *counts // immutable
+	path   string       // immutable
+	counts *counts      // immutable
+	log    *slog.Logger // immutable
 	lines  lineBuffers
 
 	mu     sync.Mutex
@@ -136,9 +144,9 @@ type sink struct {
 	failing bool           // of the goroutine: the last write failed
 }
 
-func newSink(path string, file io.WriteCloser, c *counts) *sink {
+func newSink(path string, file io.WriteCloser, c *counts, log *slog.Logger) *sink {
 	signal := func() chan struct{} { return make(chan struct{}, 1) }
-	s := &sink{path: path, file: file, counts: c,
+	s := &sink{path: path, file: file, counts: c, log: log,
 		some: signal(), many: signal(), reopen: signal(), quit: make(chan struct{}), done: make(chan struct{})}
 	go s.run()
 	return s
@@ -232,12 +240,12 @@ func (s *sink) note(err error) {
 	case err != nil:
 		s.counts.failed.Inc()
 		if !s.failing {
-			slog.Warn("access log lines are lost: check the disk and the file", "path", s.path, "error", err)
+			s.log.Warn("access log lines are lost: check the disk and the file", "path", s.path, "error", err)
 		}
 	default:
 		s.counts.written.Inc()
 		if s.failing {
-			slog.Info("the access log is written again", "path", s.path)
+			s.log.Info("the access log is written again", "path", s.path)
 		}
 	}
 	s.failing = err != nil
@@ -247,7 +255,7 @@ func (s *sink) openAgain() {
 	file, err := openFile(s.path)
 	if err != nil {
 		s.counts.reopenFailed.Inc()
-		slog.Warn("the access log could not be opened again; the old file is written on", "path", s.path, "error", err)
+		s.log.Warn("the access log could not be opened again; the old file is written on", "path", s.path, "error", err)
 		return
 	}
 	_ = s.file.Close()

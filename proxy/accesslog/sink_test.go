@@ -5,6 +5,7 @@ package accesslog
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -56,8 +57,8 @@ func (f *fakeFile) state() (data string, writes []time.Time) {
 
 // fakeSinks returns a registry in which path "x" is f.
 func fakeSinks(f *fakeFile) (*Sinks, *sink) {
-	r := NewSinks()
-	s := newSink("x", f, &r.counts)
+	r := NewSinks(nil)
+	s := newSink("x", f, &r.counts, r.log)
 	r.byPath["x"] = s
 	return r, s
 }
@@ -169,23 +170,35 @@ func TestStuckDisk(t *testing.T) {
 func TestFailingDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeFile{err: errors.New("no space")}
-		r, s := fakeSinks(f)
-		s.write([]byte("a\n"))
-		time.Sleep(2 * FlushInterval)
+		var told strings.Builder
+		r := NewSinks(slog.New(slog.NewTextHandler(&told, nil)))
+		s := newSink("x", f, &r.counts, r.log)
+		r.byPath["x"] = s
+		for range 2 {
+			s.write([]byte("a\n"))
+			time.Sleep(2 * FlushInterval)
+		}
+		synctest.Wait()
+		if got := told.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `level=WARN msg="access log lines are lost: check the disk and the file" path=x error="no space"`) {
+			t.Errorf("told %q", got)
+		}
 		f.mu.Lock()
 		f.err = nil
 		f.mu.Unlock()
 		s.write([]byte("b\n"))
 		_ = r.Close()
-		if got := f.data.String(); got != "b\n" || r.counts.failed.Value() != 1 || r.counts.written.Value() != 1 {
+		if got := f.data.String(); got != "b\n" || r.counts.failed.Value() != 2 || r.counts.written.Value() != 1 {
 			t.Errorf("got %q, counts %+v", got, &r.counts)
+		}
+		if got := told.String(); strings.Count(got, "\n") != 2 || !strings.Contains(got, "is written again") {
+			t.Errorf("told %q", got)
 		}
 	})
 }
 
 func TestLogToFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
-	r := NewSinks()
+	r := NewSinks(nil)
 	first, err := Parse(textConfig(path, "%RESPONSE_CODE%\n"), r)
 	if err != nil {
 		t.Fatal(err)
@@ -207,10 +220,10 @@ func TestLogToFile(t *testing.T) {
 	if err != nil || string(got) != "200\nGET\n" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if _, err := Parse(&filev3.FileAccessLog{}, NewSinks()); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
+	if _, err := Parse(&filev3.FileAccessLog{}, NewSinks(nil)); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
 		t.Errorf("no path: %v", err)
 	}
-	if _, err := Parse(textConfig(t.TempDir(), "a"), NewSinks()); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
+	if _, err := Parse(textConfig(t.TempDir(), "a"), NewSinks(nil)); err == nil || !strings.HasPrefix(err.Error(), "path: ") {
 		t.Errorf("a directory: %v", err)
 	}
 	for _, std := range []string{"/dev/stdout", "/dev/stderr"} {
@@ -228,7 +241,7 @@ func TestLogToFile(t *testing.T) {
 func TestReopen(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "access.log")
-	r := NewSinks()
+	r := NewSinks(nil)
 	l, err := Parse(textConfig(path, "%ROUTE_NAME%\n"), r)
 	if err != nil {
 		t.Fatal(err)
@@ -259,7 +272,7 @@ func TestReopenFails(t *testing.T) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := NewSinks()
+	r := NewSinks(nil)
 	s, err := r.open(filepath.Join(dir, "access.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -288,7 +301,7 @@ func waitFor(t *testing.T, ok func() bool) {
 // TestManyWriters: lines stay whole when many connections log at once.
 func TestManyWriters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "access.log")
-	r := NewSinks()
+	r := NewSinks(nil)
 	l, err := Parse(textConfig(path, "[%ROUTE_NAME%]\n"), r)
 	if err != nil {
 		t.Fatal(err)
@@ -329,9 +342,9 @@ func (discard) Close() error                { return nil }
 
 // TestLogAllocations: logging makes no garbage, the sink's goroutine included.
 func TestLogAllocations(t *testing.T) {
-	r := NewSinks()
+	r := NewSinks(nil)
 	l := logger(t, textConfig("x", istioFormat))
-	l.sink = newSink("x", discard{}, &r.counts)
+	l.sink = newSink("x", discard{}, &r.counts, r.log)
 	r.byPath["x"] = l.sink
 	ex := answered()
 	for range 1000 {
@@ -346,12 +359,12 @@ func TestLogAllocations(t *testing.T) {
 }
 
 func BenchmarkLog(b *testing.B) {
-	r := NewSinks()
+	r := NewSinks(nil)
 	l := &Logger{}
 	if err := l.compile(textConfig("x", istioFormat), testEnv()); err != nil {
 		b.Fatal(err)
 	}
-	l.sink = newSink("x", discard{}, &r.counts)
+	l.sink = newSink("x", discard{}, &r.counts, r.log)
 	r.byPath["x"] = l.sink
 	ex := answered()
 	b.ReportAllocs()

@@ -142,7 +142,7 @@ func (twin) Clusters() []admin.ClusterStatus {
 		return admin.HostStatus{Address: address, Hostname: hostname, Health: health, Weight: weight, Priority: 1, Region: "r", Zone: "z", SubZone: "s"}
 	}
 	return []admin.ClusterStatus{
-		{Name: "one", OutlierDetection: true, High: standard,
+		{Name: "one", OutlierDetection: true, High: &standard,
 			Default: admin.Limits{MaxConnections: 5, MaxPendingRequests: 6, MaxRequests: 4294967295, MaxRetries: 7},
 			Hosts: []admin.HostStatus{
 				{Address: "/nowhere.sock", Weight: 1},
@@ -151,7 +151,7 @@ func (twin) Clusters() []admin.ClusterStatus {
 				remote("[::1]:3", "", corev3.HealthStatus_TIMEOUT, 1),
 				remote("127.0.0.1:4", "", corev3.HealthStatus_DEGRADED, 1),
 			}},
-		{Name: "two", ObservabilityName: "two;", Default: standard, High: standard},
+		{Name: "two", ObservabilityName: "two;", Default: standard, High: &standard},
 	}
 }
 

@@ -67,7 +67,9 @@ func writeCluster(out *bufio.Writer, c *ClusterStatus) {
 		line(priority+"::max_retries", l.MaxRetries)
 	}
 	limits("default_priority", c.Default)
-	limits("high_priority", c.High)
+	if c.High != nil {
+		limits("high_priority", *c.High)
+	}
 	line("added_via_api", c.AddedViaAPI)
 	if c.EDSServiceName != "" {
 		line("eds_service_name", c.EDSServiceName)
@@ -146,7 +148,10 @@ func clusterMessage(c *ClusterStatus) *adminv3.ClusterStatus {
 		EdsServiceName:    c.EDSServiceName,
 		ObservabilityName: cmp.Or(c.ObservabilityName, c.Name),
 		CircuitBreakers: &clusterv3.CircuitBreakers{Thresholds: []*clusterv3.CircuitBreakers_Thresholds{
-			c.Default.message(corev3.RoutingPriority_DEFAULT), c.High.message(corev3.RoutingPriority_HIGH)}},
+			c.Default.message(corev3.RoutingPriority_DEFAULT)}},
+	}
+	if c.High != nil {
+		m.CircuitBreakers.Thresholds = append(m.CircuitBreakers.Thresholds, c.High.message(corev3.RoutingPriority_HIGH))
 	}
 	for i := range c.Hosts {
 		m.HostStatuses = append(m.HostStatuses, c.Hosts[i].message())

@@ -29,7 +29,7 @@ func nethttpRequest(target string) *nethttp.Request { return httptest.NewRequest
 
 var twoHosts = ClusterStatus{
 	Name: "outbound|80||a.b", ObservabilityName: "outbound|80||a.b;", AddedViaAPI: true, EDSServiceName: "a.b of 80", OutlierDetection: true,
-	Default: Limits{1, 2, 3, 4}, High: Limits{1024, 1024, 1024, 3},
+	Default: Limits{1, 2, 3, 4}, High: &Limits{1024, 1024, 1024, 3},
 	Hosts: []HostStatus{
 		{Address: "10.0.0.1:80", Hostname: "a.b", CxActive: 1, CxTotal: 2, RqActive: 3, RqError: 4, RqPendingActive: 5, RqSuccess: 6,
 			RqTimeout: 7, RqTotal: 8, CxConnectFail: 9, Weight: 10, Region: "r", Zone: "z", SubZone: "s", Priority: 1, Canary: true},
@@ -100,7 +100,8 @@ eds_service_name::a.b of 80
 		t.Errorf("got\n%s\nwant\n%s", body, want)
 	}
 	_, body = ask(t, h, "GET", "/clusters")
-	if !strings.Contains(body, "\nother::observability_name::other\n") || strings.Contains(body, "other::outlier::") {
+	if !strings.Contains(body, "\nother::observability_name::other\n") || strings.Contains(body, "other::outlier::") ||
+		!strings.Contains(body, "\nother::default_priority::max_retries::0\nother::added_via_api") {
 		t.Errorf("the other cluster:\n%s", body)
 	}
 	if res, _ := ask(t, h, "GET", "/clusters?filter=["); res.StatusCode != 400 {
@@ -121,6 +122,10 @@ func TestClustersJSON(t *testing.T) {
 	}
 	if len(m.ClusterStatuses) != 2 || len(m.ClusterStatuses[0].HostStatuses) != 2 {
 		t.Fatalf("%s", body)
+	}
+	if one, other := m.ClusterStatuses[0].CircuitBreakers.Thresholds, m.ClusterStatuses[1].CircuitBreakers.Thresholds; len(one) != 2 || len(other) != 1 ||
+		one[1].Priority != corev3.RoutingPriority_HIGH || one[1].MaxRetries.GetValue() != 3 {
+		t.Errorf("limits %v and %v", one, other)
 	}
 	host := m.ClusterStatuses[0].HostStatuses[1]
 	if !host.HealthStatus.FailedOutlierCheck || host.Address.GetSocketAddress().GetAddress() != "::1" ||

@@ -60,6 +60,8 @@ const (
 	LoggerAdmin      = "admin"
 	LoggerConfig     = "config" // what came from a control plane or from files
 	LoggerConnection = "connection"
+	LoggerFile       = "file" // access logs
+	LoggerGRPC       = "grpc" // what gRPC says of itself
 	LoggerListener   = "conn_handler"
 	LoggerJWT        = "jwt"
 	LoggerMain       = "main"
@@ -73,7 +75,7 @@ const (
 func loggers() []string {
 	return []string{"a2a", LoggerAdmin, "ai_protocol_manager", "alternate_protocols_cache", "aws", "assert", "backtrace", "basic_auth",
 		"cache_filter", "client", LoggerConfig, LoggerConnection, LoggerListener, "compression", "credential_injector", "decompression", "dns",
-		"dubbo", "envoy_bug", "ext_authz", "ext_proc", "rocketmq", "file", "filter", "forward_proxy", "geolocation", "grpc", "happy_eyeballs",
+		"dubbo", "envoy_bug", "ext_authz", "ext_proc", "rocketmq", LoggerFile, "filter", "forward_proxy", "geolocation", LoggerGRPC, "happy_eyeballs",
 		"hc", "health_checker", "http", "http2", "hystrix", "init", "io", LoggerJWT, "json_rpc", "kafka", "key_value_store", "lua",
 		"local_rate_limit", LoggerMain, "matcher", "mcp", "misc", "mongo", "multi_connection", "notification", "oauth2", "quic", "quic_stream",
 		"pool", "rate_limit_quota", "rbac", "rds", "redis", "router", "runtime", "stats", LoggerSecret, "sse", "tap", "testing", "thrift",

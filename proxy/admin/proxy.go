@@ -37,8 +37,10 @@ type ClusterStatus struct {
 	AddedViaAPI bool
 	// EDSServiceName is what discovery calls the hosts; empty means Name.
 	EDSServiceName string
-	// Default and High are the circuit breakers of the two priorities.
-	Default, High Limits
+	// Default and High are the circuit breakers of the two priorities; nil: there are
+	// none of HIGH.
+	Default Limits
+	High    *Limits
 	// OutlierDetection is set when hosts are ejected for their failures.
 	OutlierDetection bool
 	Hosts            []HostStatus

@@ -68,7 +68,7 @@ func NewCompiler(env Env) *Compiler {
 		env.Families = istiostats.NewFamilies(env.Registry)
 	}
 	if env.Sinks == nil {
-		env.Sinks = accesslog.NewSinks()
+		env.Sinks = accesslog.NewSinks(env.Log)
 		c.close = append(c.close, func() { _ = env.Sinks.Close() })
 	}
 	if env.Reporters == nil {

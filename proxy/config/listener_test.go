@@ -103,7 +103,7 @@ func TestListenerLogs(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	file := `typed_config: {"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: ` + path + `,
     log_format: {text_format_source: {inline_string: "%RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %RESPONSE_CODE% %DOWNSTREAM_LOCAL_ADDRESS%\n"}}}`
-	sinks := accesslog.NewSinks()
+	sinks := accesslog.NewSinks(nil)
 	l, snap, err := compileListenerYAML(t, Env{Sinks: sinks}, somewhere+`access_log:
 - {name: f, filter: {response_flag_filter: {flags: [NR]}}, `+file+`}
 - {name: other, filter: {response_flag_filter: {flags: [UH]}}, `+file+`}

@@ -57,6 +57,7 @@ func TestRoutesRefused(t *testing.T) {
 		{"route: {cluster_header: x}", "", "", r + ".route.cluster_header: is not supported"},
 		{"route: {timeout: 1s}", "", "", r + ".route: it needs one of cluster and weighted_clusters"},
 		{"route: {cluster: ''}", "", "", r + ".route.cluster: must not be empty"},
+		{"route: {cluster: a, priority: HIGH}", "", "", r + ".route.priority: is not supported"},
 		{"route: {cluster: a, auto_host_rewrite: true}", "", "", r + ".route.auto_host_rewrite: is not supported"},
 		{"route: {cluster: a, timeout: -1s}", "", "", r + ".route.timeout: -1s is negative"},
 		{"route: {cluster: a, prefix_rewrite: '/a b'}", "", "", r + ".route.prefix_rewrite: \"/a b\" holds a space"},

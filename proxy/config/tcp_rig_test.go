@@ -80,7 +80,7 @@ func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
 		res.Clusters = append(res.Clusters, c)
 	}
 	r.clusters = cluster.NewManager(cluster.Options{Stats: r.registry})
-	sinks := accesslog.NewSinks()
+	sinks := accesslog.NewSinks(nil)
 	c := NewCompiler(Env{Own: http.Peer{Workload: "web", Namespace: "shop"}, Families: istiostats.NewFamilies(r.registry),
 		Sinks: sinks, Clusters: r.clusters, Registry: r.registry})
 	snap, err := c.Compile(res)

@@ -14,6 +14,7 @@ import (
 
 	"pillion/proxy/config"
 	"pillion/proxy/stats"
+	"pillion/proxy/xds"
 )
 
 // extensionRun is what is served of an extension configuration: nil if nothing is.
@@ -25,6 +26,9 @@ type extensionRun struct {
 
 // extension returns the configuration of a filter; nil if none has come. mu is held.
 func (s *Sink) extension(name string) *anypb.Any {
+	if to, is := s.trial[name]; is {
+		return to
+	}
 	if e := s.extensions.all[name]; e != nil {
 		return e.run.config
 	}
@@ -44,17 +48,58 @@ func (s *Sink) lacksExtension(x config.Extension) bool {
 // extensionTaker is the Sink as a taker of extension configurations.
 type extensionTaker Sink
 
+// updateExtensions takes one response of extension configurations. Listeners that have
+// several of them are compiled once, unless something is refused: which of them it is has
+// to be found out one by one then.
+func (s *Sink) updateExtensions(u *xds.Update) error {
+	defer func() { s.trial = nil }()
+	if to := s.changedExtensions(u); len(to) > 1 {
+		if made, err := s.remake(to); err == nil {
+			s.replaceAll(made)
+			s.trial = to // take and drop have no more to do than to note it
+		}
+	}
+	return s.extensions.update(u, (*extensionTaker)(s))
+}
+
+// changedExtensions returns what a response changes, nil for what it removes; none if
+// some of it can't be read.
+func (s *Sink) changedExtensions(u *xds.Update) map[string]*anypb.Any {
+	to := map[string]*anypb.Any{}
+	for i := range u.Resources {
+		r := &u.Resources[i]
+		if _, twice := to[r.Name]; twice || s.extensions.holds(s.extensions.all[r.Name], r.Body) {
+			continue
+		}
+		a, err := readExtension(r.Name, r.Body)
+		if err != nil {
+			return nil
+		}
+		to[r.Name] = a
+	}
+	for _, name := range u.Removed {
+		if _, both := to[name]; !both && s.extensions.all[name] != nil {
+			to[name] = nil
+		}
+	}
+	return to
+}
+
+func readExtension(name string, body []byte) (*anypb.Any, error) {
+	in := &corev3.TypedExtensionConfig{}
+	if err := decode(body, in, name, in.GetName); err != nil {
+		return nil, err
+	}
+	return in.GetTypedConfig(), config.CheckExtension(in)
+}
+
 // take implements taker. All listeners with the filter are compiled again: what one of
 // them can't be served with is refused, and nothing has changed.
 func (t *extensionTaker) take(e *entry[extensionRun], body []byte) error {
 	s := (*Sink)(t)
-	in := &corev3.TypedExtensionConfig{}
-	err := decode(body, in, e.name, in.GetName)
+	a, err := readExtension(e.name, body)
 	if err == nil {
-		err = config.CheckExtension(in)
-	}
-	if err == nil {
-		err = s.tryExtension(e, in.GetTypedConfig())
+		err = s.tryExtension(e.name, a)
 	}
 	if err != nil {
 		if !bytes.Equal(e.bad.body, body) { // else it is tried again
@@ -62,6 +107,7 @@ func (t *extensionTaker) take(e *entry[extensionRun], body []byte) error {
 		}
 		return err
 	}
+	e.run.config = a
 	e.run.reloads++
 	return nil
 }
@@ -70,7 +116,7 @@ func (t *extensionTaker) take(e *entry[extensionRun], body []byte) error {
 // errors (Envoy: FilterConfigSubscription::onConfigUpdate of removed resources).
 func (t *extensionTaker) drop(e *entry[extensionRun]) {
 	s := (*Sink)(t)
-	if err := s.tryExtension(e, nil); err != nil { // it serves on
+	if err := s.tryExtension(e.name, nil); err != nil { // it serves on
 		s.o.Logger.Error("an extension configuration can't be removed", "name", e.name, "reason", err)
 		return
 	}
@@ -79,20 +125,33 @@ func (t *extensionTaker) drop(e *entry[extensionRun]) {
 
 // tryExtension compiles all listeners that have a filter with another configuration of it.
 // It is all or nothing.
-func (s *Sink) tryExtension(e *entry[extensionRun], to *anypb.Any) error {
-	before, known := e.run.config, s.extensions.all[e.name]
-	e.run.config, s.extensions.all[e.name] = to, e
+func (s *Sink) tryExtension(name string, to *anypb.Any) error {
+	if _, done := s.trial[name]; done {
+		return nil
+	}
+	made, err := s.remake(map[string]*anypb.Any{name: to})
+	s.replaceAll(made)
+	return err
+}
+
+// remake compiles all listeners that have one of some filters with other configurations of
+// those. It is all or nothing.
+func (s *Sink) remake(to map[string]*anypb.Any) ([]remade, error) {
+	before := s.trial
+	s.trial = to
+	defer func() { s.trial = before }()
 	var made []remade
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(s.listeners.all)) {
 		l := s.listeners.all[name]
-		if units := l.run.units(); len(units) == 0 || find(units[len(units)-1], e.name) == nil {
+		if units := l.run.units(); len(units) == 0 || !hasAny(units[len(units)-1], to) {
 			continue
 		}
 		u, err := s.compileListener(name, l.good.body)
-		if err == nil && to != nil && !find(u, e.name).Came {
-			s.compiler.Release(u)
-			err = fmt.Errorf("typed_config: type %s is not among the filter's type_urls", to.GetTypeUrl())
+		if err == nil {
+			if err = checkCame(u, to); err != nil {
+				s.compiler.Release(u)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("for listener %s: %w", l.name, err))
@@ -101,26 +160,24 @@ func (s *Sink) tryExtension(e *entry[extensionRun], to *anypb.Any) error {
 		made = append(made, remade{l, u})
 	}
 	if len(errs) == 0 {
-		for _, m := range made {
-			s.replace(m.of, m.unit)
-		}
-		return nil
+		return made, nil
 	}
 	for _, m := range made {
 		s.compiler.Release(m.unit)
 	}
-	e.run.config = before
-	if known == nil {
-		delete(s.extensions.all, e.name)
-	}
-	return errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
-// find returns a filter of a listener, nil if it has none of that name.
-func find(u *config.Unit, name string) *config.Extension {
-	for i := range u.Extensions {
-		if u.Extensions[i].Name == name {
-			return &u.Extensions[i]
+// hasAny reports whether a listener has one of some filters.
+func hasAny(u *config.Unit, of map[string]*anypb.Any) bool {
+	return slices.ContainsFunc(u.Extensions, func(x config.Extension) bool { _, is := of[x.Name]; return is })
+}
+
+// checkCame refuses a configuration that a listener's filter doesn't take.
+func checkCame(u *config.Unit, to map[string]*anypb.Any) error {
+	for _, x := range u.Extensions {
+		if a := to[x.Name]; a != nil && !x.Came {
+			return fmt.Errorf("typed_config: type %s is not among the filter's type_urls", a.GetTypeUrl())
 		}
 	}
 	return nil
@@ -130,6 +187,12 @@ func find(u *config.Unit, name string) *config.Extension {
 type remade struct {
 	of   *entry[listenerRun]
 	unit *config.Unit
+}
+
+func (s *Sink) replaceAll(made []remade) {
+	for _, m := range made {
+		s.replace(m.of, m.unit)
+	}
 }
 
 // replace has a listener served, or wait, as it was compiled again. How long it has waited

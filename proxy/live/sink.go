@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/anypb"
+
 	"pillion/proxy/config"
 	"pillion/proxy/xds"
 )
@@ -73,15 +75,19 @@ type Sink struct {
 	warmListeners map[*entry[listenerRun]]bool
 	lacking       map[*entry[listenerRun]]bool
 	leaving       map[*entry[clusterRun]]bool
-	unbound       bool            // a listener is refused because its address can't be had
-	warned        map[string]bool // warnings that were logged
-	pending       pending
-	stale         uint8  // of which types the names to ask for may have changed
-	asks          uint64 // how often they did
-	ready         bool   // everything of the first push was there once
-	closed        bool
-	timer         *time.Timer // of the next deadline
-	cache         cache
+	// trial are configurations of filters by name that go before those that are held, nil
+	// for none: listeners are compiled with them, to see whether they can be.
+	trial map[string]*anypb.Any
+
+	unbound bool            // a listener is refused because its address can't be had
+	warned  map[string]bool // warnings that were logged
+	pending pending
+	stale   uint8  // of which types the names to ask for may have changed
+	asks    uint64 // how often they did
+	ready   bool   // everything of the first push was there once
+	closed  bool
+	timer   *time.Timer // of the next deadline
+	cache   cache
 
 	// wantMu is held while the subscriber is told, so that it hears of the newest
 	// names last. It is taken before mu.
@@ -177,7 +183,7 @@ func (s *Sink) apply(u *xds.Update, server bool) (err error) {
 	case SecretType:
 		err = s.secrets.update(u, (*secretTaker)(s))
 	case ExtensionType:
-		err = s.extensions.update(u, (*extensionTaker)(s))
+		err = s.updateExtensions(u)
 		s.listeners.retry((*listenerTaker)(s))
 		s.routes.retry((*routeTaker)(s))
 	case NameTableType:

@@ -134,7 +134,7 @@ func (t *table[R]) one(r *xds.Resource, version string, by taker[R]) error {
 		e = &entry[R]{name: r.Name}
 	}
 	key := t.key(r.Body)
-	if e.good.is() && bytes.Equal(e.good.body, key) && e.left.IsZero() {
+	if t.holds(e, key) {
 		t.counts.unchanged.Inc()
 		e.good.version, e.good.response, e.bad, e.why = r.Version, version, held{}, ""
 		return nil
@@ -145,6 +145,12 @@ func (t *table[R]) one(r *xds.Resource, version string, by taker[R]) error {
 		return fmt.Errorf("%s %s: %w", t.word, r.Name, err)
 	}
 	return nil
+}
+
+// holds reports whether a body is what is held already, of an entry that may be nil. key
+// is what is kept of the body.
+func (t *table[R]) holds(e *entry[R], key []byte) bool {
+	return e != nil && e.good.is() && bytes.Equal(e.good.body, key) && e.left.IsZero()
 }
 
 // accept takes one resource, or says why not.

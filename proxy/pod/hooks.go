@@ -5,6 +5,7 @@ package pod
 import (
 	"fmt"
 	"io"
+	"time"
 
 	"pillion/proxy/stats"
 )
@@ -22,10 +23,35 @@ type Proxy interface {
 	BeginDrain(inboundOnly bool)
 	// ActiveConnections counts the open connections to listeners of the mesh.
 	// Those of the proxy's own ports don't count.
-	ActiveConnections() (int, error)
+	ActiveConnections() int
+	// Agent tells what Istio's agent would count of its work.
+	Agent() AgentCounts
 	// NameTable is the table of names that the control plane has sent, as
 	// JSON; nil where there is none.
 	NameTable() ([]byte, error)
+}
+
+// AgentCounts are what Istio's agent counts, as far as its work is done here: how it
+// stands with the control plane and the CA, and with files of certificates.
+type AgentCounts struct {
+	// Requests are those that the control plane was sent, Responses its own.
+	Requests, Responses uint64
+	// Unopened are streams to it that couldn't be tried, Ended those that it ended or
+	// that broke off, Failed those that came to another end.
+	Unopened, Ended, Failed uint64
+	// CA are requests for certificates; nil without a CA.
+	CA *CACounts
+	// FileFailures is how often files of certificates couldn't be used, WatchFailures how
+	// often they couldn't be watched.
+	FileFailures, WatchFailures uint64
+	// Expires is when the workload's certificate does; zero without one.
+	Expires time.Time
+}
+
+// CACounts are requests for a certificate.
+type CACounts struct {
+	All, Failed uint64
+	Took        time.Duration // all of them together
 }
 
 // Health is how far a proxy is that a control plane drives.

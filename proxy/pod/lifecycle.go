@@ -10,12 +10,9 @@ import (
 	"time"
 )
 
-// The clock of a drain that ends with the last connection
+// connectionsEvery is the clock of a drain that ends with the last connection
 // (istio.io/istio/pkg/envoy/agent.go).
-const (
-	connectionsEvery = time.Second
-	maxCountErrors   = 5
-)
+const connectionsEvery = time.Second
 
 // Lifecycle is how the proxy ends, as Kubernetes and Istio's hooks have it:
 //
@@ -104,21 +101,12 @@ func (l *Lifecycle) wait(ctx context.Context, d time.Duration) bool {
 
 // untilZero waits until no connection is open.
 func (l *Lifecycle) untilZero(ctx context.Context) {
-	failures := 0
 	for l.wait(ctx, connectionsEvery) {
-		n, err := l.proxy.ActiveConnections()
-		switch {
-		case err != nil:
-			if failures++; failures >= maxCountErrors {
-				l.log.Warn("ending: the open connections can't be counted", "reason", err)
-				return
-			}
-		case n == 0:
+		n := l.proxy.ActiveConnections()
+		if n == 0 {
 			l.log.Info("ending: no connection is open")
 			return
-		default:
-			failures = 0
-			l.log.Info("connections are still open", "connections", n)
 		}
+		l.log.Info("connections are still open", "connections", n)
 	}
 }

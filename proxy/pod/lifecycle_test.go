@@ -35,8 +35,6 @@ func TestTerminate(t *testing.T) {
 		{name: "quit before", role: Sidecar, settings: DrainSettings{Termination: time.Minute}, before: (*Lifecycle).QuitNow, took: 0},
 		{name: "at zero", role: Sidecar, settings: zero(5 * time.Second), open: []int{3, 2, 1, 0}, took: 9 * time.Second, drains: []bool{true}},
 		{name: "at zero from the start", role: Sidecar, settings: zero(7 * time.Second), took: 8 * time.Second, drains: []bool{true}},
-		{name: "errors are forgiven", role: Sidecar, settings: zero(time.Second), open: []int{-1, -1, -1, -1, 1, -1, -1, -1, -1, 0}, took: 11 * time.Second, drains: []bool{true}},
-		{name: "but not five", role: Sidecar, settings: zero(time.Second), open: []int{-1, -1, -1, -1, -1, 1}, took: 6 * time.Second, drains: []bool{true}},
 		{name: "at zero, hurried in the minimum", role: Sidecar, settings: zero(time.Minute), hurry: time.Second, took: time.Second, drains: []bool{true}},
 		{name: "at zero, hurried while it counts", role: Sidecar, settings: zero(time.Second), open: slices.Repeat([]int{1}, 100), hurry: 4500 * time.Millisecond, took: 4500 * time.Millisecond, drains: []bool{true}},
 	} {

@@ -55,6 +55,7 @@ type merger struct {
 func newMerger(p *Pod, proxy Proxy, m *agentMetrics, log *slog.Logger) (*merger, error) {
 	g := &merger{pod: p, proxy: proxy, own: stats.NewRegistry(), metrics: m, log: log, slots: make(chan struct{}, maxScrapes)}
 	g.own.Add(m)
+	g.own.Add(workMetrics{proxy})
 	if err := g.own.AddRuntimeAs("istio_agent_"); err != nil {
 		return nil, err
 	}

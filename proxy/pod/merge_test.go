@@ -228,6 +228,40 @@ func TestCompressedMetrics(t *testing.T) {
 	}
 }
 
+// TestAgentMetrics: names and labels are those of Istio's agent, 1.31.
+func TestAgentMetrics(t *testing.T) {
+	proxy := &fakeProxy{}
+	s := newTestStatus(t, &Pod{}, proxy)
+	_, body, _ := request(s.Handler(), itself, "GET", "/metrics")
+	for _, absent := range []string{"cert_expiry", "outgoing"} {
+		if strings.Contains(body, absent) {
+			t.Errorf("%s is told of what there isn't", absent)
+		}
+	}
+	if !strings.Contains(body, "# TYPE istio_agent_istiod_connection_terminations counter\n") || !strings.Contains(body, "\n"+`istio_agent_istiod_connection_terminations{type="error"} 0`+"\n") {
+		t.Errorf("before anything has failed:\n%s", body)
+	}
+	proxy.agent = AgentCounts{Requests: 1, Responses: 2, Unopened: 3, Ended: 4, Failed: 5, CA: &CACounts{All: 6, Failed: 1, Took: 1500 * time.Microsecond},
+		FileFailures: 7, WatchFailures: 8, Expires: time.Now().Add(time.Hour)}
+	_, body, _ = request(s.Handler(), itself, "GET", "/metrics")
+	for _, want := range []string{
+		"istio_agent_xds_proxy_requests 1", "istio_agent_xds_proxy_responses 2", "istio_agent_istiod_connection_failures 3",
+		`istio_agent_istiod_connection_terminations{type="cancelled"} 4`, `istio_agent_istiod_connection_terminations{type="error"} 5`,
+		`istio_agent_num_outgoing_requests{request_type="csr"} 6`, `istio_agent_num_failed_outgoing_requests{request_type="csr"} 1`,
+		`istio_agent_outgoing_latency{request_type="csr"} 1.5`, "istio_agent_num_file_secret_failures_total 7", "istio_agent_num_file_watcher_failures_total 8",
+		"# TYPE istio_agent_cert_expiry_seconds gauge",
+	} {
+		if !strings.Contains(body, "\n"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, body)
+		}
+	}
+	_, after, _ := strings.Cut(body, `istio_agent_cert_expiry_seconds{resource_name="default"} `)
+	line, _, _ := strings.Cut(after, "\n")
+	if left, err := strconv.ParseFloat(line, 64); err != nil || left < 3500 || left > 3600 {
+		t.Errorf("the certificate has %q seconds left, %v", line, err)
+	}
+}
+
 // TestStartupDuration is told once the proxy was ready.
 func TestStartupDuration(t *testing.T) {
 	proxy := &fakeProxy{}

@@ -3,7 +3,6 @@
 package pod
 
 import (
-	"errors"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -122,11 +121,12 @@ func injected(t testing.TB) Input {
 // fakeProxy is a proxy as the contract sees one.
 type fakeProxy struct {
 	mu       sync.Mutex
-	health   Health   // guarded by mu
-	drains   []bool   // inboundOnly of each drain; guarded by mu
-	open     []int    // what ActiveConnections answers in turn, -1 is an error; guarded by mu
-	names    []byte   // guarded by mu
-	queries  []string // guarded by mu
+	health   Health      // guarded by mu
+	drains   []bool      // inboundOnly of each drain; guarded by mu
+	open     []int       // what ActiveConnections answers in turn; guarded by mu
+	agent    AgentCounts // guarded by mu
+	names    []byte      // guarded by mu
+	queries  []string    // guarded by mu
 	statsErr error
 }
 
@@ -161,18 +161,21 @@ func (f *fakeProxy) BeginDrain(inboundOnly bool) {
 	f.drains = append(f.drains, inboundOnly)
 }
 
-func (f *fakeProxy) ActiveConnections() (int, error) {
+func (f *fakeProxy) ActiveConnections() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.open) == 0 {
-		return 0, nil
+		return 0
 	}
 	n := f.open[0]
 	f.open = f.open[1:]
-	if n < 0 {
-		return 0, errors.New("no idea")
-	}
-	return n, nil
+	return n
+}
+
+func (f *fakeProxy) Agent() AgentCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.agent
 }
 
 func (f *fakeProxy) NameTable() ([]byte, error) {

@@ -160,7 +160,9 @@ func (c *conn) adopt(raw *pool.RawConn) bool {
 		return false
 	}
 	c.greetLocked()
-	c.tellLocked(http.Now(), false)
+	now := http.Now()
+	c.moved = now // what was waited for wasn't idle (Envoy: Filter::onUpstreamConnection)
+	c.tellLocked(now, false)
 	return true
 }
 

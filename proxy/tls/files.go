@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+
+	"pillion/proxy/stats"
 )
 
 // Times of the file source. Istio's agent waits as long for a mount to settle.
@@ -61,6 +63,8 @@ type Files struct {
 	mu    sync.Mutex
 	files []*secretFile // guarded by mu; each one is owned by Run
 	named map[string]bool
+
+	unwatched stats.Counter // attempts to watch a folder that failed
 }
 
 // secretFile is one secret and the files that it is made of.
@@ -215,7 +219,7 @@ func (f *Files) next() time.Duration {
 func (f *Files) readAll(notify *fsnotify.Watcher, changed bool) {
 	now := time.Now()
 	for _, file := range f.all() {
-		file.watch(notify)
+		f.unwatched.Add(file.watch(notify))
 		if changed || file.failing == "" || !now.Before(file.due) {
 			f.readOne(file, now)
 		}
@@ -292,15 +296,26 @@ func readFile(path string) ([]byte, error) {
 	return text, err
 }
 
+// Failures returns how often the files of a secret couldn't be used, and how often a folder
+// of them couldn't be watched.
+func (f *Files) Failures() (unused, unwatched uint64) {
+	for _, file := range f.all() {
+		unused += file.secret.Status().Failures
+	}
+	return unused, f.unwatched.Value()
+}
+
 // watch watches the folders on the way to the files, those of symbolic links
-// included. To watch a folder twice changes nothing.
-func (s *secretFile) watch(notify *fsnotify.Watcher) {
+// included, and returns how many can't be. To watch a folder twice changes nothing.
+func (s *secretFile) watch(notify *fsnotify.Watcher) (failed uint64) {
 	for _, path := range []string{s.chain, s.key, s.anchor, s.crl} {
 		if path == "" {
 			continue
 		}
 		for range 8 { // links on the way
-			_ = notify.Add(filepath.Dir(path)) // a folder that isn't there is polled for
+			if notify.Add(filepath.Dir(path)) != nil {
+				failed++ // a folder that isn't there is polled for
+			}
 			target, err := os.Readlink(path)
 			if err != nil {
 				break
@@ -311,4 +326,5 @@ func (s *secretFile) watch(notify *fsnotify.Watcher) {
 			path = target
 		}
 	}
+	return failed
 }

@@ -135,9 +135,16 @@ func TestFilesComeLate(t *testing.T) {
 	ca := newTestCA(t, "root")
 	dir := filepath.Join(t.TempDir(), "later")
 	secrets := NewSecrets()
-	runFiles(t, NewFiles(secrets, slog.New(slog.DiscardHandler)))
+	f := NewFiles(secrets, slog.New(slog.DiscardHandler))
+	runFiles(t, f)
+	if unused, unwatched := f.Failures(); unused+unwatched != 0 {
+		t.Errorf("without a file %d and %d failures", unused, unwatched)
+	}
 	s := secrets.Secret("file-root:" + filepath.Join(dir, "ca.pem"))
-	until(t, "a failure", func() bool { return s.Status().Failures > 0 })
+	until(t, "a failure", func() bool {
+		unused, unwatched := f.Failures()
+		return unused > 0 && unwatched > 0
+	})
 	writeFiles(t, dir, map[string][]byte{"ca.pem": ca.pem})
 	<-s.Ready()
 	// Garbage, and a file that vanishes, leave the anchors alone.

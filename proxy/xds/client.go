@@ -220,6 +220,7 @@ func (c *Client) session(ctx context.Context) (good bool, err error) {
 	for {
 		select {
 		case r := <-in:
+			c.count.responses.Inc()
 			if c.take(r) && !good {
 				good = true
 				slow.Stop()
@@ -314,6 +315,7 @@ func (c *Client) send(ctx context.Context, st stream, broken chan<- error) {
 		}
 		c.o.Logger.Debug("xDS request", "type", r.typeURL, "nonce", r.nonce, "refusal", r.refusal,
 			"subscribe", len(r.subscribe), "unsubscribe", len(r.unsubscribe), "initial", len(r.initial), "names", len(r.names))
+		c.count.requests.Inc()
 		if err := st.send(&r, node); err != nil {
 			if !errors.Is(err, io.EOF) { // receive gets what EOF stands for
 				broken <- err
@@ -383,8 +385,9 @@ func (c *Client) take(r *response) bool {
 
 // counters are what no type has its share of.
 type counters struct {
-	streams  stats.Counter // opened
-	restarts stats.Counter // streams that ended in order
-	unasked  stats.Counter // responses of types that weren't asked for
-	unwanted stats.Counter // resources that weren't asked for, or not any more
+	streams             stats.Counter // opened
+	restarts            stats.Counter // streams that ended in order
+	unasked             stats.Counter // responses of types that weren't asked for
+	unwanted            stats.Counter // resources that weren't asked for, or not any more
+	requests, responses stats.Counter
 }

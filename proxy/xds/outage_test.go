@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -100,6 +102,9 @@ func TestOutage(t *testing.T) {
 			m["cluster_manager.cds.update_success"] != 1 || m["cluster_manager.cds.update_attempt"] != n+1 || m["listener_manager.lds.update_success"] != 0 || m["pillion.xds.streams"] != 1 {
 			t.Errorf("metrics %v", m)
 		}
+		if c := r.client.Counts(); c != (Counts{Requests: c.Requests, Responses: 1, Failed: uint64(len(dials))}) || c.Requests < 2 {
+			t.Errorf("counts %+v after %d attempts", c, len(dials))
+		}
 		broke := time.Now()
 		st.end <- status.Error(codes.Unavailable, "caches aren't filled")
 		r.stream()
@@ -188,6 +193,48 @@ func TestConnectionsOfAge(t *testing.T) {
 		r.lines(0, 0, 0)
 		if m := r.metrics(); m["pillion.xds.streams_ended_in_order"] != 5 || m["cluster_manager.cds.update_failure"] != 0 || m["pillion.xds.streams"] != 6 {
 			t.Errorf("metrics %v", m)
+		}
+		if c := r.client.Counts(); c.Ended != 5 || c.Failed != 0 || c.Unopened != 0 || c.Responses != 5 {
+			t.Errorf("counts %+v", c)
+		}
+	})
+}
+
+// TestCounts: what ended is told from what failed as Istio's agent tells it.
+func TestCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		roots := filepath.Join(t.TempDir(), "roots")
+		r := newRig(t, false, &fakeServer{}, nil, func(_ *rig, o *Options) { o.Server.TokenFile = roots })
+		want := Counts{}
+		for _, tc := range []struct {
+			end   error
+			count *uint64
+		}{
+			{nil, &want.Ended},
+			{status.Error(codes.Canceled, "done"), &want.Ended},
+			{status.Error(codes.DeadlineExceeded, "late"), &want.Ended},
+			{status.Error(codes.Unavailable, "error reading from server: EOF"), &want.Ended},
+			{status.Error(codes.Unavailable, "the connection is closed: transport is closing"), &want.Ended},
+			{status.Error(codes.Unavailable, "caches aren't filled"), &want.Failed},
+			{status.Error(codes.Unauthenticated, "who are you"), &want.Failed},
+			{status.Error(codes.Internal, "stream terminated by RST_STREAM with error code: INTERNAL_ERROR"), &want.Failed},
+		} {
+			r.stream().end <- tc.end
+			*tc.count++
+			synctest.Wait()
+			got := r.client.Counts()
+			if got.Requests, got.Responses = 0, 0; got != want {
+				t.Errorf("after %v: %+v, not %+v", tc.end, got, want)
+			}
+		}
+		// A token that can't be read: the next streams aren't tried.
+		if err := os.Mkdir(roots, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := r.client.Counts(); got.Unopened < 2 || got.Ended != want.Ended || got.Failed != want.Failed {
+			t.Errorf("without a token: %+v", got)
 		}
 	})
 }

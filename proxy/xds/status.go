@@ -3,8 +3,15 @@
 package xds
 
 import (
+	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"pillion/proxy/tls/renew"
 )
@@ -78,6 +85,7 @@ type line struct {
 	attempts int       // streams that failed in it
 	owed     bool      // the server has to answer the first requests of the stream
 	failures map[renew.Reason]uint64
+	broke    uint64 // of the failures, those of which broken is true
 }
 
 func (l *line) enter(s State) { l.state, l.since = s, time.Now() }
@@ -103,6 +111,9 @@ func (c *Client) failed(err error) {
 		c.line.failures = map[renew.Reason]uint64{}
 	}
 	c.line.failures[reason]++
+	if reason != renew.Local && broken(err) {
+		c.line.broke++
+	}
 	for _, s := range c.types {
 		s.failures.Inc()
 	}
@@ -168,4 +179,47 @@ func (c *Client) stopped() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.line.enter(Stopped)
+}
+
+// broken reports whether a connection broke off as those of a server do that goes away,
+// which Istio's agent counts apart from errors (istio.io/istio/pilot/pkg/grpc,
+// GRPCErrorType).
+func broken(err error) bool {
+	if errors.Is(err, io.EOF) {
+		return true
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return false
+	}
+	switch s.Code() {
+	case codes.Canceled, codes.DeadlineExceeded:
+		return true
+	case codes.Unavailable:
+		return slices.ContainsFunc([]string{"client disconnected", "error reading from server: EOF", "transport is closing"},
+			func(text string) bool { return strings.Contains(s.Message(), text) })
+	}
+	return false
+}
+
+// Counts are what has passed between a client and its server.
+type Counts struct {
+	Requests, Responses uint64
+	// Unopened are the streams that weren't tried, for want of the roots or of a token;
+	// Ended are those that the server ended, or that broke off; Failed all others that
+	// came to an end.
+	Unopened, Ended, Failed uint64
+}
+
+// Counts returns the counts as they are now.
+func (c *Client) Counts() Counts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := Counts{Requests: c.count.requests.Value(), Responses: c.count.responses.Value(),
+		Unopened: c.line.failures[renew.Local], Ended: c.count.restarts.Value() + c.line.broke}
+	for _, n := range c.line.failures {
+		now.Failed += n
+	}
+	now.Failed -= now.Unopened + c.line.broke
+	return now
 }

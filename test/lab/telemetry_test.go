@@ -123,7 +123,8 @@ func testTelemetry(t *testing.T, m *mesh) {
 		})
 	}
 	t.Run("merged", func(t *testing.T) {
-		for _, want := range []string{"istio_agent_scrapes_total", "istio_requests_total", "envoy_server_live", `istio_build{component="proxy"`} {
+		for _, want := range []string{"istio_agent_scrapes_total", `istio_agent_cert_expiry_seconds{resource_name="default"}`, "istio_agent_xds_proxy_responses",
+			`istio_agent_num_outgoing_requests{request_type="csr"}`, `istio_agent_istiod_connection_terminations{type="error"}`, "istio_requests_total", "envoy_server_live", `istio_build{component="proxy"`} {
 			if len(m.metrics("ratings-v1", 15020, want)) == 0 {
 				t.Errorf("the page of port 15020 lacks %s", want)
 			}

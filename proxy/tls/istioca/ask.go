@@ -17,6 +17,30 @@ import (
 // maxAnswer bounds the CA's answer.
 const maxAnswer = 1 << 20
 
+// Requests are those that were made of a CA, the failed ones among them; Took is how long
+// all of them took together.
+type Requests struct {
+	All, Failed uint64
+	Took        time.Duration
+}
+
+// Requests returns what was asked so far.
+func (s *Source) Requests() Requests {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.requests
+}
+
+func (s *Source) count(took time.Duration, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests.All++
+	s.requests.Took += took
+	if err != nil {
+		s.requests.Failed++
+	}
+}
+
 // ask makes a key and has it signed once. Certificates are rare, so each
 // request has a connection of its own, made by the roots as they are then.
 func (s *Source) ask(ctx context.Context) (*answer, error) {
@@ -39,12 +63,15 @@ func (s *Source) ask(ctx context.Context) (*answer, error) {
 	if s.o.CertSigner != "" {
 		msg.Metadata = &structpb.Struct{Fields: map[string]*structpb.Value{"CertSigner": structpb.NewStringValue(s.o.CertSigner)}}
 	}
+	begun := time.Now()
+	var got *answer
 	resp, err := capb.NewIstioCertificateServiceClient(conn).CreateCertificate(ctx, msg)
-	if err != nil {
-		if !token && renew.ReasonOf(err) == renew.Denied {
-			return nil, renew.Because(renew.Denied, fmt.Errorf("%w (no token was sent: there is none in %q)", err, s.o.TokenFile))
-		}
-		return nil, err
+	if err == nil {
+		got, err = readAnswer(resp.GetCertChain(), req.key, s.o.ID, time.Now())
 	}
-	return readAnswer(resp.GetCertChain(), req.key, s.o.ID, time.Now())
+	s.count(time.Since(begun), err)
+	if err != nil && !token && renew.ReasonOf(err) == renew.Denied {
+		err = renew.Because(renew.Denied, fmt.Errorf("%w (no token was sent: there is none in %q)", err, s.o.TokenFile))
+	}
+	return got, err
 }

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -85,6 +86,9 @@ type Source struct {
 	o      Options
 	server controlplane.Server
 	status *renew.Status
+
+	mu       sync.Mutex
+	requests Requests // guarded by mu
 }
 
 // New checks the options.

@@ -247,6 +247,10 @@ func TestTrouble(t *testing.T) {
 				if per := map[bool]int{true: 1 + retries, false: 1}[tc.heals]; calls < per*rounds || calls > per*(rounds+1) {
 					t.Errorf("%d requests in %d rounds", calls, rounds)
 				}
+				// One may be under way.
+				if n := r.source.Requests(); n.All != n.Failed+1 || int(n.Failed) < calls-1 || int(n.Failed) > calls || (tc.reason == renew.Slow) != (n.Took > 9*time.Second) {
+					t.Errorf("%d calls, counted as %+v", calls, n)
+				}
 				st := r.secrets.Secret("default").Status()
 				if !st.Chain[0].Equal(first) || st.LastError == "" {
 					t.Errorf("%+v", st)
