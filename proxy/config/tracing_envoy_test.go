@@ -372,8 +372,8 @@ func (s *tracingSide) story(t *testing.T, mark string, n int) string {
 		// with nobody.
 		sp.failed = sp.tags["error"] == "true"
 		sp.shared = sp.shared && sp.id == inSpan
-		line := fmt.Sprintf("%s %q trace %s id %s parent %q state %q failed %t shared %t service %q\n", sp.kind, sp.name, sp.trace, sp.id, sp.parent, sp.state,
-			sp.failed, sp.shared, sp.resource["service.name"])
+		line := fmt.Sprintf("%s %q trace %s id %s parent %q state %q failed %t shared %t flags %#x service %q\n", sp.kind, sp.name, sp.trace, sp.id, sp.parent, sp.state,
+			sp.failed, sp.shared, sp.flags, sp.resource["service.name"])
 		for _, key := range slices.Sorted(maps.Keys(sp.tags)) {
 			line += "    " + key + "=" + sp.tags[key] + "\n"
 		}

@@ -26,6 +26,7 @@ import (
 type collected struct {
 	trace, id, parent, state, kind, name string
 	failed, shared                       bool
+	flags                                uint32 // of OpenTelemetry
 	tags                                 map[string]string
 	events                               []string
 	resource                             map[string]string // of OpenTelemetry; Zipkin's local service name
@@ -102,7 +103,7 @@ func (c *collector) otlp(body []byte) error {
 				out := collected{
 					trace: hex.EncodeToString(s.GetTraceId()), id: hex.EncodeToString(s.GetSpanId()), parent: hex.EncodeToString(s.GetParentSpanId()),
 					state: s.GetTraceState(), kind: strings.TrimPrefix(s.GetKind().String(), "SPAN_KIND_"), name: s.GetName(),
-					failed: s.GetStatus().GetCode() == 2, tags: pairs(s.GetAttributes()), resource: pairs(rs.GetResource().GetAttributes()),
+					flags: s.GetFlags(), failed: s.GetStatus().GetCode() == 2, tags: pairs(s.GetAttributes()), resource: pairs(rs.GetResource().GetAttributes()),
 				}
 				for _, e := range s.GetEvents() {
 					out.events = append(out.events, e.GetName())

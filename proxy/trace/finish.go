@@ -17,7 +17,7 @@ func (r *Request) Finish(ex *http.Exchange) {
 	}
 	b := builders.Get().(*builder)
 	s := &b.span
-	*s = Span{TraceID: r.ctx.TraceID, ID: r.ctx.SpanID, Parent: r.ctx.ParentID, State: r.ctx.State, Shared: r.shared,
+	*s = Span{TraceID: r.ctx.TraceID, ID: r.ctx.SpanID, Parent: r.ctx.ParentID, Remote: r.joined, State: r.ctx.State, Shared: r.shared,
 		Start: wall(ex.Start), End: wall(ex.End), Local: ex.Conn.Local}
 	if !r.cfg.Ingress && !r.cfg.Upstream {
 		s.Kind = Client

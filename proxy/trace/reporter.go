@@ -33,6 +33,7 @@ type Reporter struct {
 	to     Collector    // immutable
 	counts *Counts      // immutable
 	log    *slog.Logger // immutable
+	most   int          // spans that may wait; immutable
 
 	mu      sync.Mutex
 	batch   []byte // guarded by mu, as all below
@@ -50,9 +51,13 @@ type Reporter struct {
 	failures   int       // of the goroutine: spans lost since then
 }
 
-// NewReporter returns a reporter that nothing has to be done for until spans come.
-func NewReporter(to Collector, counts *Counts, log *slog.Logger) *Reporter {
-	return &Reporter{to: to, counts: counts, log: log,
+// NewReporter returns a reporter that nothing has to be done for until spans come. most
+// bounds how many wait for a slow collector; 0 is the default.
+func NewReporter(to Collector, counts *Counts, most int, log *slog.Logger) *Reporter {
+	if most == 0 {
+		most = maxSpans
+	}
+	return &Reporter{to: to, counts: counts, most: most, log: log,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), give: make(chan struct{})}
 }
 
@@ -60,7 +65,7 @@ func NewReporter(to Collector, counts *Counts, log *slog.Logger) *Reporter {
 func (r *Reporter) Report(s *Span) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed || r.spans >= maxSpans || len(r.batch) >= maxBytes {
+	if r.closed || r.spans >= r.most || len(r.batch) >= maxBytes {
 		r.counts.Dropped.Inc()
 		return
 	}
@@ -70,7 +75,7 @@ func (r *Reporter) Report(s *Span) {
 		r.running, r.ended = true, make(chan struct{})
 		go r.run(r.ended)
 	}
-	if !r.full && (r.spans >= flushSpans || len(r.batch) >= flushBytes) {
+	if !r.full && (r.spans >= min(flushSpans, r.most) || len(r.batch) >= flushBytes) {
 		r.full = true
 		select {
 		case r.wake <- struct{}{}:

@@ -57,7 +57,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func TestReporterWaitsForMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, counts := &stubCollector{}, &Counts{}
-		r := NewReporter(c, counts, discard())
+		r := NewReporter(c, counts, 0, discard())
 		r.Report(&Span{Name: []byte("a")})
 		time.Sleep(FlushInterval - 1)
 		r.Report(&Span{Name: []byte("b")})
@@ -98,7 +98,7 @@ func TestReporterSendsFullBatches(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, counts := &stubCollector{}, &Counts{}
-				r := NewReporter(c, counts, discard())
+				r := NewReporter(c, counts, 0, discard())
 				n := 0
 				for ; len(c.got()) == 0 && n <= flushSpans; n++ {
 					r.Report(span)
@@ -121,7 +121,7 @@ func TestReporterSendsFullBatches(t *testing.T) {
 func TestReporterIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, counts := &stubCollector{hold: make(chan struct{})}, &Counts{}
-		r := NewReporter(c, counts, discard())
+		r := NewReporter(c, counts, 0, discard())
 		for range flushSpans { // the batch that hangs
 			r.Report(&Span{Name: []byte("a")})
 		}
@@ -144,10 +144,26 @@ func TestReporterIsBounded(t *testing.T) {
 	})
 }
 
+// TestReporterOfFewSpans: a small bound is a smaller batch, too.
+func TestReporterOfFewSpans(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, counts := &stubCollector{}, &Counts{}
+		r := NewReporter(c, counts, 2, discard())
+		for range 3 {
+			r.Report(&Span{Name: []byte("a")})
+		}
+		synctest.Wait()
+		if got := c.got(); len(got) != 1 || got[0] != "a a " || counts.Dropped.Value() != 1 {
+			t.Errorf("sent %q, %d dropped", got, counts.Dropped.Value())
+		}
+		r.Close(time.Second)
+	})
+}
+
 func TestReporterCloseGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, counts := &stubCollector{hold: make(chan struct{})}, &Counts{}
-		r := NewReporter(c, counts, discard())
+		r := NewReporter(c, counts, 0, discard())
 		r.Report(&Span{Name: []byte("a")})
 		began := time.Now()
 		r.Close(2 * time.Second)
@@ -166,7 +182,7 @@ func TestReporterComplains(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		c, counts := &stubCollector{err: errors.New("503 from the collector")}, &Counts{}
-		r := NewReporter(c, counts, slog.New(slog.NewTextHandler(&log, nil)))
+		r := NewReporter(c, counts, 0, slog.New(slog.NewTextHandler(&log, nil)))
 		for range 14 { // 70 seconds
 			r.Report(&Span{Name: []byte("a")})
 			time.Sleep(FlushInterval)
@@ -186,7 +202,7 @@ func TestReporterComplains(t *testing.T) {
 
 func TestReporterConcurrently(t *testing.T) {
 	c, counts := &stubCollector{}, &Counts{}
-	r := NewReporter(c, counts, discard())
+	r := NewReporter(c, counts, 0, discard())
 	var work sync.WaitGroup
 	for range 4 {
 		work.Go(func() {
@@ -204,7 +220,7 @@ func TestReporterConcurrently(t *testing.T) {
 
 func TestReporterAllocatesNothing(t *testing.T) {
 	c := &stubCollector{}
-	r := NewReporter(c, &Counts{}, discard())
+	r := NewReporter(c, &Counts{}, 0, discard())
 	defer r.Close(time.Second)
 	span := &Span{Name: bytes.Repeat([]byte("a"), 400)}
 	for range 100 { // the batch has memory
@@ -217,7 +233,7 @@ func TestReportersShareAndForget(t *testing.T) {
 	rs := NewReporters(discard())
 	made := 0
 	get := func(key string) *Reporter {
-		r, err := rs.Get(key, &rs.Zipkin, func() (Collector, error) { made++; return &stubCollector{}, nil })
+		r, err := rs.Get(key, &rs.Zipkin, 0, func() (Collector, error) { made++; return &stubCollector{}, nil })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +254,7 @@ func TestReportersShareAndForget(t *testing.T) {
 		t.Error("a reporter that somebody has was forgotten")
 	}
 	bad := errors.New("no cluster")
-	if _, err := rs.Get("d", &rs.Zipkin, func() (Collector, error) { return nil, bad }); err != bad {
+	if _, err := rs.Get("d", &rs.Zipkin, 0, func() (Collector, error) { return nil, bad }); err != bad {
 		t.Errorf("error %v", err)
 	}
 	rs.Close(time.Second)

@@ -40,7 +40,8 @@ func NewReporters(log *slog.Logger) *Reporters {
 }
 
 // Get returns the reporter of a key, which stands for all that its collector is made of.
-func (rs *Reporters) Get(key string, counts *Counts, collector func() (Collector, error)) (*Reporter, error) {
+// most is as for NewReporter.
+func (rs *Reporters) Get(key string, counts *Counts, most int, collector func() (Collector, error)) (*Reporter, error) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if r := rs.byKey[key].Value(); r != nil {
@@ -50,7 +51,7 @@ func (rs *Reporters) Get(key string, counts *Counts, collector func() (Collector
 	if err != nil {
 		return nil, err
 	}
-	r := NewReporter(to, counts, rs.log)
+	r := NewReporter(to, counts, most, rs.log)
 	if rs.byKey == nil {
 		r.Close(0) // the proxy is ending
 		return r, nil

@@ -73,6 +73,7 @@ type Request struct {
 	reason Reason
 	single bool // it came with B3's one field
 	shared bool
+	joined bool // the trace was there before
 	// written: the next one has to be told.
 	written bool
 	// named is the name that somebody else has given to the span; nil for none.
@@ -148,7 +149,7 @@ func (r *Request) join(ex *http.Exchange) {
 		// request ID has brought the decision along. So does Envoy 1.40.
 		sampled = sampled && f.Sampled
 	}
-	r.single, r.written = f.single, true
+	r.single, r.written, r.joined = f.single, true, f.traced
 	switch {
 	case f.traced && cfg.SharedSpans && cfg.Ingress:
 		r.ctx, r.shared = f.Context, true

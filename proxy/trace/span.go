@@ -40,6 +40,8 @@ type Span struct {
 	ID      SpanID
 	// Parent is the span that caused this one; zero for the first of a trace.
 	Parent SpanID
+	// Remote says that the parent is somebody else's span.
+	Remote bool
 	// State is the tracestate that goes with the trace (W3C Trace Context), empty
 	// for none.
 	State []byte

@@ -50,8 +50,11 @@ const (
 	kindServer  = 2
 	kindClient  = 3
 	statusError = 2
-	// flagSampled is the flag of W3C Trace Context, which a span's flags begin with.
-	flagSampled = 1
+	// flagSampled is the flag of W3C Trace Context, which a span's flags begin with. It is
+	// known of each parent whether it is remote, and that is what the other two say.
+	flagSampled       = 0x001
+	flagRemoteIsKnown = 0x100
+	flagRemote        = 0x200
 )
 
 // appendSpan appends a span as one of the spans of a ScopeSpans.
@@ -84,7 +87,14 @@ func appendSpan(dst []byte, s *trace.Span) []byte {
 		dst = appendLength(dst, spanStatus, statusSize)
 		dst = protowire.AppendVarint(protowire.AppendTag(dst, statusCode, protowire.VarintType), statusError)
 	}
-	return protowire.AppendFixed32(protowire.AppendTag(dst, spanFlags, protowire.Fixed32Type), flagSampled)
+	return protowire.AppendFixed32(protowire.AppendTag(dst, spanFlags, protowire.Fixed32Type), flags(s))
+}
+
+func flags(s *trace.Span) uint32 {
+	if s.Remote {
+		return flagSampled | flagRemoteIsKnown | flagRemote
+	}
+	return flagSampled | flagRemoteIsKnown
 }
 
 // valid makes UTF-8 of what a stranger may have sent otherwise: a message with anything

@@ -99,7 +99,7 @@ func mustBuild(t *testing.T, text string) (*Collector, *stubClient) {
 func richSpan() *trace.Span {
 	return &trace.Span{
 		TraceID: trace.TraceID{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, ID: trace.SpanID{1, 2, 3, 4, 5, 6, 7, 8},
-		Parent: trace.SpanID{8, 7, 6, 5, 4, 3, 2, 1}, State: []byte("a=b"), Kind: trace.Client, Name: []byte("reviews:9080/*"),
+		Parent: trace.SpanID{8, 7, 6, 5, 4, 3, 2, 1}, Remote: true, State: []byte("a=b"), Kind: trace.Client, Name: []byte("reviews:9080/*"),
 		Start: 1_700_000_000_000_000_001, End: 1_700_000_000_123_456_789, Failed: true, Local: "10.0.0.1:15001",
 		Attributes: []trace.Attribute{{Key: "http.url", Value: []byte("http://a/" + strings.Repeat("x", 300))}, {Key: "empty", Value: nil}},
 		Events:     []trace.Event{{At: 1_700_000_000_100_000_000, Name: "first_upstream_tx_byte_sent"}},
@@ -112,8 +112,11 @@ func attributeOf(key, value string) *commonv1.KeyValue {
 
 // official is the span as OpenTelemetry's own message.
 func official(s *trace.Span) *tracev1.Span {
-	out := &tracev1.Span{TraceId: s.TraceID[:], SpanId: s.ID[:], TraceState: string(s.State), Name: string(s.Name), Flags: 1,
+	out := &tracev1.Span{TraceId: s.TraceID[:], SpanId: s.ID[:], TraceState: string(s.State), Name: string(s.Name), Flags: 0x101,
 		Kind: tracev1.Span_SPAN_KIND_SERVER, StartTimeUnixNano: uint64(s.Start), EndTimeUnixNano: uint64(s.End)}
+	if s.Remote {
+		out.Flags = 0x301
+	}
 	if s.Kind == trace.Client {
 		out.Kind = tracev1.Span_SPAN_KIND_CLIENT
 	}
