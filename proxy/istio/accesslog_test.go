@@ -37,6 +37,7 @@ func TestAccessLog(t *testing.T) {
 			telemetryYAML("default", "c", "{selector: {matchLabels: {app: shop}}, accessLogging: [{providers: [{name: envoy}]}]}"), Options{Labels: shop}, "/dev/stdout"},
 		{"inbound only", telemetryYAML("istio-system", "a", "{accessLogging: [{match: {mode: SERVER}, providers: [{name: envoy}]}]}"), Options{}, ""},
 		{"outbound only", telemetryYAML("istio-system", "a", "{accessLogging: [{match: {mode: CLIENT}, providers: [{name: envoy}]}]}"), Options{}, "/dev/stdout"},
+		{"the first of the root namespace", telemetryYAML("istio-system", "a", on) + telemetryYAML("istio-system", "b", off), Options{Namespace: "istio-system"}, "/dev/stdout"},
 		{"the first of a namespace", telemetryYAML("default", "a", on) + telemetryYAML("default", "b", off), Options{}, "/dev/stdout"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

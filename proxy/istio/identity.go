@@ -12,9 +12,9 @@ import (
 const unnamedCluster = "istio-proxy"
 
 // canonicalService is the workload's name among services, found as Istio's injector
-// finds it; "unknown" when nothing tells.
-func (o *Options) canonicalService() string {
-	return cmp.Or(firstLabel(o.Labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), o.WorkloadName, "unknown")
+// finds it; otherwise when nothing tells.
+func (o *Options) canonicalService(otherwise string) string {
+	return cmp.Or(firstLabel(o.Labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), o.WorkloadName, otherwise)
 }
 
 // canonicalRevision is the workload's version, found in the same way.
@@ -30,7 +30,7 @@ func (o *Options) serviceCluster() string {
 	case *mesh.ProxyConfig_ServiceCluster:
 		named = c.ServiceCluster
 	case *mesh.ProxyConfig_TracingServiceName_:
-		canonical := cmp.Or(firstLabel(o.Labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), o.WorkloadName, unnamedCluster)
+		canonical := o.canonicalService(unnamedCluster)
 		switch c.TracingServiceName {
 		case mesh.ProxyConfig_CANONICAL_NAME_ONLY:
 			named = canonical

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	mesh "istio.io/api/mesh/v1alpha1"
 
 	"pillion/proxy/istio/source"
 )
@@ -32,8 +31,7 @@ func inboundOf(t *testing.T, app, port string, more ...string) *Resources {
 		objs = append(objs, loadFile(t, name)...)
 	}
 	r, problems := Translate(objs, Options{
-		MeshConfig: &source.Object{Spec: &mesh.MeshConfig{}}, // without tracing
-		Identity:   true, ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
+		Identity: true, ClusterID: "lab", AccessLogFile: "/dev/stdout", Labels: map[string]string{"app": app},
 		Inbound: []string{"127.0.0.1:1" + port + "=127.0.0.1:" + port},
 	})
 	if r == nil {

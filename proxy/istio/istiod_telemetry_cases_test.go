@@ -42,7 +42,7 @@ var telemetryGroups = []telemetryGroup{
   customTags: {a: {literal: {value: x}}, b: {header: {name: x-b, defaultValue: none}}, c: {environment: {name: C}}}}}`, cases: []telemetryCase{
 		{"no Telemetry", "", ""},
 	}},
-	{name: "sampling", mesh: "defaultConfig: {tracing: {sampling: 200}}", cases: []telemetryCase{
+	{name: "bootstrap, sampling", mesh: `defaultConfig: {tracing: {sampling: 200, zipkin: {address: "zipkin.tracing:9411"}}}`, cases: []telemetryCase{
 		{"above 100", "", ""},
 	}},
 	{name: "providers", mesh: traceProviders, cases: []telemetryCase{

@@ -180,7 +180,9 @@ func (t *tracing) set(class listenerClass, s *traceSpec) {
 }
 
 // withoutTelemetry is what listeners are told when no Telemetry says anything. The
-// provider is then the bootstrap's, which defaultConfig.tracing is about.
+// provider is then the bootstrap's, which defaultConfig.tracing is about. Where that names
+// none they are told nothing: istiod tells them all the same, by which an Envoy without a
+// tracer sends no spans, but marks request IDs and tells upstreams the route's operation.
 func (t *tracing) withoutTelemetry() *hcmv3.HttpConnectionManager_Tracing {
 	own := t.proxyTracing()
 	m := &hcmv3.HttpConnectionManager_Tracing{Provider: t.bootstrapTracer()}
@@ -189,6 +191,9 @@ func (t *tracing) withoutTelemetry() *hcmv3.HttpConnectionManager_Tracing {
 	m.CustomTags = t.customTags(&traceSpec{istioTags: istioTags})
 	if n := own.GetMaxPathTagLength(); n != 0 {
 		m.MaxPathTagLength = wrapperspb.UInt32(n)
+	}
+	if m.Provider == nil {
+		return nil
 	}
 	return m
 }

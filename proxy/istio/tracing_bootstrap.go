@@ -4,7 +4,9 @@ package istio
 
 import (
 	"net"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -49,6 +51,22 @@ func (t *tracing) bootstrapTracer() *tracev3.Tracing_Http {
 	})
 }
 
+// serviceNamed finds a service by any of the names that clients may use, also one that the
+// Sidecar doesn't name: nor does it bind the bootstrap.
+func (t *tracing) serviceNamed(host string) *service {
+	if s := t.scope.serviceNamed(host, t.o); s != nil {
+		return s
+	}
+	host = strings.ToLower(host)
+	i := slices.IndexFunc(t.scope.registry.services, func(s *service) bool {
+		return s.visibleTo(t.o.Namespace) && t.scope.byHost[s.host] == nil && slices.Contains(domainForms(s.host, t.o.Namespace, t.o.DomainSuffix), host)
+	})
+	if i < 0 {
+		return nil
+	}
+	return t.scope.registry.services[i]
+}
+
 // zipkinAddress finds or makes the cluster of an address: that of the service which has
 // the name, since there may be no DNS here that knows services, or else one of DNS.
 func (t *tracing) zipkinAddress(address string) (cluster string, ok bool) {
@@ -65,7 +83,8 @@ func (t *tracing) zipkinAddress(address string) (cluster string, ok bool) {
 			return "", false
 		}
 	}
-	if s := t.scope.serviceNamed(host, t.o); s != nil && s.port(uint32(port)) != nil {
+	if s := t.serviceNamed(host); s != nil && s.port(uint32(port)) != nil {
+		t.services = append(t.services, s)
 		return clusterName(s.host, "", uint32(port)), true
 	}
 	t.clusters = append(t.clusters, &clusterv3.Cluster{

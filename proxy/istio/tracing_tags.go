@@ -37,7 +37,7 @@ func (t *tracing) customTags(s *traceSpec) []*tracingv3.CustomTag {
 func (t *tracing) serviceTags() []*tracingv3.CustomTag {
 	return []*tracingv3.CustomTag{
 		literalTag("istio.canonical_revision", t.o.canonicalRevision()),
-		literalTag("istio.canonical_service", t.o.canonicalService()),
+		literalTag("istio.canonical_service", t.o.canonicalService("unknown")),
 		literalTag("istio.mesh_id", t.o.TrustDomain), // the injector's, where the mesh has no other
 		literalTag("istio.namespace", t.o.Namespace),
 		literalTag("istio.cluster_id", t.o.ClusterID),

@@ -114,6 +114,7 @@ func TestTracingQuiet(t *testing.T) {
 	for _, c := range []struct{ mesh, spec string }{
 		{"", ""},
 		{"enableTracing: false", ""},
+		{"defaultConfig: {tracing: {sampling: 50}}", ""},
 		{unused, byProvider("zipkin-all")},
 		{unused, byProvider("otel-grpc")},
 		{unused, byProvider("otel-http")},
@@ -121,7 +122,10 @@ func TestTracingQuiet(t *testing.T) {
 		{unused, "{tracing: [{match: {mode: CLIENT}, providers: [{name: zipkin}]}, {match: {mode: SERVER}, providers: [{name: bad}], disableSpanReporting: true}]}"},
 		{"defaultProviders: {tracing: [zipkin], metrics: [prometheus]}" + traceProviders, "{tracing: [{randomSamplingPercentage: 5}]}"},
 	} {
-		_, _, said := traced(t, c.mesh, c.spec, Options{})
+		_, m, said := traced(t, c.mesh, c.spec, Options{})
+		if tracer := c.spec != "" || strings.Contains(c.mesh, "defaultProviders"); tracer != (m != nil) {
+			t.Errorf("%s of %s: told %v", c.spec, c.mesh, m)
+		}
 		for line := range strings.Lines(said) {
 			if !strings.Contains(line, "has no endpoints") && !strings.Contains(line, "--listen") {
 				t.Errorf("%s of %s: %s", c.spec, c.mesh, line)
@@ -190,6 +194,17 @@ func TestTracingBootstrap(t *testing.T) {
 			}
 		})
 	}
+	// A Sidecar that doesn't name the service doesn't hide it.
+	r, problems := Translate(load(t, collectors+`
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: a, namespace: default}
+spec: {egress: [{hosts: ["./*"]}]}
+`), Options{HTTPAddr: "127.0.0.1:15080", MeshConfig: loadMesh(t, `defaultConfig: {tracing: {zipkin: {address: "zipkin.tracing:9411"}}}`)})
+	if r == nil || r.clusterOf("outbound|9411||zipkin.tracing.svc.cluster.local") == nil || r.clusterOf("zipkin") != nil {
+		t.Errorf("no cluster of the service:\n%s", describe(problems))
+	}
 	// A Telemetry takes its place, as in istiod.
 	_, m, _ := traced(t, `defaultConfig: {tracing: {zipkin: {address: "127.0.0.1:9411"}}}`, "{tracing: [{disableSpanReporting: true}]}", Options{})
 	if m != nil {
@@ -218,18 +233,19 @@ func TestIdentity(t *testing.T) {
 		{"all labels", l("app", "a", "app.kubernetes.io/name", "n", "service.istio.io/canonical-name", "c", "app.kubernetes.io/instance", "i",
 			"version", "1", "app.kubernetes.io/version", "2", "service.istio.io/canonical-revision", "3"), "w", "", "a.shop", "c", "3", "i"},
 		{"recommended labels", l("app.kubernetes.io/name", "n", "app.kubernetes.io/version", "2"), "", "", "n.shop", "n", "2", "n"},
-		{"service cluster", l("app", "cart"), "", "{serviceCluster: mine}", "mine", "cart", "latest", "unknown_service"},
-		{"the default one", l("app", "cart"), "", "{serviceCluster: istio-proxy}", "cart.shop", "cart", "latest", "unknown_service"},
-		{"by label", l("app", "cart"), "", "{tracingServiceName: APP_LABEL_AND_NAMESPACE}", "cart.shop", "cart", "latest", "unknown_service"},
-		{"canonical", l("app", "cart"), "", "{tracingServiceName: CANONICAL_NAME_ONLY}", "cart", "cart", "latest", "unknown_service"},
-		{"canonical, unnamed", nil, "", "{tracingServiceName: CANONICAL_NAME_ONLY}", "istio-proxy.shop", "unknown", "latest", "unknown_service"},
-		{"canonical and namespace", nil, "w", "{tracingServiceName: CANONICAL_NAME_AND_NAMESPACE}", "w.shop", "w", "latest", "w"},
+		{"service cluster", l("app", "cart"), "", "serviceCluster: mine", "mine", "cart", "latest", "unknown_service"},
+		{"the default one", l("app", "cart"), "", "serviceCluster: istio-proxy", "cart.shop", "cart", "latest", "unknown_service"},
+		{"by label", l("app", "cart"), "", "tracingServiceName: APP_LABEL_AND_NAMESPACE", "cart.shop", "cart", "latest", "unknown_service"},
+		{"canonical", l("app", "cart"), "", "tracingServiceName: CANONICAL_NAME_ONLY", "cart", "cart", "latest", "unknown_service"},
+		{"canonical, unnamed", nil, "", "tracingServiceName: CANONICAL_NAME_ONLY", "istio-proxy.shop", "unknown", "latest", "unknown_service"},
+		{"canonical and namespace", nil, "w", "tracingServiceName: CANONICAL_NAME_AND_NAMESPACE", "w.shop", "w", "latest", "w"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			mesh := ""
+			mesh := `defaultConfig: {tracing: {zipkin: {address: "zipkin.tracing:9411"}}`
 			if c.mesh != "" {
-				mesh = "defaultConfig: " + c.mesh
+				mesh += ", " + c.mesh
 			}
+			mesh += "}"
 			o := Options{Namespace: "shop", Labels: c.labels, WorkloadName: c.workload}
 			r, m, _ := traced(t, mesh, "", o)
 			if r.ServiceCluster != c.cluster {

@@ -20,6 +20,8 @@
 //     ExternalName that no service has is resolved by DNS (registryBuilder.addAliases).
 //   - Mutual TLS takes a certificate of the mesh (Options.CertsDir). Without one,
 //     workloads that take it get plaintext with a warning, and what demands it is refused.
+//   - There is no bootstrap. Its tracer is in the connection managers, and where there is
+//     none they are told nothing of traces (tracing.withoutTelemetry).
 //   - Secrets come with the configuration. One that is named and missing, or broken,
 //     refuses it, where a cluster leaves the listener without a certificate.
 package istio
