@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -84,16 +85,18 @@ func editAll(dir string, edit func(string) string) error {
 // workload, or before it.
 func Features(inbound bool) []Peer {
 	log := Feature{name: "+access-log", summary: "an access log in Istio's text format, to a file", add: accessLog}
+	some := Feature{name: "+tracing-1", summary: "one request in a hundred is traced, spans go to the origin by OTLP over HTTP", add: tracing(1)}
+	each := Feature{name: "+tracing-100", summary: "the same of every request", add: tracing(100)}
 	if inbound {
 		return []Peer{
-			log,
+			log, some, each,
 			Feature{name: "+rbac-10", summary: "an AuthorizationPolicy of 10 rules, of which the last allows", add: rbac(10)},
 			Feature{name: "+rbac-1000", summary: "the same of 1,000 rules", add: rbac(1000)},
 			Feature{name: "+jwt", summary: "a RequestAuthentication, and a token with each request", add: requestAuthentication},
 		}
 	}
 	return []Peer{
-		log,
+		log, some, each,
 		Feature{name: "+fault", summary: "a delay of 1 ms that one request in a million gets", edit: fault},
 		Feature{name: "+split", summary: "two weighted destinations on each route", edit: split},
 		Feature{name: "+headers", summary: "two header fields set, one removed, in each direction", edit: headers},
@@ -121,6 +124,35 @@ func accessLog(_ Job, dir string) (string, []string, error) {
 	file := filepath.Join(dir, "meshconfig.yaml")
 	text := "accessLogFile: " + filepath.Join(dir, "access.log") + "\n"
 	return "", []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
+}
+
+// tracing has a percentage of requests traced. The origin takes the spans, whose answer
+// to everything is 200.
+func tracing(percent int) func(Job, string) (string, []string, error) {
+	return func(job Job, dir string) (string, []string, error) {
+		collector, err := netip.ParseAddrPort(job.Origins[0])
+		if err != nil {
+			return "", nil, fmt.Errorf("the origin: %w", err)
+		}
+		file := filepath.Join(dir, "meshconfig.yaml")
+		text := fmt.Sprintf(`extensionProviders:
+- {name: otel, opentelemetry: {service: %[1]s/collector.bench, port: 4318, http: {path: /v1/traces, timeout: 5s}}}
+`, mesh.Namespace)
+		return fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: collector, namespace: %[1]s}
+spec:
+  hosts: [collector.bench]
+  ports: [{number: 4318, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: "%[2]s", ports: {http: %[3]d}}]
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: tracing, namespace: istio-system}
+spec: {tracing: [{providers: [{name: otel}], randomSamplingPercentage: %[4]d}]}
+`, mesh.Namespace, collector.Addr(), collector.Port(), percent), []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
+	}
 }
 
 const matchedRoute = "    route: [{destination: {host: "

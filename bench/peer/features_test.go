@@ -4,6 +4,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	nethttp "net/http"
 	"net/netip"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"pillion/bench/origin"
 	"pillion/bench/pki"
 	"pillion/bench/proc"
+	"pillion/test/rig"
 )
 
 // TestFeatures starts ours with each feature; Start checks that it does the job,
@@ -41,6 +43,9 @@ func TestFeatures(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer r.Stop(g)
+				if f.Name() == "+tracing-100" {
+					spans(t, r)
+				}
 				if strings.HasPrefix(f.Name(), "+rbac") || f.Name() == "+jwt" {
 					if got := statusOf(t, job, r.Addr, "/elsewhere"); got != nethttp.StatusForbidden {
 						t.Errorf("what no rule allows gets %d", got)
@@ -49,6 +54,18 @@ func TestFeatures(t *testing.T) {
 			})
 		}
 	}
+}
+
+// spans waits until the requests of the check have left spans at the collector.
+func spans(t *testing.T, r *Running) {
+	t.Helper()
+	rig.Until(t, "the collector gets spans", func() error {
+		n, err := counted(t.Context(), r.admin, "envoy_tracing_opentelemetry_spans_sent")
+		if err == nil && n == 0 {
+			err = errors.New("none was sent")
+		}
+		return err
+	})
 }
 
 // statusOf is the status of a request without a token.

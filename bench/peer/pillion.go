@@ -142,7 +142,7 @@ func counted(ctx context.Context, addr, name string) (float64, error) {
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
 		series, value, ok := cutLast(sc.Text(), " ")
-		if !ok || !strings.HasPrefix(series, name+"{") {
+		if !ok || series != name && !strings.HasPrefix(series, name+"{") {
 			continue
 		}
 		v, err := strconv.ParseFloat(value, 64)
