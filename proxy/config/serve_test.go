@@ -153,7 +153,7 @@ func mergeHCM(t *testing.T, l *listenerv3.Listener, fields string) {
 	}
 }
 
-func fromYAML(t *testing.T, text string, m proto.Message) {
+func fromYAML(t testing.TB, text string, m proto.Message) {
 	t.Helper()
 	json, err := yaml.YAMLToJSON([]byte(text))
 	if err != nil {

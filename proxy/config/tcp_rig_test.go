@@ -30,7 +30,7 @@ import (
 
 // tcpRig serves one compiled listener of any chains.
 type tcpRig struct {
-	t        *testing.T
+	t        testing.TB
 	addr     string
 	registry *stats.Registry
 	clusters *cluster.Manager
@@ -68,7 +68,7 @@ filter_chains:
   - ` + proxy + "\n"
 }
 
-func serveTCP(t *testing.T, listen string, clusters ...string) *tcpRig {
+func serveTCP(t testing.TB, listen string, clusters ...string) *tcpRig {
 	t.Helper()
 	r := &tcpRig{t: t, registry: stats.NewRegistry(), tracker: tcp.NewTracker(), log: filepath.Join(t.TempDir(), "log")}
 	l := &listenerv3.Listener{}
@@ -206,7 +206,7 @@ func (r *tcpRig) line() (line string) {
 }
 
 // tcpOrigin serves connections until the test ends.
-func tcpOrigin(t *testing.T, f func(nc *net.TCPConn)) (addr string) {
+func tcpOrigin(t testing.TB, f func(nc *net.TCPConn)) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

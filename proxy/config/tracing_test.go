@@ -3,6 +3,7 @@
 package config
 
 import (
+	"net"
 	nethttp "net/http"
 	"os"
 	"slices"
@@ -12,6 +13,8 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"pillion/proxy/proxytest"
 )
 
 // TestTracingErrors: what can't be served as it says is refused with its place, and what
@@ -177,5 +180,65 @@ func TestNobodyCollects(t *testing.T) {
 	}
 	if got := snap.Listeners["l"].Chains[0].HCM.Tracing; got != nil {
 		t.Errorf("requests are traced: %+v", got)
+	}
+}
+
+// answering is a host that answers whatever it reads, and allocates nothing.
+func answering(nc *net.TCPConn) {
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+	p := make([]byte, 64<<10)
+	for {
+		if _, err := nc.Read(p); err != nil {
+			return
+		}
+		if _, err := nc.Write(answer); err != nil {
+			return
+		}
+	}
+}
+
+// tracedExchange returns a function that carries one traced request.
+func tracedExchange(t testing.TB, tracing string) func() {
+	t.Helper()
+	r := serveTCP(t, "traffic_direction: OUTBOUND\n"+strings.Replace(httpListener("tracing: {"+tracing+", provider: "+otlpOverHTTP+"}", "",
+		`{match: {prefix: /}, decorator: {operation: "reviews:9080/*"}, route: {cluster: up}}`), "path: LOG", "path: "+os.DevNull, 1),
+		tcpCluster("up", "", tcpOrigin(t, answering)), tcpCluster("collector1", "", tcpOrigin(t, answering)))
+	nc, err := net.Dial("tcp", r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = nc.Close() })
+	request := []byte("GET /x HTTP/1.1\r\nHost: reviews\r\nUser-Agent: test\r\ntraceparent: 00-" + inTrace + "-" + inSpan + "-01\r\n\r\n")
+	in := make([]byte, 4096)
+	return func() {
+		if _, err := nc.Write(request); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := nc.Read(in); err != nil || string(in[:15]) != "HTTP/1.1 200 OK" {
+			t.Fatalf("%q %v", in[:n], err)
+		}
+	}
+}
+
+// TestTracingAllocatesNothing: neither a request that isn't recorded nor one that is.
+func TestTracingAllocatesNothing(t *testing.T) {
+	for _, tracing := range []string{"random_sampling: {value: 0}", "random_sampling: {value: 100}", "spawn_upstream_span: true"} {
+		exchange := tracedExchange(t, tracing)
+		for range 300 { // batches have memory
+			exchange()
+		}
+		proxytest.NoAllocs(t, tracing, exchange)
+	}
+}
+
+func BenchmarkTraced(b *testing.B) {
+	for _, tracing := range []string{"random_sampling: {value: 0}", "random_sampling: {value: 100}", "spawn_upstream_span: true"} {
+		b.Run(tracing, func(b *testing.B) {
+			exchange := tracedExchange(b, tracing)
+			b.ReportAllocs()
+			for b.Loop() {
+				exchange()
+			}
+		})
 	}
 }
