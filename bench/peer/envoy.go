@@ -26,6 +26,9 @@ func (envoy) Summary() string {
 
 func (envoy) Unable(Job) string { return "" }
 
+// SendsSpans implements Tracing.
+func (envoy) SendsSpans() {}
+
 func (e envoy) Locate(ctx context.Context, _ string) (Tool, error) {
 	var cached []string
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -73,6 +76,16 @@ static_resources:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: mesh
           codec_type: {{if .Downstream.IsHTTP2}}AUTO{{else}}HTTP1{{end}}
+{{- if .Traced}}
+          tracing:
+            random_sampling: {value: {{.Traced}}}
+            provider:
+              name: envoy.tracers.opentelemetry
+              typed_config:
+                "@type": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig
+                service_name: bench
+                http_service: {http_uri: {uri: "http://collector.bench:4318/v1/traces", cluster: collector, timeout: 5s}}
+{{- end}}
 {{- if .Downstream.IsUpgrade}}
           upgrade_configs: [{upgrade_type: websocket}]
 {{- end}}
@@ -118,6 +131,15 @@ static_resources:
               match_typed_subject_alt_names: [{san_type: URI, matcher: {prefix: "spiffe://{{.TrustDomain}}/"}}]
 {{- end}}
   clusters:
+{{- if .Traced}}
+  - name: collector
+    type: STATIC
+    load_assignment:
+      cluster_name: collector
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {address: {socket_address: {address: {{host (index .Origins 0)}}, port_value: {{port (index .Origins 0)}}}}}
+{{- end}}
 {{- range .Services}}
 {{- if $.Subsets}}
 {{- template "cluster" (cluster $ . "" 0 1)}}

@@ -126,19 +126,35 @@ func accessLog(_ Job, dir string) (string, []string, error) {
 	return "", []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
 }
 
-// tracing has a percentage of requests traced. The origin takes the spans, whose answer
-// to everything is 200.
+// tracing has a percentage of requests traced.
 func tracing(percent int) func(Job, string) (string, []string, error) {
 	return func(job Job, dir string) (string, []string, error) {
-		collector, err := netip.ParseAddrPort(job.Origins[0])
-		if err != nil {
-			return "", nil, fmt.Errorf("the origin: %w", err)
-		}
-		file := filepath.Join(dir, "meshconfig.yaml")
-		text := fmt.Sprintf(`extensionProviders:
-- {name: otel, opentelemetry: {service: %[1]s/collector.bench, port: 4318, http: {path: /v1/traces, timeout: 5s}}}
+		job.Traced = percent
+		return tracingYAML(job, dir)
+	}
+}
+
+// writeTracing writes what tracingYAML returns into a file, and returns the arguments.
+func writeTracing(job Job, dir, path string) ([]string, error) {
+	yaml, args, err := tracingYAML(job, dir)
+	if err != nil {
+		return nil, err
+	}
+	return args, os.WriteFile(path, []byte(yaml), 0o600)
+}
+
+// tracingYAML is the collector, which the first origin is, and the share of requests. The
+// MeshConfig that the arguments name is written into dir.
+func tracingYAML(job Job, dir string) (yaml string, args []string, err error) {
+	collector, err := netip.ParseAddrPort(job.Origins[0])
+	if err != nil {
+		return "", nil, fmt.Errorf("the origin: %w", err)
+	}
+	file := filepath.Join(dir, "meshconfig.yaml")
+	text := fmt.Sprintf(`extensionProviders:
+- {name: otel, opentelemetry: {service: %s/collector.bench, port: 4318, http: {path: /v1/traces, timeout: 5s}}}
 `, mesh.Namespace)
-		return fmt.Sprintf(`apiVersion: networking.istio.io/v1
+	return fmt.Sprintf(`apiVersion: networking.istio.io/v1
 kind: ServiceEntry
 metadata: {name: collector, namespace: %[1]s}
 spec:
@@ -151,8 +167,7 @@ apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata: {name: tracing, namespace: istio-system}
 spec: {tracing: [{providers: [{name: otel}], randomSamplingPercentage: %[4]d}]}
-`, mesh.Namespace, collector.Addr(), collector.Port(), percent), []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
-	}
+`, mesh.Namespace, collector.Addr(), collector.Port(), job.Traced), []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
 }
 
 const matchedRoute = "    route: [{destination: {host: "

@@ -56,6 +56,29 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
+// TestTraced starts the peers that send spans so that they do.
+func TestTraced(t *testing.T) {
+	g := proc.NewGroup()
+	t.Cleanup(g.Close)
+	o, err := origin.Start(g, self(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := Job{Mesh: mesh.New(1, true), Origins: o.Addrs[origin.HTTP], Workers: 1, Connections: 4, Streams: 1, Traced: 100}
+	for _, p := range []Tracing{pillion{}, envoy{}} {
+		t.Run(p.Name(), func(t *testing.T) {
+			r, err := Start(t.Context(), g, p, located(t, p), t.TempDir(), job, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Stop(g)
+			if p.Name() == Ours {
+				spans(t, r)
+			}
+		})
+	}
+}
+
 // spans waits until the requests of the check have left spans at the collector.
 func spans(t *testing.T, r *Running) {
 	t.Helper()

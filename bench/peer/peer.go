@@ -39,6 +39,9 @@ type Job struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Traced, unless it is 0, is the percentage of requests that are traced. Spans go to the
+	// first origin by OTLP over HTTP, whose answer to everything is 200.
+	Traced int
 	// Inbound: it stands before the workload, the first origin, and routes
 	// nothing.
 	Inbound bool
@@ -62,6 +65,13 @@ type Driven interface {
 	Peer
 	// PrepareDriven is Prepare for a job with a Plane.
 	PrepareDriven(tool Tool, dir string, job Job) (Launch, error)
+}
+
+// Tracing is a peer that can send spans.
+type Tracing interface {
+	Peer
+	// SendsSpans marks the type: Prepare heeds Job.Traced.
+	SendsSpans()
 }
 
 // TLS is mutual TLS 1.3 on one side of a peer, or, with both, between the two of a pair

@@ -75,6 +75,9 @@ func (p pillion) Locate(ctx context.Context, dir string) (Tool, error) {
 
 func (pillion) Unable(Job) string { return "" }
 
+// SendsSpans implements Tracing.
+func (pillion) SendsSpans() {}
+
 func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	addrs, err := listenAddrs(4)
 	if err != nil {
@@ -105,6 +108,12 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		err = job.Mesh.WriteTCP(yaml, addr, job.Origins[0])
 	default:
 		err = job.Mesh.Write(yaml, job.Origins[0], job.Origins[1])
+	}
+	if err == nil && job.Traced > 0 {
+		var more []string
+		if more, err = writeTracing(job, dir, filepath.Join(yaml, "tracing.yaml")); err == nil {
+			args = append(args, more...)
+		}
 	}
 	if err != nil {
 		return Launch{}, err

@@ -134,7 +134,7 @@ func (b *Bench) job(sc Scenario) peer.Job {
 			Certificates: b.certs, Group: sc.group(),
 		},
 		Mesh: m, Downstream: sc.Downstream, Origins: origins,
-		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound,
+		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound, Traced: sc.Traced,
 	}
 }
 
@@ -186,6 +186,9 @@ func (b *Bench) able(sc Scenario) (able []Located, absent []string) {
 			if _, can := l.Peer.(peer.Driven); !can {
 				why = l.Peer.Name() + " isn't driven by a control plane"
 			}
+		}
+		if _, can := l.Peer.(peer.Tracing); !can && sc.Traced > 0 && why == "" {
+			why = l.Peer.Name() + " sends no spans"
 		}
 		if why != "" {
 			absent = append(absent, why)

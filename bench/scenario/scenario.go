@@ -32,6 +32,8 @@ type Scenario struct {
 	// Routes is how many routes by path each service with subsets has more, none
 	// of which matches.
 	Routes int
+	// Traced is the percentage of requests that are traced.
+	Traced int
 	// Downstream is what the clients speak, Upstream what the services do.
 	Downstream, Upstream mesh.Protocol
 	// Sealed says where mutual TLS is spoken, Group by which key exchange with
@@ -119,6 +121,18 @@ func ofHTTP1() []Scenario {
 			Name:     "h1-1000-routes",
 			Summary:  "as h1, after 1,000 routes by the beginning of another path",
 			Services: 1, Subsets: true, Routes: 1000, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-traced-1",
+			Summary:  "as h1, with one request in a hundred traced; spans go to the origin by OTLP over HTTP",
+			Services: 1, Subsets: true, Traced: 1, Connections: 64,
+			Measure: Throughput{},
+		},
+		{
+			Name:     "h1-traced-100",
+			Summary:  "the same with every request traced",
+			Services: 1, Subsets: true, Traced: 100, Connections: 64,
 			Measure: Throughput{},
 		},
 		{
