@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"pillion/proxy/filter"
 	"pillion/proxy/trace"
 )
 
@@ -203,12 +204,21 @@ func newPreamble(resource []attribute, name, version string) preamble {
 	return p
 }
 
-// message makes an ExportTraceServiceRequest of a batch, behind room octets of room.
-func (p *preamble) message(room int, batch []byte) []byte {
-	scopeSpans := len(p.scope) + len(batch)
+// room is how much a batch keeps free at its beginning, so that it becomes a message
+// where it lies: for a frame's prefix, the preamble, and three tags with their lengths.
+func (p *preamble) room() int {
+	const tagAndLength = 1 + 5
+	return filter.GRPCPrefix + len(p.resource) + len(p.scope) + 3*tagAndLength
+}
+
+// message makes an ExportTraceServiceRequest of a batch, in its memory, with the room of
+// a frame's prefix in front.
+func (p *preamble) message(batch []byte) (frame []byte) {
+	room := p.room()
+	scopeSpans := len(p.scope) + len(batch) - room
 	resourceSpans := len(p.resource) + bytesSize(resourceSpansScopeSpans, scopeSpans)
-	dst := make([]byte, room, room+bytesSize(requestResourceSpans, resourceSpans))
-	dst = append(appendLength(dst, requestResourceSpans, resourceSpans), p.resource...)
-	dst = append(appendLength(dst, resourceSpansScopeSpans, scopeSpans), p.scope...)
-	return append(dst, batch...)
+	head := make([]byte, filter.GRPCPrefix, room)
+	head = append(appendLength(head, requestResourceSpans, resourceSpans), p.resource...)
+	head = append(appendLength(head, resourceSpansScopeSpans, scopeSpans), p.scope...)
+	return batch[room-copy(batch[room-len(head):], head):]
 }

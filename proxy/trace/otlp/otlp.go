@@ -10,6 +10,7 @@ package otlp
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -50,18 +51,25 @@ const (
 func (c *Collector) Sampler() Sampler { return c.sampler }
 
 // Append implements trace.Collector.
-func (c *Collector) Append(batch []byte, s *trace.Span) []byte { return appendSpan(batch, s) }
+func (c *Collector) Append(batch []byte, s *trace.Span) []byte {
+	if len(batch) == 0 {
+		room := c.preamble.room()
+		batch = slices.Grow(batch, room)[:room]
+	}
+	return appendSpan(batch, s)
+}
 
 // Send implements trace.Collector.
 func (c *Collector) Send(batch []byte, _ int, cancel <-chan struct{}) error {
 	var call *filter.ClientCall
+	frame := c.preamble.message(batch)
 	if c.grpc {
-		call = filter.GRPCCall(exportPath, c.service.Authority, c.preamble.message(filter.GRPCPrefix, batch), c.service.Timeout)
+		call = filter.GRPCCall(exportPath, c.service.Authority, frame, c.service.Timeout)
 		for _, f := range c.service.Fields.All() {
 			call.Fields.Append(f)
 		}
 	} else {
-		call = c.service.Post(protobufType, c.preamble.message(0, batch))
+		call = c.service.Post(protobufType, frame[filter.GRPCPrefix:])
 	}
 	call.MaxBody, call.Cancel = maxAnswer, cancel
 	a, failed := c.service.Client.Do(call)
