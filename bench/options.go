@@ -168,7 +168,11 @@ func (o *options) check(set map[string]bool) error {
 func (o *options) limit(peers int, progress func(string, ...any)) (time.Duration, error) {
 	var estimate time.Duration
 	for _, sc := range o.scenarios {
-		estimate += sc.Measure.Estimate(o.settings, peers)
+		measured := peers
+		if sc.Features {
+			measured = 1 + len(peer.Features(sc.Inbound))
+		}
+		estimate += sc.Measure.Estimate(o.settings, measured)
 	}
 	estimate = estimate.Round(time.Second)
 	if !o.quick {
