@@ -311,25 +311,25 @@ func (c *Conn) resetLocked(s *Stream, code http2.ErrCode) {
 	c.remove(s)
 }
 
-// recent remembers the last few streams that were reset.
+// recentResets is how many streams that were reset are remembered.
+const recentResets = 64
+
+// recent remembers the last few streams that were reset. Most connections have none, and
+// no memory for them.
 type recent struct {
-	ids [64]uint32
+	ids *[recentResets]uint32
 	n   int
 }
 
 func (r *recent) add(id uint32) {
-	r.ids[r.n%len(r.ids)] = id
+	if r.ids == nil {
+		r.ids = new([recentResets]uint32)
+	}
+	r.ids[r.n%recentResets] = id
 	r.n++
 }
 
-func (r *recent) has(id uint32) bool {
-	for _, x := range r.ids {
-		if x == id {
-			return true
-		}
-	}
-	return false
-}
+func (r *recent) has(id uint32) bool { return r.ids != nil && slices.Contains(r.ids[:], id) }
 
 // Drain begins an orderly end: the peer is told to open no more streams. On a
 // server's side the first GOAWAY lets those through that are on their way;

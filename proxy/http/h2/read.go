@@ -212,7 +212,7 @@ func (c *Conn) strayLocked(h *frameHeader, s *Stream) *connError {
 		return errStreamID
 	case s == nil && (c.client || c.goneAway || c.resets.has(h.id)):
 		return nil // the peer may not have heard of it
-	case s == nil && c.resets.n > len(c.resets.ids):
+	case s == nil && c.resets.n > recentResets:
 		c.outbox()
 		*c.out = appendReset(*c.out, h.id, http2.ErrCodeStreamClosed)
 		return c.budget.reset(&c.stats.ResetFlood)

@@ -157,17 +157,18 @@ func (t *table) add(e entry, hash uint32) bool {
 }
 
 func (t *table) grow() {
-	ring := make([]entry, max(8, 2*len(t.ring)))
-	hash := make([]uint32, len(ring))
+	// Idle connections keep their tables, so they begin small.
+	ring := make([]entry, max(4, 2*len(t.ring)))
+	var hash []uint32
+	if t.hash != nil {
+		hash = make([]uint32, len(ring))
+	}
 	for i := range t.n {
 		from := (t.first + i) & (len(t.ring) - 1)
 		ring[i] = t.ring[from]
-		if t.hash != nil {
+		if hash != nil {
 			hash[i] = t.hash[from]
 		}
 	}
-	if t.hash != nil {
-		t.hash = hash
-	}
-	t.ring, t.first = ring, 0
+	t.ring, t.hash, t.first = ring, hash, 0
 }
