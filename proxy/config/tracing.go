@@ -83,7 +83,7 @@ func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.D
 // shareOf is a share in hundredths of a percent, as Envoy reckons; all without one.
 func shareOf(p *typev3.Percent) trace.Share {
 	if p == nil {
-		return trace.All
+		return trace.All()
 	}
 	return trace.Share{Part: uint32(min(max(p.GetValue(), 0), 100) * 100), Of: 10_000}
 }

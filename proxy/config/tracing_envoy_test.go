@@ -153,6 +153,7 @@ func TestTracingLikeEnvoy(t *testing.T) {
 		"zipkin with tries":   {provider: zipkinJSON, direction: "OUTBOUND", more: "spawn_upstream_span: true, ", b3: true, tries: true},
 		"zipkin with w3c":     {provider: zipkinBoth, direction: "OUTBOUND", b3: true, w3c: true},
 		"without propagation": {provider: otlpOverGRPC, direction: "OUTBOUND", more: "no_context_propagation: true, ", w3c: true},
+		"tries without it":    {provider: otlpOverGRPC, direction: "OUTBOUND", more: "no_context_propagation: true, spawn_upstream_span: true, ", w3c: true, tries: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -40,7 +40,7 @@ func (st *stream) prepare() *http.Error {
 	fields := &ex.Req.Fields
 	if cfg.GenerateRequestID && (edge && !cfg.PreserveRequestID || !fields.Has(http.HeaderXRequestID)) {
 		fields.SetID(http.HeaderXRequestID, appendUUID(ex.Scratch(36)[:0]))
-	} else if edge && cfg.Tracing != nil {
+	} else if edge && cfg.Tracing != nil && !cfg.Tracing.NotPacked {
 		trace.SetReason(ex, trace.NotTraceable) // that is for us to decide
 	}
 	return nil

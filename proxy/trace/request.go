@@ -74,8 +74,7 @@ type Request struct {
 	single bool // it came with B3's one field
 	shared bool
 	joined bool // the trace was there before
-	// written: the next one has to be told.
-	written bool
+	traced bool // it has a trace, recorded or not
 	// named is the name that somebody else has given to the span; nil for none.
 	named []byte
 	// operation is the route's name, empty for none.
@@ -105,15 +104,21 @@ func (r *Request) Begin(cfg *Config, ex *http.Exchange, operation string, route 
 	r.reason = sampling.decide(ex)
 	r.join(ex)
 	r.SetRoute(ex, operation, route)
-	if !r.written || cfg.Silent {
+	if !r.traced {
 		return
 	}
 	ex.TraceID, ex.SpanID = r.ctx.TraceID, r.ctx.SpanID
 	if cfg.Upstream && r.ctx.Sampled {
-		ex.Tries = r // each tells its own
-		return
+		ex.Tries = r
 	}
-	cfg.Propagation.write(ex, &r.ctx, r.single)
+	r.tell(ex, &r.ctx)
+}
+
+// tell tells whoever comes next of the trace.
+func (r *Request) tell(ex *http.Exchange, c *Context) {
+	if !r.cfg.Silent {
+		r.cfg.Propagation.write(ex, c, r.single)
+	}
 }
 
 // override puts what the route says into the place of what the connection manager
@@ -149,7 +154,7 @@ func (r *Request) join(ex *http.Exchange) {
 		// request ID has brought the decision along. So does Envoy 1.40.
 		sampled = sampled && f.Sampled
 	}
-	r.single, r.written, r.joined = f.single, true, f.traced
+	r.single, r.traced, r.joined = f.single, true, f.traced
 	switch {
 	case f.traced && cfg.SharedSpans && cfg.Ingress:
 		r.ctx, r.shared = f.Context, true
@@ -190,7 +195,7 @@ func (r *Request) SetRoute(ex *http.Exchange, operation string, route *Route) {
 func (r *Request) OnResponse(ex *http.Exchange) {
 	fields := &ex.Resp.Fields
 	if r.cfg.Ingress {
-		if r.operation != "" && !r.overruled && r.named == nil && (r.route == nil || !r.route.KeepOperation) {
+		if r.operation != "" && !r.overruled && (r.route == nil || !r.route.KeepOperation) {
 			fields.SetID(http.HeaderXEnvoyDecoratorOperation, append(ex.Scratch(len(r.operation))[:0], r.operation...))
 		}
 		return
@@ -209,5 +214,5 @@ func (r *Request) TryBegins(ex *http.Exchange) {
 	r.try, r.tryStart, r.trying = newSpanID(), http.Now(), true
 	c := r.ctx
 	c.SpanID, c.ParentID = r.try, r.ctx.SpanID
-	r.cfg.Propagation.write(ex, &c, r.single)
+	r.tell(ex, &c)
 }
