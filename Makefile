@@ -3,6 +3,9 @@
 GO       ?= go
 FUZZTIME ?= 10m
 IMAGE    ?= pillion
+# What the regression guard measures.
+GATE     ?= -turns 5 -duration 2s -open=false -band 0.2 -peers pillion,envoy,haproxy -scenario $(GATED)
+GATED    := h1,h1-1000-connections,h1-1000-routes,h1-traced-1,h1-traced-100,h2,h2-64x1,h1-to-h2,grpc-unary,mtls-in,mtls-out,sidecar-pair,tcp,idle,idle-connections,idle-connections-h2,idle-connections-mtls,services-5000
 VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 # Packages whose tests need no part of the machine. test/ drives the built
@@ -10,7 +13,7 @@ VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 UNIT := ./cmd/... ./proxy/... ./bench/...
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit blackbox tools lab lab-up check fips profile bench bench-quick microbench fuzz soak image
+.PHONY: help run build test unit blackbox tools lab lab-up check fips profile bench bench-quick bench-gate bench-gate-write microbench fuzz soak image
 
 help: ## print this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +67,14 @@ profile: ## renew cmd/proxy/default.pgo, the profile that guides the compiler
 bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./bench -help)
 	$(GO) run ./bench $(BENCH)
 
-bench-quick: ## a first impression of it, in two minutes
-	$(GO) run ./bench -quick -scenario h1,idle
+bench-quick: ## a first impression of it, in two minutes, beside the stored ratios
+	$(GO) run ./bench -quick -scenario h1,idle -gate bench/gate.json
+
+bench-gate: ## all stored ratios, in twenty minutes; fails where one has become worse
+	$(GO) run ./bench $(GATE) -gate bench/gate.json
+
+bench-gate-write: ## store new ratios, on a quiet machine
+	$(GO) run ./bench $(GATE) -write-gate bench/gate.json -out bench/results
 
 microbench: ## run the benchmarks beside the code
 	$(GO) test -run '^$$' -bench . -benchmem ./proxy/...
