@@ -60,11 +60,12 @@ type mesh struct {
 // is in the others.
 func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh {
 	t.Helper()
-	return startMeshOf(t, Options{Flavour: flavour}, ours)
+	return startMeshOf(t, Options{Flavour: flavour}, ownConfig, ours)
 }
 
-// startMeshOf is startMesh with a MeshConfig and objects beside the mesh's own.
-func startMeshOf(t testing.TB, o Options, ours func(pod string) bool) *mesh {
+// startMeshOf is startMesh with a MeshConfig and objects beside the mesh's own. config is
+// the ProxyConfig of a pod.
+func startMeshOf(t testing.TB, o Options, config func(pod string) string, ours func(pod string) bool) *mesh {
 	t.Helper()
 	outside := PodSpec{Namespace: "outside", Name: "outside", Addr: netip.MustParseAddr("10.244.0.30")}
 	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}, isOurs: map[string]bool{}}
@@ -77,14 +78,14 @@ func startMeshOf(t testing.TB, o Options, ours func(pod string) bool) *mesh {
 	StartBookinfoApps(t, m.n, m.app)
 	binary := Published(t, binaries.Static(t))
 	m.ours = func(p *Pod) *Running {
-		c := p.Sidecar(m.l, ownConfig(p.Spec.Name))
+		c := p.Sidecar(m.l, config(p.Spec.Name))
 		c.Path, c.Args = binary, append(c.Args, "--root", c.Dir)
 		return p.Run(c)
 	}
 	m.envoy = func(*Pod) *Running { t.Fatal("no Envoy was wanted"); return nil }
 	if !allOf(proxied, ours) {
 		agent := NewEnvoyAgent(t)
-		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p, ownConfig(p.Spec.Name)) }
+		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p, config(p.Spec.Name)) }
 	}
 	for _, name := range proxied {
 		m.put(name, ours(name))

@@ -84,18 +84,18 @@ func TestTracingOfEnvoy(t *testing.T) {
 }
 
 func testTracing(t *testing.T, flavour Flavour, ours bool) {
-	m := &tracingRig{startMeshOf(t, Options{Flavour: flavour, Mesh: tracingMesh, Objects: []string{tracingObjects}}, func(string) bool { return ours }), &rig.SpanCollector{}}
+	m := &tracingRig{startMeshOf(t, Options{Flavour: flavour, Mesh: tracingMesh, Objects: []string{tracingObjects}}, ownConfig, func(string) bool { return ours }), &rig.SpanCollector{}}
 	m.serve("legacy", ":4317", m.collector.ServeHTTP)
 	m.serve("legacy", ":9411", m.collector.ServeHTTP)
-	// What is asked for first is there by the time that the next is looked at: spans wait
-	// for others.
+	// All is asked for before anything is looked at: spans wait for others.
 	hops := m.enter(t)
 	retried := m.try(t, call{from: "legacy", url: "http://10.244.0.14:8080/retries?until-attempt=3", host: "retries.example.com"}, 200)
+	silent := m.withoutShare(t)
 	t.Run("one request, one trace", func(t *testing.T) { m.testOneTrace(t, hops) })
 	t.Run("tries of the gateway", func(t *testing.T) { m.testTries(t, &retried.page) })
 	t.Run("access log", func(t *testing.T) { m.testTraceLogged(t, hops[0]) })
 	t.Run("statistics", m.testTracingStatistics)
-	t.Run("no share", m.testUnsampled)
+	t.Run("no share", func(t *testing.T) { m.testUnsampled(t, silent) })
 	m.checkLogs(t)
 }
 
@@ -267,7 +267,6 @@ func (m *tracingRig) testTracingStatistics(t *testing.T) {
 	r := m.try(t, call{url: "http://127.0.0.1:15000/stats"}, 200)
 	for _, want := range []string{
 		`tracing\.opentelemetry\.spans_sent: [1-9]`,
-		`tracing\.opentelemetry\.timer_flushed: [1-9]`,
 		`http\.inbound_0\.0\.0\.0_9080;\.tracing\.random_sampling: [1-9]`,
 		`http\.outbound_0\.0\.0\.0_9080;\.tracing\.random_sampling: [1-9]`,
 		`cluster\.outbound\|4317\|\|collector\.default\.svc\.cluster\.local;\.upstream_rq_2xx: [1-9]`,
@@ -284,30 +283,77 @@ func (m *tracingRig) testTracingStatistics(t *testing.T) {
 	}
 }
 
-// testUnsampled: with a share of nought nothing is sent and those behind are told so, but
-// for a request that asks to be traced. No request is lost by the change.
-func (m *tracingRig) testUnsampled(t *testing.T) {
+// forcedTrace is the trace of a request that asks to be traced.
+const forcedTrace, forcedSpan = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+// withoutShare has no request of productpage traced for a while, and then all again.
+// Those behind are told so, and no request is lost by the changes. It returns the trace of
+// a request that nothing is to be sent of; one asked to be traced after it.
+func (m *tracingRig) withoutShare(t *testing.T) (silent string) {
 	l := m.startLoad(t, call{from: "productpage-v1", url: "http://ratings:9080/load"}, 2, 5*time.Millisecond)
+	defer l.end(t)
 	const url = "http://ratings:9080/unsampled"
-	var silent string
-	change := func(percent int, flags string) {
+	change := func(percent int, flags string) (trace string) {
 		m.l.Apply(pageTelemetry(percent))
 		rig.Until(t, fmt.Sprintf("%d %% of requests are traced", percent), func() error {
-			trace, _, got := parentOf(t, &m.try(t, call{url: url}, 200).page)
-			if silent = trace; got != flags {
+			in, _, got := parentOf(t, &m.try(t, call{url: url}, 200).page)
+			if trace = in; got != flags {
 				return fmt.Errorf("the flags are %s", got)
 			}
 			return nil
 		})
+		return trace
 	}
-	change(0, "00")
-	const trace = "0af7651916cd43dd8448eb211c80319c"
-	m.try(t, call{url: url, header: []string{"x-client-trace-id: 1", "traceparent: 00-" + trace + "-b7ad6b7169203331-01"}}, 200)
-	all := m.spans(t, trace, 2) // by then an earlier one had been sent, too
-	spanBelow(t, all, "b7ad6b7169203331", wantedSpan{"CLIENT", "ratings.default.svc.cluster.local:9080/*", "productpage.default", "10.244.0.10", "", nil})
+	silent = change(0, "00")
+	m.try(t, call{url: url, header: []string{"x-client-trace-id: 1", "traceparent: 00-" + forcedTrace + "-" + forcedSpan + "-01"}}, 200)
+	change(100, "01")
+	return silent
+}
+
+// testUnsampled: of a request that isn't traced nothing is sent, unlike of one after it.
+func (m *tracingRig) testUnsampled(t *testing.T, silent string) {
+	all := m.spans(t, forcedTrace, 2)
+	spanBelow(t, all, forcedSpan, wantedSpan{"CLIENT", "ratings.default.svc.cluster.local:9080/*", "productpage.default", "10.244.0.10", "", nil})
 	if spans, _ := m.collector.Trace(silent); len(spans) > 0 {
 		t.Errorf("spans of a request that isn't traced: %+v", spans)
 	}
-	change(100, "01")
-	l.end(t)
+}
+
+// bootstrapTracing has Istio's agent put a tracer into the bootstrap.
+const bootstrapTracing = `{"tracing": {"zipkin": {"address": "10.244.0.20:9411"}, "sampling": 100, "customTags": {"place": {"literal": {"value": "lab"}}}}}`
+
+// TestTracingOfBootstrap: where istiod names no collector, spans go to the Zipkin of
+// ProxyConfig.
+func TestTracingOfBootstrap(t *testing.T) {
+	t.Parallel()
+	testTracingOfBootstrap(t, Full, true)
+}
+
+// TestTracingOfEnvoysBootstrap: so does a real Envoy.
+func TestTracingOfEnvoysBootstrap(t *testing.T) {
+	t.Parallel()
+	testTracingOfBootstrap(t, Safe, false)
+}
+
+func testTracingOfBootstrap(t *testing.T, flavour Flavour, ours bool) {
+	config := func(string) string { return bootstrapTracing }
+	m := &tracingRig{startMeshOf(t, Options{Flavour: flavour, Mesh: "enableTracing: true"}, config, func(string) bool { return ours }), &rig.SpanCollector{}}
+	m.serve("legacy", ":9411", m.collector.ServeHTTP)
+	r := m.try(t, call{url: "http://ratings:9080/bootstrap"}, 200)
+	trace := strings.Join(r.page.Headers["X-B3-Traceid"], ",")
+	all := m.spans(t, trace, 2)
+	const name = "ratings.default.svc.cluster.local:9080/*"
+	own := map[string]string{"place": "lab"}
+	client := spanBelow(t, all, "", wantedSpan{"CLIENT", name, "productpage.default", "10.244.0.10", "Zipkin", spanTags("productpage", "v1", "default", own)})
+	server := spanBelow(t, all, client.ID, wantedSpan{"SERVER", name, "ratings.default", "10.244.0.13", "Zipkin", spanTags("ratings", "v1", "default", own)})
+	if got := strings.Join(r.page.Headers["X-B3-Spanid"], ","); got != server.ID {
+		t.Errorf("the application was told span %s, not %s", got, server.ID)
+	}
+	for _, page := range []string{"clusters", "config_dump"} {
+		want := map[string]string{"clusters": "zipkin::10.244.0.20:9411::", "config_dump": `"static_clusters"`}[page]
+		if r := m.try(t, call{url: "http://127.0.0.1:15000/" + page}, 200); !strings.Contains(r.body, want) {
+			t.Errorf("/%s has no %s", page, want)
+		}
+	}
+	m.checkLogs(t)
 }
