@@ -5,10 +5,15 @@ package proxy
 import (
 	"errors"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 
 	"pillion/proxy/admin"
+	"pillion/proxy/cluster"
 	"pillion/proxy/config"
+	"pillion/proxy/istio"
 	"pillion/proxy/live"
 	"pillion/proxy/stats"
 	"pillion/proxy/tls/controlplane"
@@ -26,7 +31,12 @@ func (s *Server) addDiscovery(env config.Env) error {
 		// What the node says of the workload is what other proxies are told.
 		env.DescribeNode(node.GetId(), node.GetMetadata(), node.GetLocality().GetRegion(), node.GetLocality().GetZone())
 	}
+	own, err := s.addZipkin(&env)
+	if err != nil {
+		return err
+	}
 	s.live = live.New(live.Options{
+		Static:     own,
 		Env:        env,
 		Listeners:  s.bound,
 		Logger:     s.log(admin.LoggerConfig),
@@ -42,7 +52,6 @@ func (s *Server) addDiscovery(env config.Env) error {
 	if d.NameTable {
 		types = append(types, live.NameTableType)
 	}
-	var err error
 	s.xds, err = xds.New(xds.Options{
 		Server: controlplane.Server{
 			Address: d.Address, Plaintext: d.Plaintext, ServerName: d.ServerName, RootFile: d.RootFile,
@@ -62,6 +71,30 @@ func (s *Server) addDiscovery(env config.Env) error {
 	s.live.Subscribe(s.xds)
 	s.registry.Add(s.xds)
 	return nil
+}
+
+// addZipkin makes the tracer and the cluster that Istio's agent would put into the
+// bootstrap, and returns the cluster's name.
+func (s *Server) addZipkin(env *config.Env) (own []string, err error) {
+	z := s.o.Discovery.Zipkin
+	if z == nil {
+		return nil, nil
+	}
+	tracer, in := istio.BootstrapTracer(z.Host, uint32(z.Port), z.IPv6)
+	cfg, err := config.StaticCluster(in)
+	if err == nil {
+		err = s.clusters.Update([]*cluster.Config{cfg}, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	env.Tracer = tracer
+	s.static = &bootstrapv3.Bootstrap{
+		StaticResources: &bootstrapv3.Bootstrap_StaticResources{Clusters: []*clusterv3.Cluster{in}},
+		//lint:ignore SA1019 Istio's bootstrap sets it
+		Tracing: &tracev3.Tracing{Http: tracer},
+	}
+	return []string{in.GetName()}, nil
 }
 
 // startDiscovery serves what was kept on disk, and begins to ask the control plane. It

@@ -24,7 +24,7 @@ func (s *Server) liveDump() admin.Dump {
 		list := liveResources(&t)
 		switch t.TypeURL {
 		case live.ClusterType:
-			d.Clusters, d.ClustersVersion = list, t.Version
+			d.Clusters, d.ClustersVersion = append(s.staticClusters(), list...), t.Version
 		case live.ListenerType:
 			d.Listeners, d.ListenersVersion = list, t.Version
 			d.Routes = append(d.Routes, inlineRoutes(list)...)
@@ -39,15 +39,29 @@ func (s *Server) liveDump() admin.Dump {
 	return d
 }
 
-// bootstrap is what a person and istioctl look for in a bootstrap: who the proxy is.
-// There is no other one, since all else is an option or comes from the control
-// plane.
+// bootstrap is what a person and istioctl look for in a bootstrap: who the proxy is, and
+// its own tracer. There is no other one, since all else is an option or comes from the
+// control plane.
 func (s *Server) bootstrap() *admin.Resource {
-	a, err := anypb.New(&bootstrapv3.Bootstrap{Node: s.node()})
+	b := &bootstrapv3.Bootstrap{Node: s.node()}
+	if s.static != nil {
+		proto.Merge(b, s.static)
+	}
+	a, err := anypb.New(b)
 	if err != nil {
 		return nil
 	}
 	return &admin.Resource{Updated: s.started, Static: true, Message: a}
+}
+
+// staticClusters are the clusters of the proxy's own.
+func (s *Server) staticClusters() (out []admin.Resource) {
+	for _, c := range s.static.GetStaticResources().GetClusters() {
+		if a, err := anypb.New(c); err == nil { // it was compiled
+			out = append(out, admin.Resource{Name: c.GetName(), Updated: s.started, Static: true, Message: a})
+		}
+	}
+	return out
 }
 
 // liveResources are the resources of a type, those of one name behind each other.

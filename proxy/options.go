@@ -93,6 +93,9 @@ type Discovery struct {
 	Node *corev3.Node
 	// NameTable asks for Istio's table of names too, which answers look-ups.
 	NameTable bool
+	// Zipkin gets the spans of requests for which the server names no collector; nil:
+	// nobody does.
+	Zipkin *Zipkin
 	// WarmFor bounds the wait for endpoints, routes and secrets of what was sent; 0 for
 	// 15 s.
 	WarmFor time.Duration
@@ -105,6 +108,13 @@ type Discovery struct {
 	ReadyAfter time.Duration
 	// QuietFor is how long nothing must have come before Cache is written; 0 for 5 s.
 	QuietFor time.Duration
+}
+
+// Zipkin is where a collector of spans is.
+type Zipkin struct {
+	Host string // a name of DNS or an address
+	Port uint16
+	IPv6 bool // Host is looked up for IPv6 alone
 }
 
 func (o *Options) setDefaults() {

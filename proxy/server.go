@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+
 	"pillion/proxy/accesslog"
 	"pillion/proxy/admin"
 	"pillion/proxy/cluster"
@@ -45,10 +47,11 @@ type Server struct {
 	spans    *trace.Reporters
 	clusters *cluster.Manager
 	secrets  *tls.Secrets
-	files    *tls.Files       // the secrets that are files
-	source   liveSource       // of the workload's certificate, if it is no file; immutable after New
-	compiler *config.Compiler // of files; nil with a control plane
-	live     *live.Sink       // nil without a control plane, as is xds
+	files    *tls.Files             // the secrets that are files
+	source   liveSource             // of the workload's certificate, if it is no file; immutable after New
+	compiler *config.Compiler       // of files; nil with a control plane
+	live     *live.Sink             // nil without a control plane, as is xds
+	static   *bootstrapv3.Bootstrap // what a bootstrap would have beside who the proxy is; nil: nothing; immutable after New
 	xds      *xds.Client
 	tracker  *hcm.Tracker
 	raw      *tcp.Tracker // connections that aren't HTTP

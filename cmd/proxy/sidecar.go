@@ -168,6 +168,9 @@ func podOptions(ctx context.Context, p *pod.Pod, root string) (proxy.Options, er
 			StateOfTheWorld: p.Discovery.StateOfTheWorld, Node: p.Node, NameTable: p.NameTable,
 		},
 	}
+	if z := p.Zipkin; z != nil {
+		o.Discovery.Zipkin = &proxy.Zipkin{Host: z.Host, Port: z.Port, IPv6: onlyIPv6(p.IPs)}
+	}
 	// The folder is in memory and lives as long as the pod, so that a container that
 	// is started again serves before istiod has answered.
 	dir := filepath.Join(root, p.Config.GetConfigPath())

@@ -34,6 +34,7 @@ const (
 	opUpstreamHost
 	opUpstreamHostIP
 	opUpstreamCluster
+	opUpstreamClusterRaw
 	opUpstreamLocal
 	opUpstreamLocalIP
 	opDownstreamLocal
@@ -129,7 +130,7 @@ var operators = [...]operator{
 	{"UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", opUpstreamHostIP, noParam},
 	{"UPSTREAM_REMOTE_PORT", opUpstreamPort, noParam},
 	{"UPSTREAM_CLUSTER", opUpstreamCluster, noParam},
-	{"UPSTREAM_CLUSTER_RAW", opUpstreamCluster, noParam},
+	{"UPSTREAM_CLUSTER_RAW", opUpstreamClusterRaw, noParam},
 	{"UPSTREAM_LOCAL_ADDRESS", opUpstreamLocal, noParam},
 	{"UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", opUpstreamLocalIP, noParam},
 	{"UPSTREAM_LOCAL_PORT", opUpstreamLocalPort, noParam},

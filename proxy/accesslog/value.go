@@ -125,6 +125,8 @@ func (s *segment) text(ex *http.Exchange) string {
 	case opUpstreamHostIP:
 		return hostOf(upstreamAddress(ex))
 	case opUpstreamCluster:
+		return ex.ClusterObserved()
+	case opUpstreamClusterRaw:
 		return ex.ClusterName
 	case opUpstreamLocal:
 		return ex.UpstreamLocal

@@ -91,6 +91,14 @@ type Slot struct {
 // Name returns the cluster's name.
 func (s *Slot) Name() string { return s.name }
 
+// StatName is what the cluster is called in statistics. Without one it is the name.
+func (s *Slot) StatName() string {
+	if c := s.Load(); c != nil {
+		return c.StatName()
+	}
+	return s.name
+}
+
 // Load returns the cluster, nil if there is none of that name now.
 func (s *Slot) Load() *Cluster { return s.cluster.Load() }
 

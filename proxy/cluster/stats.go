@@ -149,7 +149,10 @@ func (c *Cluster) collect(e *stats.Emitter) {
 	}
 }
 
-// statName is what the cluster is called in metrics.
+// StatName is what the cluster is called in metrics.
+func (c *Cluster) StatName() string { return c.statName(c.config.Load()) }
+
+// statName is StatName of a configuration.
 func (c *Cluster) statName(cfg *Config) string { return cmp.Or(cfg.StatName, c.name) }
 
 // counterFields are the plain counters with their names. Constant.

@@ -5,6 +5,7 @@ package config
 import (
 	"log/slog"
 
+	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/accesslog"
@@ -29,6 +30,9 @@ type Env struct {
 	Sinks    *accesslog.Sinks
 	// Reporters send the spans of traced requests.
 	Reporters *trace.Reporters
+	// Tracer is that of connection managers which have tracing and name none, as that of
+	// Envoy's bootstrap; nil: they send no spans.
+	Tracer *tracev3.Tracing_Http
 	// Node is what spans say of the proxy, Version which one it is.
 	Node     NodeNames
 	Version  string

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 istiod still sets start_child_span
+
 package config
 
 import (

@@ -19,6 +19,7 @@ import (
 	"pillion/proxy/hcm"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
+	"pillion/proxy/tls"
 )
 
 // This file compiles resources one by one, as a control plane sends them. What
@@ -37,6 +38,13 @@ func (c *Compiler) Cluster(in *clusterv3.Cluster, cla *endpointv3.ClusterLoadAss
 		cfg.Endpoints = []cluster.Endpoint{} // nil would keep those of before
 	}
 	return cfg, warnings, nil
+}
+
+// StaticCluster compiles a cluster of the proxy's own, which needs neither secrets nor
+// endpoints that come by themselves (Envoy: static_resources).
+func StaticCluster(in *clusterv3.Cluster) (*cluster.Config, error) {
+	cfg, _, err := buildCluster(in, nil, newTLSContexts(tls.NewSecrets()), nil)
+	return cfg, err
 }
 
 // EDSName is the name under which a cluster's endpoints come, empty if they

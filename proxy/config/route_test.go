@@ -30,7 +30,8 @@ import (
 // routeCluster is a cluster of which only the name is known.
 type routeCluster string
 
-func (c routeCluster) Name() string { return string(c) }
+func (c routeCluster) Name() string     { return string(c) }
+func (c routeCluster) StatName() string { return string(c) }
 
 // routeRig is an environment that records what the compiler asks of it. Each
 // list of overrides gets a chain of its own, known by what it was made of.

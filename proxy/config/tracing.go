@@ -3,6 +3,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 
@@ -71,7 +72,7 @@ func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.D
 	if out.UpstreamOperation, err = operationName("upstream_operation", t.GetUpstreamOperation()); err != nil {
 		return nil, err
 	}
-	if err := c.tracer(s, out, t.GetProvider()); err != nil {
+	if err := c.tracer(s, out, cmp.Or(t.GetProvider(), c.env.Tracer)); err != nil {
 		return nil, at("provider.typed_config", err)
 	}
 	if out.Spans == nil {

@@ -3,6 +3,7 @@
 package http
 
 import (
+	"cmp"
 	"sync/atomic"
 	"time"
 )
@@ -95,6 +96,9 @@ type Exchange struct {
 	// ClusterName is the cluster that the route leads to, whether the request
 	// gets there or a filter answers it; empty for a route that answers itself.
 	ClusterName string
+	// ClusterStatName is what that cluster is called in statistics; empty if it isn't
+	// known.
+	ClusterStatName string
 	// Reroute is set by a request filter that has changed what routes are chosen
 	// by: the route is chosen again before the next filter runs.
 	Reroute bool
@@ -166,6 +170,10 @@ type GRPCWeb struct {
 	// TextRequest and TextResponse ask for base64 in that direction.
 	TextRequest, TextResponse bool
 }
+
+// ClusterObserved is what the cluster is called where it is observed: its name in
+// statistics, or else its own (Envoy: ClusterInfo::observabilityName).
+func (x *Exchange) ClusterObserved() string { return cmp.Or(x.ClusterStatName, x.ClusterName) }
 
 // HostStatus returns the HTTP status by which the host that answered is
 // judged: of gRPC that of its grpc-status, so that a host which fails in 200s
@@ -284,6 +292,7 @@ type ConnOutcome struct {
 	// Of a connection of raw bytes: where it went, why it didn't get there, and
 	// what it carried.
 	ClusterName     string
+	ClusterStatName string
 	Upstream        *HostFacts
 	UpstreamLocal   string
 	UpstreamFailure string

@@ -42,6 +42,22 @@ func (t *tracing) bootstrapTracer() *tracev3.Tracing_Http {
 	if !ok {
 		return nil
 	}
+	return zipkinOf(cluster)
+}
+
+// BootstrapTracer is the tracer that Istio's agent puts into the bootstrap of a pod whose
+// ProxyConfig has the address of a Zipkin, and the cluster of that address. ipv6 says that
+// the pod has no other addresses.
+func BootstrapTracer(host string, port uint32, ipv6 bool) (*tracev3.Tracing_Http, *clusterv3.Cluster) {
+	c := zipkinAt(host, port)
+	if ipv6 {
+		c.DnsLookupFamily = clusterv3.Cluster_V6_ONLY
+	}
+	return zipkinOf(c.GetName()), c
+}
+
+// zipkinOf is the bootstrap's tracer, with the cluster that spans go to.
+func zipkinOf(cluster string) *tracev3.Tracing_Http {
 	return tracer(tracerZipkin, &tracev3.ZipkinConfig{
 		CollectorCluster:         cluster,
 		CollectorEndpoint:        zipkinPath,
@@ -49,6 +65,26 @@ func (t *tracing) bootstrapTracer() *tracev3.Tracing_Http {
 		TraceId_128Bit:           true,
 		SharedSpanContext:        wrapperspb.Bool(false),
 	})
+}
+
+// zipkinAt is the bootstrap's cluster of an address.
+func zipkinAt(host string, port uint32) *clusterv3.Cluster {
+	return &clusterv3.Cluster{
+		Name:                 zipkinCluster,
+		AltStatName:          statPrefix(zipkinCluster),
+		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS},
+		ConnectTimeout:       durationpb.New(time.Second),
+		DnsLookupFamily:      clusterv3.Cluster_V4_ONLY,
+		//lint:ignore SA1019 Istio's bootstrap sets it
+		DnsRefreshRate: durationpb.New(30 * time.Second),
+		//lint:ignore SA1019 Istio's bootstrap sets it
+		RespectDnsTtl: true,
+		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: zipkinCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
+			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
+				Endpoint: &endpointv3.Endpoint{Address: newAddress(host, port)},
+			}}},
+		}}},
+	}
 }
 
 // serviceNamed finds a service by any of the names that clients may use, also one that the
@@ -87,21 +123,6 @@ func (t *tracing) zipkinAddress(address string) (cluster string, ok bool) {
 		t.services = append(t.services, s)
 		return clusterName(s.host, "", uint32(port)), true
 	}
-	t.clusters = append(t.clusters, &clusterv3.Cluster{
-		Name:                 zipkinCluster,
-		AltStatName:          statPrefix(zipkinCluster),
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS},
-		ConnectTimeout:       durationpb.New(time.Second),
-		DnsLookupFamily:      clusterv3.Cluster_V4_ONLY,
-		//lint:ignore SA1019 Istio's bootstrap sets it
-		DnsRefreshRate: durationpb.New(30 * time.Second),
-		//lint:ignore SA1019 Istio's bootstrap sets it
-		RespectDnsTtl: true,
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{ClusterName: zipkinCluster, Endpoints: []*endpointv3.LocalityLbEndpoints{{
-			LbEndpoints: []*endpointv3.LbEndpoint{{HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-				Endpoint: &endpointv3.Endpoint{Address: newAddress(host, uint32(port))},
-			}}},
-		}}},
-	})
+	t.clusters = append(t.clusters, zipkinAt(host, uint32(port)))
 	return zipkinCluster, true
 }

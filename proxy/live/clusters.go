@@ -46,6 +46,11 @@ func (t *clusterTaker) take(e *entry[clusterRun], body []byte) error {
 	if err := decode(body, in, e.name, in.GetName); err != nil {
 		return err
 	}
+	if slices.Contains(s.o.Static, e.name) {
+		s.warn(s.clusters.word, e.name, []string{"the proxy has one of its own by that name, which stays"})
+		e.serve()
+		return nil
+	}
 	eds := config.EDSName(in)
 	cla, came, err := s.assignment(eds)
 	if err != nil {

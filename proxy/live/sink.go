@@ -39,6 +39,10 @@ type Options struct {
 	// server has removed is kept for what still names it: 10 s if 0.
 	WarmFor, KeepFor time.Duration
 
+	// Static are the names of clusters that the proxy has by itself. What the server sends
+	// under them is passed over, as Envoy does (ClusterManagerImpl::addOrUpdateCluster).
+	Static []string
+
 	// Cache is a folder for the last good configuration; empty: none is kept.
 	// Node names whose it is: what another one left there is not served.
 	Cache, Node string

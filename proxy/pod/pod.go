@@ -87,6 +87,10 @@ type Pod struct {
 	// MergeStats has the proxy's own metrics on the status port too.
 	MergeStats bool
 
+	// Zipkin gets the spans of requests for which the control plane names no collector;
+	// nil: nobody does.
+	Zipkin *Zipkin
+
 	// Warnings are for the log: what was asked for and isn't done.
 	Warnings []string
 }
@@ -132,6 +136,7 @@ func Read(in Input) (*Pod, error) {
 	p.Scrape = r.scrape(p)
 	p.MergeStats = v.flag("PILOT_AGENT_MERGE_ENVOY_STATS", true)
 	p.Stats = r.statsView(p)
+	p.Zipkin = r.tracing(p)
 	p.Node = r.node(p)
 	r.unsupported()
 	p.Warnings = v.warnings
@@ -298,7 +303,6 @@ func (r *reader) unsupported() {
 	for _, u := range []struct{ name, what string }{
 		{"ISTIO_BOOTSTRAP_OVERRIDE", "there is no Envoy bootstrap to override"},
 		{"COMPLIANCE_POLICY", "build and run the FIPS flavour instead (make fips)"},
-		{"OTEL_RESOURCE_ATTRIBUTES", "no spans are sent"},
 	} {
 		if s := r.text(u.name, ""); s != "" {
 			r.warn("%s=%s is not heeded: %s", u.name, shortened(s), u.what)

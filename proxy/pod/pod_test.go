@@ -170,6 +170,8 @@ func TestRefused(t *testing.T) {
 	}{
 		{[]string{"POD_NAME", "POD_NAMESPACE"}, []string{"POD_NAME: isn't set; the webhook", "POD_NAMESPACE: isn't set"}},
 		{[]string{"POD_NAME=a~b"}, []string{`POD_NAME: "a~b": is no name`}},
+		{[]string{`PROXY_CONFIG={"tracing": {"zipkin": {"address": "zipkin"}}}`}, []string{`tracing.zipkin.address: "zipkin": is not HOST:PORT; give it as zipkin.istio-system:9411`}},
+		{[]string{`PROXY_CONFIG={"tracing": {"zipkin": {"address": "a:65536"}}}`}, []string{"has no port from 1 to 65535"}},
 		{[]string{"INSTANCE_IP=localhost"}, []string{`INSTANCE_IP: "localhost": is no address; the webhook takes it from status.podIP`}},
 		{[]string{"ISTIO_CPU_LIMIT=two"}, []string{`ISTIO_CPU_LIMIT: "two": is not a whole number of 0 or more; set it so, or leave it out for 0`}},
 		{[]string{"ENVOY_STATUS_PORT=0"}, []string{`ENVOY_STATUS_PORT: "0": is not a port, 1 to 65535; set it so, or leave it out for 15021`}},
@@ -272,6 +274,41 @@ func TestFiles(t *testing.T) {
 	} {
 		if _, err := read(t, files...); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%q: %v doesn't name %q", files, err, name)
+		}
+	}
+}
+
+// TestZipkin: the tracer that Istio's agent would put into the bootstrap.
+func TestZipkin(t *testing.T) {
+	for _, c := range []struct {
+		config, hostIP string
+		want           *Zipkin
+		warning        string
+	}{
+		{`{}`, "", nil, ""},
+		{`{"tracing": {"sampling": 5}}`, "", nil, ""},
+		{`{"tracing": {"zipkin": {"address": "zipkin.istio-system:9411"}}}`, "", &Zipkin{"zipkin.istio-system", 9411}, ""},
+		{`{"tracing": {"zipkin": {"address": "[fd00::1]:65535"}, "tlsSettings": {"mode": "DISABLE"}}}`, "", &Zipkin{"fd00::1", 65535}, ""},
+		{`{"tracing": {"zipkin": {"address": "$(HOST_IP):9411"}}}`, "10.1.2.3", &Zipkin{"10.1.2.3", 9411}, ""},
+		{`{"tracing": {"zipkin": {"address": "$(HOST_IP):9411"}}}`, "", nil, "tracing.zipkin.address=$(HOST_IP):9411: HOST_IP isn't set"},
+		{`{"tracing": {"zipkin": {"address": "z:9411"}, "tlsSettings": {"mode": "SIMPLE"}}}`, "", nil, "tracing.tlsSettings of mode SIMPLE is not supported"},
+		{`{"tracing": {"datadog": {"address": "$(HOST_IP):8126"}}}`, "", nil, "tracing.datadog is not supported"},
+		{`{"tracing": {"stackdriver": {}}}`, "", nil, "tracing.stackdriver is not supported"},
+		{`{"tracing": {"openCensusAgent": {"address": "a:1"}}}`, "", nil, "tracing.openCensusAgent is not supported"},
+	} {
+		in := injected(t)
+		in.Environ = with(in.Environ, "PROXY_CONFIG="+c.config, "HOST_IP="+c.hostIP)
+		p, err := Read(in)
+		if err != nil {
+			t.Errorf("%s: %v", c.config, err)
+			continue
+		}
+		if !reflect.DeepEqual(p.Zipkin, c.want) {
+			t.Errorf("%s: %+v, not %+v", c.config, p.Zipkin, c.want)
+		}
+		said := strings.Join(p.Warnings, "\n")
+		if !strings.Contains(said, c.warning) || c.warning == "" && strings.Contains(said, "tracing") {
+			t.Errorf("%s: warnings %q, not %q", c.config, said, c.warning)
 		}
 	}
 }

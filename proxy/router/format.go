@@ -54,6 +54,7 @@ const (
 	opUpstreamPort
 	opUpstreamLocal
 	opUpstreamCluster
+	opUpstreamClusterRaw
 	opUpstreamProtocol
 	opRouteName
 	opServerName
@@ -97,8 +98,10 @@ func plainOperator(name string) operator {
 		return opUpstreamPort
 	case "UPSTREAM_LOCAL_ADDRESS":
 		return opUpstreamLocal
-	case "UPSTREAM_CLUSTER", "UPSTREAM_CLUSTER_RAW":
+	case "UPSTREAM_CLUSTER":
 		return opUpstreamCluster
+	case "UPSTREAM_CLUSTER_RAW":
+		return opUpstreamClusterRaw
 	case "UPSTREAM_PROTOCOL":
 		return opUpstreamProtocol
 	case "ROUTE_NAME":
@@ -376,6 +379,8 @@ func appendUpstream(dst []byte, op operator, ex *http.Exchange) []byte {
 	case opUpstreamLocal:
 		return append(dst, ex.UpstreamLocal...)
 	case opUpstreamCluster:
+		return append(dst, ex.ClusterObserved()...)
+	case opUpstreamClusterRaw:
 		return append(dst, ex.ClusterName...)
 	case opUpstreamProtocol:
 		if ex.UpstreamProtocol != http.ProtocolUnknown {

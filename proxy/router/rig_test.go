@@ -14,7 +14,8 @@ import (
 // named is a cluster of which only the name is known.
 type named string
 
-func (n named) Name() string { return string(n) }
+func (n named) Name() string     { return string(n) }
+func (n named) StatName() string { return string(n) }
 
 // exchange makes an exchange of a request line, in the form METHOD HOST PATH,
 // and field lines.

@@ -14,7 +14,12 @@ import (
 
 // Cluster is where a route sends requests. A route holds the stable place of
 // a cluster, which may be empty while the cluster doesn't exist.
-type Cluster interface{ Name() string }
+type Cluster interface {
+	Name() string
+	// StatName is what the cluster is called in statistics: its name, where nothing else
+	// is configured.
+	StatName() string
+}
 
 // Kind is what a route does with a request.
 type Kind uint8

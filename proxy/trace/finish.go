@@ -110,7 +110,7 @@ func (r *Request) tryName(b *builder, ex *http.Exchange) []byte {
 		}
 	}
 	at := len(b.room)
-	b.room = append(append(append(b.room, "router "...), ex.ClusterName...), " egress"...)
+	b.room = append(append(append(b.room, "router "...), ex.ClusterObserved()...), " egress"...)
 	return b.room[at:]
 }
 
@@ -243,7 +243,7 @@ func (b *builder) common(cfg *Config, ex *http.Exchange, status int, flags http.
 	b.add("component", component)
 	if ex.ClusterName != "" {
 		b.add("upstream_cluster", b.text(ex.ClusterName))
-		b.add("upstream_cluster.name", b.text(ex.ClusterName))
+		b.add("upstream_cluster.name", b.text(ex.ClusterObserved()))
 	}
 	b.add("http.status_code", b.number(int64(status)))
 	at := len(b.room)

@@ -60,24 +60,32 @@ type mesh struct {
 // is in the others.
 func startMesh(t testing.TB, flavour Flavour, ours func(pod string) bool) *mesh {
 	t.Helper()
+	return startMeshOf(t, Options{Flavour: flavour}, ownConfig, ours)
+}
+
+// startMeshOf is startMesh with a MeshConfig and objects beside the mesh's own. config is
+// the ProxyConfig of a pod.
+func startMeshOf(t testing.TB, o Options, config func(pod string) string, ours func(pod string) bool) *mesh {
+	t.Helper()
 	outside := PodSpec{Namespace: "outside", Name: "outside", Addr: netip.MustParseAddr("10.244.0.30")}
 	m := &mesh{t: t, n: StartNetwork(t, append(BookinfoPods(), outside)), app: BuildApp(t), vips: map[string]string{}, proxies: map[string]*Running{}, isOurs: map[string]bool{}}
 	m.world, m.issuer = newAuthority(t), newIssuer(t)
-	objects := append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, team, m.issuer.yaml, m.world.secrets(t))
-	m.l = Start(t, Options{Flavour: flavour, Host: m.n.Node, Objects: objects, Dial: m.dialLoopback})
-	m.readAddresses(objects)
+	o.Objects = append(append(Bookinfo(), httpObjects, rawObjects, egressObjects, policyObjects, edgeObjects, team, m.issuer.yaml, m.world.secrets(t)), o.Objects...)
+	o.Host, o.Dial = m.n.Node, m.dialLoopback
+	m.l = Start(t, o)
+	m.readAddresses(o.Objects)
 	m.startServers()
 	StartBookinfoApps(t, m.n, m.app)
 	binary := Published(t, binaries.Static(t))
 	m.ours = func(p *Pod) *Running {
-		c := p.Sidecar(m.l, ownConfig(p.Spec.Name))
+		c := p.Sidecar(m.l, config(p.Spec.Name))
 		c.Path, c.Args = binary, append(c.Args, "--root", c.Dir)
 		return p.Run(c)
 	}
 	m.envoy = func(*Pod) *Running { t.Fatal("no Envoy was wanted"); return nil }
 	if !allOf(proxied, ours) {
 		agent := NewEnvoyAgent(t)
-		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p, ownConfig(p.Spec.Name)) }
+		m.envoy = func(p *Pod) *Running { return agent.Start(m.l, p, config(p.Spec.Name)) }
 	}
 	for _, name := range proxied {
 		m.put(name, ours(name))
@@ -301,14 +309,17 @@ func (m *mesh) startServers() {
 	m.startOutside()
 }
 
-// serve runs an HTTP server of the test's own in a pod.
+// serve runs an HTTP server of the test's own in a pod, which takes HTTP/2 in the clear
+// too.
 func (m *mesh) serve(pod, addr string, h nethttp.HandlerFunc) {
 	m.t.Helper()
 	ln, err := m.n.Pod(pod).Listen("tcp4", addr)
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := &nethttp.Server{Handler: h, ReadHeaderTimeout: rig.Patience}
+	s := &nethttp.Server{Handler: h, ReadHeaderTimeout: rig.Patience, Protocols: new(nethttp.Protocols)}
+	s.Protocols.SetHTTP1(true)
+	s.Protocols.SetUnencryptedHTTP2(true)
 	go func() { _ = s.Serve(ln) }() // until it is closed
 	m.t.Cleanup(func() { _ = s.Close() })
 }
