@@ -199,6 +199,43 @@ func TestEarlyResponse(t *testing.T) {
 	c.WantClosed()
 }
 
+// TestAnswerToTheLastOctet: a host that answers the moment it has all of a body has had
+// the whole request, whatever the proxy's reader of the body has come to by then, so the
+// answer says how long it took.
+func TestAnswerToTheLastOctet(t *testing.T) {
+	plain := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(string, map[string]string, string) string { return inproc.OK("") })
+	})
+	multi := inproc.NewBackend2(t, func(c *inproc.Conn2) {
+		for {
+			if e := c.Next(); e.Kind == "closed" {
+				return
+			} else if e.End {
+				c.Headers(e.ID, true, ":status", "200")
+			}
+		}
+	})
+	// More than is sent before anybody waits for the answer.
+	body := strings.Repeat("x", 200_000)
+	for name, services := range map[string]string{"HTTP/1": inproc.Service("echo", plain), "HTTP/2": inproc.Service2("echo", multi)} {
+		for framing, request := range map[string]string{
+			"length":  fmt.Sprintf("Content-Length: %d\n\n%s", len(body), body),
+			"chunked": fmt.Sprintf("Transfer-Encoding: chunked\n\n%x\r\n%s\r\n0\r\n\r\n", len(body), body),
+		} {
+			t.Run(name+" "+framing, func(t *testing.T) {
+				p := inproc.Start(t, map[string]string{"echo.yaml": services})
+				c := inproc.Dial(t, p.Addr("http"))
+				for i := range 600 {
+					r := c.Do("POST /x HTTP/1.1\nHost: echo:9080\n" + request)
+					if r.Line != "HTTP/1.1 200 OK" || r.Fields["x-envoy-upstream-service-time"] == "" {
+						t.Fatalf("request %d: %q with %v", i, r.Line, r.Fields)
+					}
+				}
+			})
+		}
+	}
+}
+
 // TestExpectContinue holds that 100 Continue comes from the upstream, and that
 // a refusal instead of it ends the connection with the body unsent.
 func TestExpectContinue(t *testing.T) {
@@ -337,7 +374,7 @@ func TestDeadPooledConnection(t *testing.T) {
 	})
 	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
 	c := inproc.Dial(t, p.Addr("http"))
-	for i := range 300 {
+	for i := range 600 {
 		method := [...]string{"GET", "POST", "PUT"}[i%3]
 		r := c.Do(method + " /x HTTP/1.1\nHost: echo:9080\nContent-Length: 0\n\n")
 		if r.Body != "one" {

@@ -61,6 +61,7 @@ func (c *Call) sendHead() *http.Error {
 		return asError(err)
 	}
 	if none {
+		c.came.Store(true)
 		c.requestSent()
 	}
 	return nil
@@ -121,15 +122,21 @@ func (c *Call) sendArrived() (done bool, err *http.Error) {
 	return false, nil
 }
 
-// took accounts for a piece of the body that came from downstream.
+// took accounts for a piece of the body that came from downstream. It comes
+// before the piece is written upstream: the host may answer the last octet at
+// once, before anybody has looked for the end behind it.
 func (c *Call) took(p []byte) {
 	c.ex.RequestBodyBytes += int64(len(p))
+	if f := &c.ex.Req.Framing; f.Kind == http.BodyLength && c.ex.RequestBodyBytes == f.Length {
+		c.came.Store(true)
+	}
 	c.ex.RequestMessages.Add(p)
 	c.body.record(p)
 }
 
 // endRequest ends the body.
 func (c *Call) endRequest(trailers *http.Fields) *http.Error {
+	c.came.Store(true)
 	var err error
 	if trailers != nil {
 		err = c.up.WriteTrailers(trailers)
