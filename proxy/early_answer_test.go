@@ -67,23 +67,34 @@ func TestAnswerToTheLastOctet(t *testing.T) {
 	}
 }
 
-// TestRefusedBody: an answer of the proxy's own to a request whose body nobody reads says
-// that the connection ends, and after one without a body it goes on.
+// TestRefusedBody: an answer of the proxy's own to a request whose body nobody has read
+// says that the connection ends. It goes on after one without a body, and where the
+// body has come while the proxy tried to reach a host.
 func TestRefusedBody(t *testing.T) {
-	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Echo(t, "x")),
-		"vs.yaml": route("  - directResponse: {status: 202, body: {string: here}}\n")})
-	for body, closes := range map[string]bool{"": false, "unread": true} {
-		c := inproc.Dial(t, p.Addr("http"))
-		r := c.Do(fmt.Sprintf("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: %d\n\n%s", len(body), body))
-		wantLine(t, r, "HTTP/1.1 202 Accepted")
-		if (r.Fields["connection"] == "close") != closes {
-			t.Errorf("body %q: fields %v", body, r.Fields)
-		}
-		if closes {
-			c.WantClosed()
-		} else if r = c.Do(get); r.Body != "here" {
-			t.Errorf("then %q %q", r.Line, r.Body)
-		}
+	for _, c := range []struct {
+		name, vs, body string
+		line           string
+		closes         bool
+	}{
+		{"answered, no body", "  - directResponse: {status: 202}\n", "", "HTTP/1.1 202 Accepted", false},
+		{"answered", "  - directResponse: {status: 202}\n", "unread", "HTTP/1.1 202 Accepted", true},
+		{"no host answers", "  - route: [{destination: {host: echo}}]\n", "unread", "HTTP/1.1 503 Service Unavailable", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", inproc.Refusing(t)), "vs.yaml": route(c.vs)})
+			request := fmt.Sprintf("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: %d\n\n%s", len(c.body), c.body)
+			conn := inproc.Dial(t, p.Addr("http"))
+			r := conn.Do(request)
+			wantLine(t, r, c.line)
+			if (r.Fields["connection"] == "close") != c.closes {
+				t.Errorf("fields %v", r.Fields)
+			}
+			if c.closes {
+				conn.WantClosed()
+			} else {
+				wantLine(t, conn.Do(request), c.line)
+			}
+		})
 	}
 }
 

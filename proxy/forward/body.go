@@ -134,6 +134,23 @@ func (c *Call) took(p []byte) {
 	c.body.record(p)
 }
 
+// dropArrived takes what has come by now of a request that no host is to get, so
+// that a client of HTTP/1 which has sent all of it keeps its connection. Envoy
+// reads it while a host is connected to, and not for what it answers at once.
+func (c *Call) dropArrived() {
+	if c.host == nil || c.ex.Req.Protocol == http.HTTP2 || c.ex.Req.Framing.Kind == http.BodyNone {
+		return
+	}
+	for n := 0; n < inlineLimit && c.down.Poll(); {
+		p, err := c.down.ReadBody()
+		if err != nil {
+			return // io.EOF, or the connection can't go on anyway
+		}
+		c.ex.RequestBodyBytes += int64(len(p))
+		n += len(p)
+	}
+}
+
 // endRequest ends the body.
 func (c *Call) endRequest(trailers *http.Fields) *http.Error {
 	c.came.Store(true)
