@@ -90,10 +90,10 @@ var outside = []struct {
 	{"net/http", "admin pod demo cmd proxytest/inproc http/h1 istio",
 		"the data path has its own codecs; net/http costs several times as much, and its HTTP/2 is served on no port. " +
 			"The codec and the translator take the texts of statuses from it"},
-	{"crypto/tls", "tls tls/controlplane tls/istioca pod",
+	{"crypto/tls", "tls tls/controlplane tls/istioca pod proxytest/inproc",
 		"identity checks can't be forgotten where one package alone makes TLS configurations. " +
 			"A control plane is no workload: it is known by a name of DNS. The client of a CA matches keys with certificates. " +
-			"The kubelet's probes, which the pod sends on, check nobody"},
+			"The kubelet's probes, which the pod sends on, check nobody, and neither does a client of a test"},
 	{"github.com/spf13/cobra", "cmd",
 		"flags are the command line's business"},
 	{"github.com/prometheus/client_golang/...", "stats admin root",

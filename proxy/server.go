@@ -228,7 +228,7 @@ func (s *Server) newWatcher() (*source.Watcher, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
-	return source.NewWatcher(paths, reloadAfter)
+	return source.NewWatcher(paths, reloadAfter, s.log(admin.LoggerConfig))
 }
 
 // watch reads the files again after each change, until ctx ends.

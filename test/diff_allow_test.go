@@ -64,8 +64,6 @@ var allowances = []allowance{
 		why: "a response to HEAD has no body to frame (RFC 9112 section 6.1)"},
 	{where: "response", field: "content-length", cases: "^(no route|name that nobody knows), HEAD$", fine: only("", "0"),
 		why: "ours says the length that GET has"},
-	{where: "response", field: "connection", cases: "POST", fine: only("close", ""),
-		why: "Envoy answers before it has read the body and gives the connection up; ours reads the rest of a short one and keeps it"},
 	{where: "response", field: "x-hop", cases: "^response: hop by hop$", fine: only("1", ""),
 		why: "Connection names it, so it ends here (RFC 9110 section 7.6.1); Envoy does so for requests only"},
 	{where: "request", field: "http2-settings", cases: "^http2 settings", fine: only("AAMAAABkAAQAAP__", ""),

@@ -104,8 +104,9 @@ func TestFailingHostIsEjected(t *testing.T) {
 }
 
 // wantBackAfter waits until v1-a, which was ejected between start and out, is
-// back: not before its ejection time of 30 s, and at the sweep that follows,
-// one interval of 10 s later at most.
+// back: not before its ejection time of 30 s. That it isn't back much later
+// either is held in proxy/outlier, whose tests have a clock of their own: here
+// the machine may be slow.
 func wantBackAfter(t *testing.T, p *rig.Proxy, start, out time.Time) {
 	t.Helper()
 	healthy := wire.Load{Addr: p.HTTP, Request: get("reviews:9080", "/reviews/1"), Conns: 1, Count: 20, Patience: rig.Patience}
@@ -124,8 +125,8 @@ func wantBackAfter(t *testing.T, p *rig.Proxy, start, out time.Time) {
 		}
 		return nil
 	})
-	if longest, shortest := time.Since(start), time.Since(out); longest < 30*time.Second || shortest > 45*time.Second {
-		t.Errorf("v1-a was out for %v to %v, want 30 s and the rest of an interval of 10 s", shortest, longest)
+	if longest := time.Since(start); longest < 30*time.Second {
+		t.Errorf("v1-a was out for no more than %v, want 30 s at least", longest)
 	}
 	rig.Until(t, "v1-a gets requests again", func() error {
 		if tally := healthy.Run(); tally.Origin["v1-a"] == 0 {

@@ -131,6 +131,7 @@ type sink struct {
 	mu     sync.Mutex
 	buf    []byte // guarded by mu: lines that wait
 	closed bool   // guarded by mu
+	losses losses // guarded by mu
 
 	// Signals to the goroutine; each holds one.
 	some   chan struct{} // buf is not empty any more
@@ -163,8 +164,8 @@ func (s *sink) signal(c chan struct{}) {
 func (s *sink) write(line []byte) {
 	s.mu.Lock()
 	if s.closed || len(s.buf)+len(line) > maxBuffered {
+		s.drop()
 		s.mu.Unlock()
-		s.counts.dropped.Inc()
 		return
 	}
 	before := len(s.buf)

@@ -150,6 +150,94 @@ func TestSlowDisk(t *testing.T) {
 	})
 }
 
+// sayings is a log that is read piece by piece.
+type sayings struct {
+	mu   sync.Mutex
+	said strings.Builder // guarded by mu
+}
+
+func (s *sayings) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.said.Write(p)
+}
+
+// take returns what was said since it was last called.
+func (s *sayings) take() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.said.Reset()
+	return s.said.String()
+}
+
+// TestDroppedLinesAreTold: of lines that a slow disk costs the log is told when
+// it begins, how many they are, and when it is over, once a minute at most.
+func TestDroppedLinesAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeFile{gate: make(chan struct{})}
+		told := &sayings{}
+		r := NewSinks(slog.New(slog.NewTextHandler(told, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}})))
+		s := newSink("x", f, &r.counts, r.log)
+		r.byPath["x"] = s
+		line := []byte(strings.Repeat("x", maxBuffered/4))
+		// wants holds what was told since it was last called.
+		wants := func(when, want string) {
+			t.Helper()
+			synctest.Wait()
+			if got := told.take(); got != want {
+				t.Errorf("%s: %q was told, want %q", when, got, want)
+			}
+		}
+		write := func(lines int) {
+			for range lines {
+				s.write(line)
+				synctest.Wait()
+			}
+		}
+		dropped := func(n int) string {
+			return fmt.Sprintf("level=WARN msg=\"access log lines are dropped: the file takes them too slowly\" path=x lines=%d\n", n)
+		}
+		over := func(n int) string {
+			return fmt.Sprintf("level=INFO msg=\"access log lines are dropped no more\" path=x lines=%d\n", n)
+		}
+		write(5) // one is being written, four wait
+		wants("while the buffer holds", "")
+		write(1)
+		wants("at the first line", dropped(1))
+		write(6)
+		wants("within a minute", "")
+		time.Sleep(tellInterval)
+		wants("after a minute", dropped(6))
+		close(f.gate) // the disk is quick again
+		time.Sleep(tellInterval)
+		wants("after a minute without", over(7))
+		f.gate = make(chan struct{})
+		write(7)
+		wants("right after the end", "")
+		time.Sleep(tellInterval)
+		wants("a minute after the end", dropped(2))
+		close(f.gate)
+		time.Sleep(3 * tellInterval)
+		wants("at the second end", over(2))
+		f.gate = make(chan struct{})
+		write(8)
+		wants("long after", dropped(1))
+		close(f.gate)
+		if err := r.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.write(line)
+		wants("at the end of the proxy", dropped(2))
+		time.Sleep(2 * tellInterval)
+		wants("after it", "")
+	})
+}
+
 // TestStuckDisk: the proxy ends even if its log can't be written.
 func TestStuckDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

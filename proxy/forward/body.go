@@ -61,6 +61,7 @@ func (c *Call) sendHead() *http.Error {
 		return asError(err)
 	}
 	if none {
+		c.came.Store(true)
 		c.requestSent()
 	}
 	return nil
@@ -121,15 +122,38 @@ func (c *Call) sendArrived() (done bool, err *http.Error) {
 	return false, nil
 }
 
-// took accounts for a piece of the body that came from downstream.
+// took accounts for a piece of the body that came from downstream. It comes
+// before the piece is written upstream: the host may answer the last octet at
+// once, before anybody has looked for the end behind it.
 func (c *Call) took(p []byte) {
 	c.ex.RequestBodyBytes += int64(len(p))
+	if f := &c.ex.Req.Framing; f.Kind == http.BodyLength && c.ex.RequestBodyBytes == f.Length {
+		c.came.Store(true)
+	}
 	c.ex.RequestMessages.Add(p)
 	c.body.record(p)
 }
 
+// dropArrived takes what has come by now of a request that no host is to get, so
+// that a client of HTTP/1 which has sent all of it keeps its connection. Envoy
+// reads it while a host is connected to, and not for what it answers at once.
+func (c *Call) dropArrived() {
+	if c.host == nil || c.ex.Req.Protocol == http.HTTP2 || c.ex.Req.Framing.Kind == http.BodyNone {
+		return
+	}
+	for n := 0; n < inlineLimit && c.down.Poll(); {
+		p, err := c.down.ReadBody()
+		if err != nil {
+			return // io.EOF, or the connection can't go on anyway
+		}
+		c.ex.RequestBodyBytes += int64(len(p))
+		n += len(p)
+	}
+}
+
 // endRequest ends the body.
 func (c *Call) endRequest(trailers *http.Fields) *http.Error {
+	c.came.Store(true)
 	var err error
 	if trailers != nil {
 		err = c.up.WriteTrailers(trailers)

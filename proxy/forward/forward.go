@@ -64,13 +64,15 @@ type Call struct {
 	up     upstream
 	conn   *pool.Conn       // that up is on; nil if it is on an HTTP/2 one
 	stream *pool.StreamConn // that up is on; nil if it is on an HTTP/1 one
-	// timed says that the connection has a deadline set, sent that the request
-	// was sent to its end, begun that the response's head is there. timed, sent
-	// and deadline may be set by the pump.
-	timed, sent, begun atomic.Bool
-	unseen             bool // the last try's request can't have reached the application
-	madeKey            bool // the Sec-WebSocket-Key is ours
-	judged             bool // outlier detection knows how the host answered
+	// timed says that the connection has a deadline set, came that all of the
+	// request has come from downstream, sent that it was sent to its end, begun
+	// that the response's head is there. came is set before what makes the
+	// request whole is written upstream, sent after. timed, came, sent and
+	// deadline may be set by the pump.
+	timed, came, sent, begun atomic.Bool
+	unseen                   bool // the last try's request can't have reached the application
+	madeKey                  bool // the Sec-WebSocket-Key is ours
+	judged                   bool // outlier detection knows how the host answered
 
 	tried   []*cluster.Host // hosts of earlier tries
 	retries uint32          // repeats made by policy
@@ -207,6 +209,7 @@ func (c *Call) Release() {
 	c.retries, c.reissues, c.holdsRetry = 0, 0, false
 	c.timed.Store(false)
 	c.deadline.Store(0)
+	c.came.Store(false)
 	c.sent.Store(false)
 	c.begun.Store(false)
 	c.streamEnd, c.judged, c.madeKey = 0, false, false

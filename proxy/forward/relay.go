@@ -127,6 +127,7 @@ func (c *Call) relaySent() {
 	if c.times.Response > 0 {
 		c.deadline.Store(ex.RequestEnd + int64(c.times.Response))
 	}
+	c.came.Store(true)
 	c.sent.Store(true)
 	if c.relay.begun {
 		c.startTimer(c.bodyDeadline())

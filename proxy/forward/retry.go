@@ -134,8 +134,11 @@ func (c *Call) end(err *http.Error) *http.Error {
 	}
 	if c.down.Started() {
 		st.Response(ex.Resp.Status, false, ex.UpstreamFirst-ex.UpstreamStart)
-	} else if err.Status != 0 {
-		st.Response(err.Status, false, -1)
+	} else {
+		c.dropArrived()
+		if err.Status != 0 {
+			st.Response(err.Status, false, -1)
+		}
 	}
 	ex.UpstreamFailure = err.Transport
 	ex.LocalReply.Body, ex.Details = err.Body, err.Detail

@@ -289,7 +289,7 @@ func (c *Call) decorate() {
 	ex := c.ex
 	// An answer to an unfinished request says nothing of how long the host takes
 	// (Envoy: Filter::onUpstreamHeaders); that of an upgrade never ends before.
-	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil && c.sent.Load() {
+	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil && c.came.Load() {
 		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
 	}

@@ -71,6 +71,9 @@ type codec interface {
 	http.ServerStream
 	// Started reports whether the response's head was written.
 	Started() bool
+	// RequestEnded reports whether the request is completely read, on HTTP/2
+	// whether it has come.
+	RequestEnded() bool
 	// StopReading makes a ReadBody in progress, and those to come, fail until
 	// ResumeReading.
 	StopReading()

@@ -108,6 +108,11 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 	if st.route != nil && !ex.LocalReply.Bare {
 		st.route.ApplyResponse(ex, st.target)
 	}
+	if !st.RequestEnded() {
+		// Nobody waits for what is left of it, and the client has to know that the
+		// connection ends (RFC 9112 section 9.6; Envoy: ActiveStream::encodeHeaders).
+		st.SetClosing()
+	}
 	st.ResponseReady()
 	end := body == "" || ex.Req.Method == http.MethodHead
 	if st.WriteHead(&ex.Resp, end) != nil {

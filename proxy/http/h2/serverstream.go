@@ -55,7 +55,7 @@ func (s *ServerStream) End() (done, flush bool) {
 	switch {
 	case !s.ended:
 		flush = s.Stream.Reset(http2.ErrCodeInternal)
-	case !s.Stream.Closed() && !s.requestEnded():
+	case !s.Stream.Closed() && !s.RequestEnded():
 		// The response is complete without all of the request (RFC 9113 section 8.1).
 		s.Stream.ResetWhenSent(http2.ErrCodeNo)
 		flush = true
@@ -65,7 +65,8 @@ func (s *ServerStream) End() (done, flush bool) {
 	return s.Stream.Closed(), flush
 }
 
-func (s *ServerStream) requestEnded() bool {
+// RequestEnded reports whether the request has come to its end.
+func (s *ServerStream) RequestEnded() bool {
 	s.box.mu.Lock()
 	defer s.box.mu.Unlock()
 	return s.box.ended

@@ -21,25 +21,6 @@ import (
 // written all the time are still read.
 const maxDelay = time.Second
 
-// Watch calls changed whenever what Load would read from the paths has changed, until
-// ctx is done. It returns when watching has begun, or an error when that isn't possible;
-// changed is called on a goroutine of its own, never twice at a time.
-//
-// Who must not miss a change between the first Load and the start of watching, or wants
-// to wait for the last call of changed, makes a Watcher before Load and runs it after.
-func Watch(ctx context.Context, paths []string, debounce time.Duration, changed func()) error {
-	w, err := NewWatcher(paths, debounce)
-	if err != nil {
-		return err
-	}
-	go func() {
-		if err := w.Run(ctx, changed); err != nil {
-			slog.Error("configuration files aren't watched any more; restart to have changes read", "error", err)
-		}
-	}()
-	return nil
-}
-
 // Watcher tells when the files that paths name have changed. Files are watched by way of
 // their directories, because editors and Kubernetes replace files and don't write to
 // them. It sees new files and sub-directories, files that an editor or a deployment
@@ -48,21 +29,27 @@ func Watch(ctx context.Context, paths []string, debounce time.Duration, changed 
 type Watcher struct {
 	paths    []string
 	debounce time.Duration
+	log      *slog.Logger
 	notify   *fsnotify.Watcher
 	wanted   *wanted // owned by Run once it has begun
 }
 
-// NewWatcher begins to watch. Changes from now on are reported by Run. The paths are
-// those of Load; standard input isn't watched.
+// NewWatcher begins to watch. Changes from now on are reported by Run, so who must miss
+// none makes the Watcher before Load. The paths are those of Load; standard input isn't
+// watched.
 //
 // debounce is how long writing must have paused before a change is reported; 50 ms takes
-// an editor's or a deployment's several steps for one.
-func NewWatcher(paths []string, debounce time.Duration) (*Watcher, error) {
+// an editor's or a deployment's several steps for one. What goes wrong later on is told to
+// log; nil: to nobody.
+func NewWatcher(paths []string, debounce time.Duration, log *slog.Logger) (*Watcher, error) {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	notify, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("can't watch files: %w", err)
 	}
-	w := &Watcher{paths: paths, debounce: debounce, notify: notify}
+	w := &Watcher{paths: paths, debounce: debounce, log: log, notify: notify}
 	if err := w.update(); err != nil {
 		notify.Close()
 		return nil, err
@@ -75,18 +62,23 @@ func (w *Watcher) Close() error { return w.notify.Close() }
 
 // Run calls changed after each change, once writing has paused or has gone on for a
 // second, and never twice at a time. A file that is empty is still being written to: an
-// editor that doesn't rename truncates a file before it writes. It returns nil when ctx is done, after the last call
-// of changed has returned, and an error when watching has broken down.
+// editor that doesn't rename truncates a file before it writes. It returns nil when ctx
+// is done, after the last call of changed has returned, and an error when watching has
+// broken down.
 func (w *Watcher) Run(ctx context.Context, changed func()) error {
 	defer w.notify.Close()
 	return w.loop(ctx, w.notify.Events, w.notify.Errors, func() {
-		// Directories may have come or gone. What is written to a new one before it is
-		// watched is still read now, because changed comes after.
-		if err := w.update(); err != nil {
-			slog.Warn("some configuration files aren't watched", "error", err)
-		}
+		w.watchAgain()
 		changed()
 	})
+}
+
+// watchAgain watches what the paths lead to now: directories may have come or gone. What is
+// written to a new one before it is watched is still read, because changed comes after.
+func (w *Watcher) watchAgain() {
+	if err := w.update(); err != nil {
+		w.log.Warn("some configuration files aren't watched", "error", err)
+	}
 }
 
 func (w *Watcher) loop(ctx context.Context, events <-chan fsnotify.Event, errs <-chan error, fire func()) error {

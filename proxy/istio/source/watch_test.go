@@ -5,8 +5,10 @@ package source
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,7 +138,7 @@ func TestWatcherErrors(t *testing.T) {
 // watching runs a watcher and returns a function that waits for a change.
 func watching(t *testing.T, paths ...string) (wait func(what string)) {
 	t.Helper()
-	w, err := NewWatcher(paths, 20*time.Millisecond)
+	w, err := NewWatcher(paths, 20*time.Millisecond, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +267,7 @@ func TestWatchConfigMap(t *testing.T) {
 // TestWatchSilence checks that what isn't configuration isn't reported.
 func TestWatchSilence(t *testing.T) {
 	dir := writeFiles(t, map[string]string{"a.yaml": "1", "notes.txt": "1", ".git/HEAD": "1"})
-	w, err := NewWatcher([]string{dir}, time.Millisecond)
+	w, err := NewWatcher([]string{dir}, time.Millisecond, nil)
 	must(t, err)
 	defer w.Close()
 	real, err := filepath.EvalSymlinks(dir)
@@ -284,19 +286,24 @@ func TestWatchSilence(t *testing.T) {
 	}
 }
 
-func TestWatchInBackground(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	dir := t.TempDir()
-	changed := make(chan struct{}, 100)
-	must(t, Watch(ctx, []string{dir}, time.Millisecond, func() { changed <- struct{}{} }))
-	write(t, filepath.Join(dir, "a.yaml"), "1")
-	select {
-	case <-changed:
-	case <-time.After(10 * time.Second):
-		t.Error("a write isn't noticed")
+// TestWatchTells: what can't be watched is told to who was handed in, and to nobody else.
+func TestWatchTells(t *testing.T) {
+	var own, process strings.Builder
+	before := slog.Default()
+	defer slog.SetDefault(before)
+	slog.SetDefault(slog.New(slog.NewTextHandler(&process, nil)))
+	for _, log := range []*slog.Logger{slog.New(slog.NewTextHandler(&own, nil)), nil} {
+		w, err := NewWatcher([]string{t.TempDir()}, time.Millisecond, log)
+		must(t, err)
+		must(t, w.Close()) // so that no directory can be added
+		w.watchAgain()
 	}
-	cancel()
-	goleak.VerifyNone(t)
+	if got := own.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN msg=\"some configuration files aren't watched\"") {
+		t.Errorf("told %q", got)
+	}
+	if process.Len() > 0 {
+		t.Errorf("the process's logger got %q", process.String())
+	}
 }
 
 func TestFollowEndlessLinks(t *testing.T) {
