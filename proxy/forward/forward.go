@@ -111,7 +111,7 @@ func (c *Call) Run(opt *Options, ex *http.Exchange, down Downstream, route *rout
 // setUp prepares the exchange for its first try.
 func (c *Call) setUp(opt *Options, ex *http.Exchange, down Downstream, route *router.Route, target *router.Target) *http.Error {
 	c.opt, c.ex, c.down, c.vh, c.route, c.target = opt, ex, down, route.VirtualHost(), route, target
-	ex.ClusterName, ex.ClusterStatName = c.target.Cluster.Name(), c.target.Cluster.StatName()
+	ex.ClusterName, ex.Cluster = c.target.Cluster.Name(), c.target.Cluster
 	slot, _ := c.target.Cluster.(*cluster.Slot)
 	if slot != nil {
 		c.cl = slot.Load()

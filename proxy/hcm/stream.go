@@ -82,11 +82,11 @@ func (st *stream) chooseRoute() *http.Error {
 	}
 	ex.RouteName = route.Name
 	st.route, st.target, st.chain = route, nil, route.Chain
-	ex.ClusterName, ex.ClusterStatName = "", ""
+	ex.ClusterName, ex.Cluster = "", nil
 	if route.Kind == router.Forward {
 		st.target = route.Target(ex.Random)
 		st.chain = st.target.Chain
-		ex.ClusterName, ex.ClusterStatName = st.target.Cluster.Name(), st.target.Cluster.StatName()
+		ex.ClusterName, ex.Cluster = st.target.Cluster.Name(), st.target.Cluster
 	}
 	return nil
 }

@@ -96,8 +96,11 @@ type Exchange struct {
 	// ClusterName is the cluster that the route leads to, whether the request
 	// gets there or a filter answers it; empty for a route that answers itself.
 	ClusterName string
-	// ClusterStatName is what that cluster is called in statistics; empty if it isn't
-	// known.
+	// Cluster is that cluster, asked for what it is called in statistics by whoever tells
+	// of it; nil where ClusterName is empty, or ClusterStatName known.
+	Cluster interface{ StatName() string }
+	// ClusterStatName is what the cluster is called in statistics, where Cluster doesn't
+	// say.
 	ClusterStatName string
 	// Reroute is set by a request filter that has changed what routes are chosen
 	// by: the route is chosen again before the next filter runs.
@@ -173,7 +176,12 @@ type GRPCWeb struct {
 
 // ClusterObserved is what the cluster is called where it is observed: its name in
 // statistics, or else its own (Envoy: ClusterInfo::observabilityName).
-func (x *Exchange) ClusterObserved() string { return cmp.Or(x.ClusterStatName, x.ClusterName) }
+func (x *Exchange) ClusterObserved() string {
+	if x.Cluster != nil {
+		return x.Cluster.StatName()
+	}
+	return cmp.Or(x.ClusterStatName, x.ClusterName)
+}
 
 // HostStatus returns the HTTP status by which the host that answered is
 // judged: of gRPC that of its grpc-status, so that a host which fails in 200s
