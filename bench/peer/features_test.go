@@ -79,6 +79,42 @@ func TestTraced(t *testing.T) {
 	}
 }
 
+// unlucky is ours, whose first start finds a port taken.
+type unlucky struct {
+	pillion
+	starts *int
+}
+
+func (u unlucky) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	l, err := u.pillion.Prepare(tool, dir, job)
+	if *u.starts++; *u.starts == 1 {
+		l.Spec.Path, l.Spec.Args = "sh", []string{"-c", "exit 1"}
+	}
+	return l, err
+}
+
+// TestPortTakenMeanwhile: a peer that ends before it serves is started anew, and not for
+// ever.
+func TestPortTakenMeanwhile(t *testing.T) {
+	g := proc.NewGroup()
+	t.Cleanup(g.Close)
+	o, err := origin.Start(g, self(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := Job{Mesh: mesh.New(1, true), Origins: o.Addrs[origin.HTTP], Workers: 1, Connections: 4, Streams: 1}
+	starts := 0
+	r, err := Start(t.Context(), g, unlucky{starts: &starts}, located(t, pillion{}), t.TempDir(), job, nil)
+	if err != nil || starts != 2 {
+		t.Fatalf("%d starts, %v", starts, err)
+	}
+	r.Stop(g)
+	never := Tool{Path: "false"}
+	if _, err := Start(t.Context(), g, pillion{}, never, t.TempDir(), job, nil); err == nil {
+		t.Error("a program that always ends is taken for one that serves")
+	}
+}
+
 // spans waits until the requests of the check have left spans at the collector.
 func spans(t *testing.T, r *Running) {
 	t.Helper()

@@ -44,34 +44,50 @@ type Running struct {
 
 // Start configures and starts a peer, waits until it serves the last service,
 // and checks that it does the whole job: both routes, the whole body, and for
-// ours that it counts. dir is where its files go; cpus as in proc.Spec.
+// ours that it counts. One that ends before it serves is started anew, on other
+// ports: a program beside us may have taken one of them meanwhile. dir is where its
+// files go; cpus as in proc.Spec.
 func Start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, job Job, cpus []int) (*Running, error) {
+	for again := 0; ; again++ {
+		r, ended, err := start(ctx, g, p, tool, dir, job, cpus)
+		if err == nil || !ended || again == restarts || ctx.Err() != nil {
+			return r, err
+		}
+	}
+}
+
+// restarts is how often a peer is started anew whose program has ended.
+const restarts = 2
+
+// start is Start, once. ended: the program ended before it served.
+func start(ctx context.Context, g *proc.Group, p Peer, tool Tool, dir string, job Job, cpus []int) (r *Running, ended bool, err error) {
 	own, err := os.MkdirTemp(dir, p.Name()+"-")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	launch, err := prepare(p, tool, own, job)
 	if err != nil {
-		return nil, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
+		return nil, false, fmt.Errorf("%s: write its configuration: %w", p.Name(), err)
 	}
-	r := &Running{Peer: p, Addr: launch.Addr, admin: launch.Admin, dir: own, hostOnly: launch.HostOnly}
+	r = &Running{Peer: p, Addr: launch.Addr, admin: launch.Admin, dir: own, hostOnly: launch.HostOnly}
 	began := time.Now()
 	if launch.Spec != nil {
 		launch.Spec.CPUs = cpus
 		if r.Process, err = g.Start(*launch.Spec); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	if err := r.waitReady(ctx, job); err != nil {
+		ended = r.Alive() != nil
 		r.Stop(g)
-		return nil, err
+		return nil, ended, err
 	}
 	r.Ready = time.Since(began)
 	if err := r.check(ctx, job, launch.Metrics); err != nil {
 		r.Stop(g)
-		return nil, fmt.Errorf("%s doesn't do the job: %w", p.Name(), err)
+		return nil, false, fmt.Errorf("%s doesn't do the job: %w", p.Name(), err)
 	}
-	return r, nil
+	return r, false, nil
 }
 
 func prepare(p Peer, tool Tool, dir string, job Job) (Launch, error) {
