@@ -14,9 +14,9 @@ import (
 
 // envoy is the reference: a static bootstrap with the clusters, routes, circuit
 // breakers and outlier detection that the mesh asks for, and its statistics on,
-// as they are by default. It has no access log, no tracing, none of Istio's own
-// filters, and no retry policy, which would make it keep request bodies: it
-// carries less than an istio-proxy does.
+// as they are by default. It has no access log, none of Istio's own filters, no tracing
+// that the job doesn't ask for, and no retry policy, which would make it keep request
+// bodies: it carries less than an istio-proxy does.
 type envoy struct{}
 
 func (envoy) Name() string { return "envoy" }

@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,9 +24,11 @@ import (
 type Feature struct {
 	pillion
 	name, summary string
-	// add returns more YAML and arguments; edit changes the YAML of the services.
-	add  func(job Job, dir string) (yaml string, args []string, err error)
-	edit func(yaml string) string
+	// traced is Job.Traced; add returns more YAML and arguments; edit changes the YAML of
+	// the services.
+	traced int
+	add    func(job Job, dir string) (yaml string, args []string, err error)
+	edit   func(yaml string) string
 }
 
 // Name implements Peer.
@@ -38,6 +39,7 @@ func (f Feature) Summary() string { return f.summary }
 
 // Prepare implements Peer: as ours, with the feature beside it.
 func (f Feature) Prepare(tool Tool, dir string, job Job) (Launch, error) {
+	job.Traced = max(job.Traced, f.traced)
 	l, err := f.pillion.Prepare(tool, dir, job)
 	if err != nil {
 		return l, err
@@ -85,8 +87,8 @@ func editAll(dir string, edit func(string) string) error {
 // workload, or before it.
 func Features(inbound bool) []Peer {
 	log := Feature{name: "+access-log", summary: "an access log in Istio's text format, to a file", add: accessLog}
-	some := Feature{name: "+tracing-1", summary: "one request in a hundred is traced, spans go to the origin by OTLP over HTTP", add: tracing(1)}
-	each := Feature{name: "+tracing-100", summary: "the same of every request", add: tracing(100)}
+	some := Feature{name: "+tracing-1", summary: "one request in a hundred is traced, spans go to the origin by OTLP over HTTP", traced: 1}
+	each := Feature{name: "+tracing-100", summary: "the same of every request", traced: 100}
 	if inbound {
 		return []Peer{
 			log, some, each,
@@ -124,50 +126,6 @@ func accessLog(_ Job, dir string) (string, []string, error) {
 	file := filepath.Join(dir, "meshconfig.yaml")
 	text := "accessLogFile: " + filepath.Join(dir, "access.log") + "\n"
 	return "", []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
-}
-
-// tracing has a percentage of requests traced.
-func tracing(percent int) func(Job, string) (string, []string, error) {
-	return func(job Job, dir string) (string, []string, error) {
-		job.Traced = percent
-		return tracingYAML(job, dir)
-	}
-}
-
-// writeTracing writes what tracingYAML returns into a file, and returns the arguments.
-func writeTracing(job Job, dir, path string) ([]string, error) {
-	yaml, args, err := tracingYAML(job, dir)
-	if err != nil {
-		return nil, err
-	}
-	return args, os.WriteFile(path, []byte(yaml), 0o600)
-}
-
-// tracingYAML is the collector, which the first origin is, and the share of requests. The
-// MeshConfig that the arguments name is written into dir.
-func tracingYAML(job Job, dir string) (yaml string, args []string, err error) {
-	collector, err := netip.ParseAddrPort(job.Origins[0])
-	if err != nil {
-		return "", nil, fmt.Errorf("the origin: %w", err)
-	}
-	file := filepath.Join(dir, "meshconfig.yaml")
-	text := fmt.Sprintf(`extensionProviders:
-- {name: otel, opentelemetry: {service: %s/collector.bench, port: 4318, http: {path: /v1/traces, timeout: 5s}}}
-`, mesh.Namespace)
-	return fmt.Sprintf(`apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: collector, namespace: %[1]s}
-spec:
-  hosts: [collector.bench]
-  ports: [{number: 4318, name: http, protocol: HTTP}]
-  resolution: STATIC
-  endpoints: [{address: "%[2]s", ports: {http: %[3]d}}]
----
-apiVersion: telemetry.istio.io/v1
-kind: Telemetry
-metadata: {name: tracing, namespace: istio-system}
-spec: {tracing: [{providers: [{name: otel}], randomSamplingPercentage: %[4]d}]}
-`, mesh.Namespace, collector.Addr(), collector.Port(), job.Traced), []string{"--mesh-config", file}, os.WriteFile(file, []byte(text), 0o600)
 }
 
 const matchedRoute = "    route: [{destination: {host: "

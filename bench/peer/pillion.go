@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	nethttp "net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -111,7 +112,7 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 	}
 	if err == nil && job.Traced > 0 {
 		var more []string
-		if more, err = writeTracing(job, dir, filepath.Join(yaml, "tracing.yaml")); err == nil {
+		if more, err = writeTracing(job, dir, yaml); err == nil {
 			args = append(args, more...)
 		}
 	}
@@ -123,6 +124,38 @@ func (p pillion) Prepare(tool Tool, dir string, job Job) (Launch, error) {
 		Args: append(args, yaml),
 		Env:  []string{"GOMAXPROCS=" + strconv.Itoa(job.Workers)},
 	}}, nil
+}
+
+// writeTracing has the job's share of requests traced, with the first origin as the
+// collector: it writes a MeshConfig into dir and what goes beside the mesh's YAML into
+// files, and returns the arguments.
+func writeTracing(job Job, dir, files string) (args []string, err error) {
+	collector, err := netip.ParseAddrPort(job.Origins[0])
+	if err != nil {
+		return nil, fmt.Errorf("the origin: %w", err)
+	}
+	config := filepath.Join(dir, "meshconfig.yaml")
+	text := fmt.Sprintf(`extensionProviders:
+- {name: otel, opentelemetry: {service: %s/collector.bench, port: 4318, http: {path: /v1/traces, timeout: 5s}}}
+`, mesh.Namespace)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	text = fmt.Sprintf(`apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: collector, namespace: %[1]s}
+spec:
+  hosts: [collector.bench]
+  ports: [{number: 4318, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: "%[2]s", ports: {http: %[3]d}}]
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: tracing, namespace: istio-system}
+spec: {tracing: [{providers: [{name: otel}], randomSamplingPercentage: %[4]d}]}
+`, mesh.Namespace, collector.Addr(), collector.Port(), job.Traced)
+	return []string{"--mesh-config", config}, os.WriteFile(filepath.Join(files, "tracing.yaml"), []byte(text), 0o600)
 }
 
 // oneLine is the start of a program's output as one line.
