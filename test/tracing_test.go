@@ -3,7 +3,6 @@
 package test
 
 import (
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -11,64 +10,47 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-
-	collectorv1 "go.opentelemetry.io/proto/otlp/collector/trace/v1"
-	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/proto"
 
 	"pillion/test/rig"
 	"pillion/test/wire"
 )
 
-// spanSink takes spans over OTLP/HTTP.
+// spanSink is a collector that wants a token, and can refuse what it is sent.
 type spanSink struct {
-	addr string
-
-	mu    sync.Mutex
-	spans map[string][]*tracev1.Span // by service.name; guarded by mu
-	fails bool                       // it refuses them; guarded by mu
+	rig.SpanCollector
+	addr  string
+	fails bool // immutable once requests are made
 }
 
 func newSpanSink(t *testing.T) *spanSink {
 	t.Helper()
-	s := &spanSink{spans: map[string][]*tracev1.Span{}}
+	s := &spanSink{}
 	server := httptest.NewServer(nethttp.HandlerFunc(func(w nethttp.ResponseWriter, r *nethttp.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		m := &collectorv1.ExportTraceServiceRequest{}
-		body, err := io.ReadAll(r.Body)
-		if err == nil {
-			err = proto.Unmarshal(body, m)
-		}
-		if err != nil || r.URL.Path != "/v1/traces" || r.Header.Get("api-token") != "abc" {
-			t.Errorf("%s: %v, fields %v", r.URL, err, r.Header)
+		if r.URL.Path != "/v1/traces" || r.Header.Get("api-token") != "abc" {
+			t.Errorf("%s, fields %v", r.URL, r.Header)
 		}
 		if s.fails {
 			w.WriteHeader(nethttp.StatusServiceUnavailable)
 			return
 		}
-		for _, rs := range m.GetResourceSpans() {
-			for _, a := range rs.GetResource().GetAttributes() {
-				if a.GetKey() == "service.name" {
-					name := a.GetValue().GetStringValue()
-					s.spans[name] = append(s.spans[name], rs.GetScopeSpans()[0].GetSpans()...)
-				}
-			}
-		}
+		s.ServeHTTP(w, r)
 	}))
-	t.Cleanup(server.Close)
+	t.Cleanup(func() {
+		server.Close()
+		if _, wrong := s.Trace(""); len(wrong) > 0 {
+			t.Errorf("messages that weren't taken: %q", wrong)
+		}
+	})
 	s.addr = server.Listener.Addr().String()
 	return s
 }
 
 // of returns the spans of a service.
-func (s *spanSink) of(service string) []*tracev1.Span {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.spans[service]
+func (s *spanSink) of(service string) []rig.Span {
+	spans, _ := s.Spans(func(span *rig.Span) bool { return span.Service == service })
+	return spans
 }
 
 // tracedMesh writes the configuration of a workload that is called and of one that calls
@@ -135,29 +117,24 @@ func TestTracing(t *testing.T) {
 	}
 	client, server := sink.of("web.shop"), sink.of("db.shop")
 	if len(client) != 1 || len(server) != 1 {
-		t.Fatalf("spans of web %v, of db %v, of all %v", client, server, sink.spans)
+		t.Fatalf("spans of web %v, of db %v", client, server)
 	}
 	c, s := client[0], server[0]
-	if c.GetKind() != tracev1.Span_SPAN_KIND_CLIENT || s.GetKind() != tracev1.Span_SPAN_KIND_SERVER ||
-		hex.EncodeToString(c.GetTraceId()) != "0af7651916cd43dd8448eb211c80319c" || hex.EncodeToString(c.GetParentSpanId()) != "b7ad6b7169203331" ||
-		string(s.GetTraceId()) != string(c.GetTraceId()) || string(s.GetParentSpanId()) != string(c.GetSpanId()) {
-		t.Errorf("the spans are no line:\n%v\n%v", c, s)
+	if c.Kind != "CLIENT" || s.Kind != "SERVER" || c.Trace != "0af7651916cd43dd8448eb211c80319c" || c.Parent != "b7ad6b7169203331" ||
+		s.Trace != c.Trace || s.Parent != c.ID {
+		t.Errorf("the spans are no line:\n%+v\n%+v", c, s)
 	}
-	if want := "00-" + hex.EncodeToString(s.GetTraceId()) + "-" + hex.EncodeToString(s.GetSpanId()) + "-01"; reply != want {
+	if want := "00-" + s.Trace + "-" + s.ID + "-01"; reply != want {
 		t.Errorf("the application is told %q, want %q", reply, want)
 	}
-	if c.GetName() != "db.shop.svc.cluster.local:80/*" || s.GetName() != c.GetName() {
-		t.Errorf("the spans are called %q and %q", c.GetName(), s.GetName())
+	if c.Name != "db.shop.svc.cluster.local:80/*" || s.Name != c.Name {
+		t.Errorf("the spans are called %q and %q", c.Name, s.Name)
 	}
-	for _, span := range []*tracev1.Span{c, s} {
-		tags := map[string]string{}
-		for _, a := range span.GetAttributes() {
-			tags[a.GetKey()] = a.GetValue().GetStringValue()
-		}
+	for _, span := range []rig.Span{c, s} {
 		for key, want := range map[string]string{"tier": "gold", "user": "jason", "http.status_code": "200", "http.url": "http://db.shop.svc.cluster.local/orders",
 			"istio.namespace": "shop", "response_flags": "-"} {
-			if tags[key] != want {
-				t.Errorf("%s: the tag %s is %q, want %q", span.GetKind(), key, tags[key], want)
+			if span.Tags[key] != want {
+				t.Errorf("%s: the tag %s is %q, want %q", span.Kind, key, span.Tags[key], want)
 			}
 		}
 	}

@@ -323,26 +323,21 @@ var hexID = regexp.MustCompile(`\b[0-9a-f]{16}([0-9a-f]{16})?\b`)
 // named puts names into the places of IDs.
 func (s *tracingSide) named(text, mark string) string {
 	names := map[string]string{inTrace: "(client's trace)", inShort: "(client's short trace)", inSpan: "(client's span)", inParent: "(client's parent)"}
-	s.collector.mu.Lock()
-	for _, sp := range s.collector.spans {
-		if sp.tags["mark"] != mark {
-			continue
-		}
-		if names[sp.trace] == "" {
-			names[sp.trace] = "(new trace)"
+	for _, sp := range s.collector.marked(mark) {
+		if names[sp.Trace] == "" {
+			names[sp.Trace] = "(new trace)"
 		}
 		who := "(our span)"
-		if sp.tags["http.method"] == "" {
-			who = "(try " + sp.tags["retry.count"] + ")"
+		if sp.Tags["http.method"] == "" {
+			who = "(try " + sp.Tags["retry.count"] + ")"
 		}
-		if names[sp.id] == "" {
-			names[sp.id] = who
+		if names[sp.ID] == "" {
+			names[sp.ID] = who
 		}
-		if strings.HasSuffix(sp.trace, sp.id) && len(sp.trace) > len(sp.id) {
-			names[sp.id] = "(end of the trace)"
+		if strings.HasSuffix(sp.Trace, sp.ID) && len(sp.Trace) > len(sp.ID) {
+			names[sp.ID] = "(end of the trace)"
 		}
 	}
-	s.collector.mu.Unlock()
 	return hexID.ReplaceAllStringFunc(text, func(id string) string {
 		if n := names[id]; n != "" {
 			return n
@@ -358,27 +353,27 @@ func (s *tracingSide) story(t *testing.T, mark string, n int) string {
 	for _, sp := range s.collector.of(t, s.name, mark, n) {
 		// There may be no zone and no id of a node, which Envoy's tracer of OpenTelemetry tells
 		// as empty ones.
-		delete(sp.tags, "zone")
-		delete(sp.tags, "node_id")
-		if v := sp.tags["guid:x-request-id"]; len(v) == 36 {
-			sp.tags["guid:x-request-id"] = "reason " + v[14:15]
+		delete(sp.Tags, "zone")
+		delete(sp.Tags, "node_id")
+		if v := sp.Tags["guid:x-request-id"]; len(v) == 36 {
+			sp.Tags["guid:x-request-id"] = "reason " + v[14:15]
 		}
-		if a := sp.tags["upstream_address"]; a != "" {
-			sp.tags["upstream_address"], sp.tags["peer.address"] = "(host)", strings.ReplaceAll(sp.tags["peer.address"], a, "(host)")
+		if a := sp.Tags["upstream_address"]; a != "" {
+			sp.Tags["upstream_address"], sp.Tags["peer.address"] = "(host)", strings.ReplaceAll(sp.Tags["peer.address"], a, "(host)")
 		}
-		if sp.tags["http.method"] == "" {
-			delete(sp.tags, "text") // of the exchange, which has no answer yet with Envoy
+		if sp.Tags["http.method"] == "" {
+			delete(sp.Tags, "text") // of the exchange, which has no answer yet with Envoy
 		}
 		// Envoy's status is that of HTTP's code alone, and a span that begins a trace is shared
 		// with nobody.
-		sp.failed = sp.tags["error"] == "true"
-		sp.shared = sp.shared && sp.id == inSpan
-		line := fmt.Sprintf("%s %q trace %s id %s parent %q state %q failed %t shared %t flags %#x service %q\n", sp.kind, sp.name, sp.trace, sp.id, sp.parent, sp.state,
-			sp.failed, sp.shared, sp.flags, sp.resource["service.name"])
-		for _, key := range slices.Sorted(maps.Keys(sp.tags)) {
-			line += "    " + key + "=" + sp.tags[key] + "\n"
+		sp.Failed = sp.Tags["error"] == "true"
+		sp.Shared = sp.Shared && sp.ID == inSpan
+		line := fmt.Sprintf("%s %q trace %s id %s parent %q state %q failed %t shared %t flags %#x service %q\n", sp.Kind, sp.Name, sp.Trace, sp.ID, sp.Parent, sp.State,
+			sp.Failed, sp.Shared, sp.Flags, sp.Service)
+		for _, key := range slices.Sorted(maps.Keys(sp.Tags)) {
+			line += "    " + key + "=" + sp.Tags[key] + "\n"
 		}
-		for _, e := range sp.events {
+		for _, e := range sp.Events {
 			if slices.Contains([]string{"last_downstream_rx_byte_received", "first_upstream_tx_byte_sent", "first_upstream_rx_byte_received", "last_downstream_tx_byte_sent"}, e) {
 				line += "    " + e + "\n"
 			}
