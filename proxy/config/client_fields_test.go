@@ -214,13 +214,9 @@ func runEnvoy(t *testing.T, origin string, managers []string, socket string) (ad
 	var text strings.Builder
 	text.WriteString("static_resources:\n  listeners:\n")
 	for _, extra := range managers {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addrs = append(addrs, ln.Addr().String())
-		port := ln.Addr().(*net.TCPAddr).Port
-		ln.Close()
+		addr := rig.FreeAddr(t)
+		addrs = append(addrs, addr)
+		_, port, _ := net.SplitHostPort(addr)
 		if extra != "" {
 			extra = ", " + extra
 		}
@@ -228,7 +224,7 @@ func runEnvoy(t *testing.T, origin string, managers []string, socket string) (ad
 		if own != "" {
 			own += ", "
 		}
-		fmt.Fprintf(&text, `  - address: {socket_address: {address: 127.0.0.1, port_value: %d}}
+		fmt.Fprintf(&text, `  - address: {socket_address: {address: 127.0.0.1, port_value: %s}}
     filter_chains:
     - {%sfilters: [{name: hcm, typed_config:
           {"@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: test,

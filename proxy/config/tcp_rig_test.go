@@ -26,6 +26,7 @@ import (
 	"pillion/proxy/listener"
 	"pillion/proxy/stats"
 	"pillion/proxy/tcp"
+	"pillion/test/rig"
 )
 
 // tcpRig serves one compiled listener of any chains.
@@ -243,10 +244,5 @@ func say(text string) func(*net.TCPConn) {
 // refusing returns an address at which nobody listens.
 func refusing(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
+	return rig.FreeAddr(t)
 }
