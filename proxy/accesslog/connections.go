@@ -35,7 +35,7 @@ func (c *Connections) log(info *http.ConnInfo, start int64) {
 	ex.Conn, ex.Start, ex.End = info, start, http.Now()
 	ex.Flags, ex.Details, ex.TerminationDetails, ex.DownstreamFailure = o.Flags, o.Details, o.TerminationDetails, o.TransportFailure
 	ex.Metadata = o.Metadata
-	ex.ClusterName, ex.ClusterStatName, ex.Upstream, ex.UpstreamLocal, ex.UpstreamFailure, ex.UpstreamTLS = o.ClusterName, o.ClusterStatName, o.Upstream, o.UpstreamLocal, o.UpstreamFailure, o.UpstreamTLS
+	ex.ClusterName, ex.Cluster, ex.Upstream, ex.UpstreamLocal, ex.UpstreamFailure, ex.UpstreamTLS = o.ClusterName, o.Cluster, o.Upstream, o.UpstreamLocal, o.UpstreamFailure, o.UpstreamTLS
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = o.Received, o.Sent
 	for _, l := range c.Logs {
 		l.Log(ex)

@@ -57,6 +57,11 @@ func answered() *http.Exchange {
 	return ex
 }
 
+// statNamed is a cluster of which only the name in statistics is known.
+type statNamed string
+
+func (s statNamed) StatName() string { return string(s) }
+
 // refused is the exchange of a request whose bytes were wrong.
 func refused() *http.Exchange {
 	start := at(time.Date(2026, 11, 23, 13, 46, 25, 817_041_000, time.UTC))
@@ -206,7 +211,7 @@ func TestOperators(t *testing.T) {
 		{"%RESPONSE_CODE_DETAILS% %RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", odd, "a_b a b", false},
 		{"%UPSTREAM_TRANSPORT_FAILURE_REASON% %CONNECTION_TERMINATION_DETAILS%", odd, "delayed_connect_error:_Connection_refused rbac denied", false},
 		{"%UPSTREAM_CLUSTER% %UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%", answered(), "b 127.0.0.1:28902 127.0.0.1 28902", false},
-		{"%UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW%", &http.Exchange{ClusterName: "a", ClusterStatName: "a;"}, "a; a", false},
+		{"%UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW%", &http.Exchange{ClusterName: "a", Cluster: statNamed("a;")}, "a; a", false},
 		{"%UPSTREAM_CLUSTER% %UPSTREAM_HOST% %UPSTREAM_REMOTE_PORT% %UPSTREAM_LOCAL_PORT%", refused(), "- - - -", false},
 		{"%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %UPSTREAM_LOCAL_PORT% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", answered(), "127.0.0.1 38536 1", false},
 		{"%DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_LOCAL_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_DIRECT_REMOTE_PORT%", answered(),

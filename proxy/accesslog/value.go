@@ -123,7 +123,7 @@ func (s *segment) text(ex *http.Exchange) string {
 	case opUpstreamHost:
 		return upstreamAddress(ex)
 	case opUpstreamHostIP:
-		return hostOf(upstreamAddress(ex))
+		return http.HostOf(upstreamAddress(ex))
 	case opUpstreamCluster:
 		return ex.ClusterObserved()
 	case opUpstreamClusterRaw:
@@ -131,15 +131,15 @@ func (s *segment) text(ex *http.Exchange) string {
 	case opUpstreamLocal:
 		return ex.UpstreamLocal
 	case opUpstreamLocalIP:
-		return hostOf(ex.UpstreamLocal)
+		return http.HostOf(ex.UpstreamLocal)
 	case opDownstreamLocal:
 		return local(ex)
 	case opDownstreamLocalIP:
-		return hostOf(local(ex))
+		return http.HostOf(local(ex))
 	case opDownstreamRemote, opDirectRemote:
 		return remote(ex)
 	case opDownstreamRemoteIP, opDirectRemoteIP:
-		return hostOf(remote(ex))
+		return http.HostOf(remote(ex))
 	case opRouteName:
 		return ex.RouteName
 	case opTLS:
@@ -330,15 +330,6 @@ func remote(ex *http.Exchange) string {
 		return ""
 	}
 	return ex.Conn.Remote
-}
-
-// hostOf cuts the port off an address, and the brackets of IPv6.
-func hostOf(address string) string {
-	i := strings.LastIndexByte(address, ':')
-	if i < 0 {
-		return address
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(address[:i], "["), "]")
 }
 
 func portOf(address string) (int64, bool) {

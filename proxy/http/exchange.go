@@ -3,7 +3,6 @@
 package http
 
 import (
-	"cmp"
 	"sync/atomic"
 	"time"
 )
@@ -96,12 +95,8 @@ type Exchange struct {
 	// ClusterName is the cluster that the route leads to, whether the request
 	// gets there or a filter answers it; empty for a route that answers itself.
 	ClusterName string
-	// Cluster is that cluster, asked for what it is called in statistics by whoever tells
-	// of it; nil where ClusterName is empty, or ClusterStatName known.
-	Cluster interface{ StatName() string }
-	// ClusterStatName is what the cluster is called in statistics, where Cluster doesn't
-	// say.
-	ClusterStatName string
+	// Cluster is that cluster; nil where it isn't known.
+	Cluster NamedCluster
 	// Reroute is set by a request filter that has changed what routes are chosen
 	// by: the route is chosen again before the next filter runs.
 	Reroute bool
@@ -180,7 +175,14 @@ func (x *Exchange) ClusterObserved() string {
 	if x.Cluster != nil {
 		return x.Cluster.StatName()
 	}
-	return cmp.Or(x.ClusterStatName, x.ClusterName)
+	return x.ClusterName
+}
+
+// NamedCluster is a cluster for those who tell of it: few do, so that its name is asked
+// for only then.
+type NamedCluster interface {
+	// StatName is what the cluster is called in statistics.
+	StatName() string
 }
 
 // HostStatus returns the HTTP status by which the host that answered is
@@ -300,7 +302,7 @@ type ConnOutcome struct {
 	// Of a connection of raw bytes: where it went, why it didn't get there, and
 	// what it carried.
 	ClusterName     string
-	ClusterStatName string
+	Cluster         NamedCluster
 	Upstream        *HostFacts
 	UpstreamLocal   string
 	UpstreamFailure string

@@ -73,7 +73,7 @@ func (c *conn) outcome() {
 		return
 	}
 	o.Flags |= c.flags
-	o.ClusterName, o.ClusterStatName, o.Received, o.Sent = c.cluster, c.statName(), int64(c.received.Load()), int64(c.sent.Load())
+	o.ClusterName, o.Cluster, o.Received, o.Sent = c.cluster, c.named(), int64(c.received.Load()), int64(c.sent.Load())
 	if c.host != nil {
 		o.Upstream = c.host.Facts
 	}
@@ -85,12 +85,12 @@ func (c *conn) outcome() {
 	}
 }
 
-// statName is what the chosen cluster is called in statistics, empty without one.
-func (c *conn) statName() string {
+// named is the chosen cluster, nil without one.
+func (c *conn) named() http.NamedCluster {
 	if c.cl == nil {
-		return ""
+		return nil
 	}
-	return c.cl.StatName()
+	return c.cl
 }
 
 // log writes the access log.
@@ -100,7 +100,7 @@ func (c *conn) log() {
 		return
 	}
 	ex := exchanges.Get().(*http.Exchange)
-	ex.Conn, ex.ClusterName, ex.ClusterStatName, ex.Flags, ex.Attempts = c.info, c.cluster, c.statName(), c.flags, c.attempts
+	ex.Conn, ex.ClusterName, ex.Cluster, ex.Flags, ex.Attempts = c.info, c.cluster, c.named(), c.flags, c.attempts
 	ex.DownstreamPeer, ex.UpstreamPeer = c.downPeer, c.upPeer
 	ex.Start, ex.End = c.start, http.Now()
 	ex.RequestBodyBytes, ex.ResponseBodyBytes = int64(c.received.Load()), int64(c.sent.Load())

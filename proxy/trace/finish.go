@@ -198,7 +198,7 @@ func (b *builder) downstream(cfg *Config, ex *http.Exchange) {
 	b.add("downstream_cluster", fieldOr(ex, http.HeaderXEnvoyDownstreamServiceCluster))
 	b.add("user_agent", fieldOr(ex, http.HeaderUserAgent))
 	b.add("http.protocol", b.text(ex.Req.Protocol.String()))
-	b.add("peer.address", b.text(addressOf(ex.Conn.Remote)))
+	b.add("peer.address", b.text(http.HostOf(ex.Conn.Remote)))
 	if v, ok := fields.Get(http.HeaderXClientTraceID); ok {
 		b.add("guid:x-client-trace-id", v)
 	}
@@ -227,14 +227,6 @@ func (b *builder) url(cfg *Config, ex *http.Exchange) []byte {
 	b.room = append(append(b.room, ex.Req.Scheme...), "://"...)
 	b.room = append(append(b.room, ex.Req.Authority...), path...)
 	return b.room[at:]
-}
-
-// addressOf is the host of host:port.
-func addressOf(hostport string) string {
-	if i := strings.LastIndexByte(hostport, ':'); i >= 0 {
-		hostport = hostport[:i]
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
 }
 
 // common adds what the spans of exchanges and of tries have in common (Envoy:
