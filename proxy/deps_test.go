@@ -44,7 +44,7 @@ const lattice = `
 
 	# What a route does. No filter imports another one, the router or a cluster.
 	http, match < filter < filter/*;
-	http, stats < trace;
+	http, stats, match < trace;
 	filter, trace < trace/*;
 	filter, match, trace < router;
 	router, cluster < forward;

@@ -14,7 +14,6 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	requestidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 
 	"pillion/proxy/forward"
 	"pillion/proxy/hcm"
@@ -85,7 +84,7 @@ func (c *Compiler) compileHCM(s *Snapshot, m *hcmv3.HttpConnectionManager, d htt
 		AppendForwardedPort: m.GetAppendXForwardedPort(),
 		ForwardClientCert:   hcm.ForwardClientCert(m.GetForwardClientCertDetails()),
 		ClientCert:          clientCertDetails(m.GetSetCurrentClientCertDetails()),
-		GenerateRequestID:   m.GetGenerateRequestId() == nil || m.GetGenerateRequestId().GetValue(),
+		GenerateRequestID:   unlessFalse(m.GetGenerateRequestId()),
 		PreserveRequestID:   m.GetPreserveExternalRequestId(),
 		AcceptHTTP10:        m.GetHttpProtocolOptions().GetAcceptHttp_10(),
 		IdleTimeout:         hcm.DefaultIdleTimeout,
@@ -177,7 +176,7 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	if f := m.GetHttpProtocolOptions().GetHeaderKeyFormat(); f != nil && messageType(f.GetStatefulFormatter().GetTypedConfig()) != preserveCaseType {
 		return fmt.Errorf("http_protocol_options.header_key_format: only %s is supported", preserveCaseType)
 	}
-	if err := checkRequestID(m.GetRequestIdExtension().GetTypedConfig()); err != nil {
+	if _, err := requestID(m); err != nil {
 		return at("request_id_extension.typed_config", err)
 	}
 	switch m.GetCodecType() {
@@ -200,16 +199,17 @@ func checkHCM(m *hcmv3.HttpConnectionManager) error {
 	return nil
 }
 
-// checkRequestID refuses request IDs of another kind than a UUID.
-func checkRequestID(a *anypb.Any) error {
-	if a == nil {
-		return nil
-	}
+// requestID reads how request IDs are made, and refuses those of another kind than a UUID.
+func requestID(m *hcmv3.HttpConnectionManager) (*requestidv3.UuidRequestIdConfig, error) {
 	cfg := &requestidv3.UuidRequestIdConfig{}
-	if err := unmarshalAs(a, cfg, requestIDType); err != nil {
-		return err
+	a := m.GetRequestIdExtension().GetTypedConfig()
+	if a == nil {
+		return cfg, nil
 	}
-	return onlyFields(cfg, requestIDFields)
+	if err := unmarshalAs(a, cfg, requestIDType); err != nil {
+		return nil, err
+	}
+	return cfg, onlyFields(cfg, requestIDFields)
 }
 
 // routerOptions reads the terminal filter. spans says that it asks for spans of tries.

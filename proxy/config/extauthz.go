@@ -11,7 +11,6 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/filter/extauthz"
-	"pillion/proxy/forward"
 	"pillion/proxy/http"
 	"pillion/proxy/router"
 	"pillion/proxy/stats"
@@ -82,7 +81,7 @@ func (c *Compiler) buildNetworkExtAuthz(typed *anypb.Any) (filter.Admitter, erro
 // extAuthzEnv is what filters that ask an authorization server are built with.
 func (c *Compiler) extAuthzEnv() *extauthz.Env {
 	return &extauthz.Env{
-		Client: func(name string) filter.Client { return forward.NewClient(c.env.Clusters.Slot(name)) },
+		Client: c.client,
 		String: compileString,
 		Value: func(text string) (extauthz.Value, error) {
 			f, err := router.ParseFormat(text)

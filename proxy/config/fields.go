@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
 // fieldSet is a set of field names.
@@ -46,3 +47,6 @@ func setField(m protoreflect.Message, is func(protoreflect.Name) bool) protorefl
 	}
 	return ""
 }
+
+// unlessFalse is the value of a switch that is on where nothing is said.
+func unlessFalse(v *wrapperspb.BoolValue) bool { return v == nil || v.GetValue() }

@@ -119,7 +119,7 @@ func (out *Listener) compileAddresses(l *listenerv3.Listener) (err error) {
 		}
 		out.Additional = append(out.Additional, more)
 	}
-	out.Unbound = l.GetBindToPort() != nil && !l.GetBindToPort().GetValue()
+	out.Unbound = !unlessFalse(l.GetBindToPort())
 	out.HandOff = l.GetUseOriginalDst().GetValue()
 	// use_original_dst brings the listener filter with it
 	// (Envoy: ListenerImpl::buildOriginalDstListenerFilter).

@@ -10,6 +10,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"pillion/proxy/filter"
 	"pillion/proxy/match"
@@ -46,7 +47,7 @@ func (c *routeCompiler) criteria(at *place, m *routev3.RouteMatch) (out router.C
 }
 
 func (c *routeCompiler) path(at *place, m *routev3.RouteMatch) (p match.Path, err error) {
-	fold := m.GetCaseSensitive() != nil && !m.GetCaseSensitive().GetValue()
+	fold := !unlessFalse(m.GetCaseSensitive())
 	switch s := m.GetPathSpecifier().(type) {
 	case *routev3.RouteMatch_Prefix:
 		return match.NewPath(match.PathPrefix, s.Prefix, fold), nil
@@ -210,10 +211,13 @@ func targetText(s string) bool {
 
 // fraction compiles a share of requests. There is no runtime layer, so that
 // the default always counts, as in an Envoy whose key isn't set.
-func fraction(f *corev3.RuntimeFractionalPercent) router.Fraction {
+func fraction(f *corev3.RuntimeFractionalPercent) match.Fraction {
 	if f == nil {
-		return router.Fraction{}
+		return match.Fraction{}
 	}
-	v := f.GetDefaultValue()
-	return router.Fraction{Numerator: v.GetNumerator(), Denominator: match.Per(int32(v.GetDenominator()))}
+	return fractionOf(f.GetDefaultValue())
+}
+
+func fractionOf(p *typev3.FractionalPercent) match.Fraction {
+	return match.Fraction{Numerator: p.GetNumerator(), Denominator: match.Per(int32(p.GetDenominator()))}
 }

@@ -24,6 +24,7 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/router"
 )
 
@@ -259,7 +260,7 @@ func TestMeshPolicies(t *testing.T) {
 		t.Errorf("the retry policy of reviews is %+v", p)
 	}
 	if m := find("GET ratings /mirror").Mirrors(); len(m) != 1 || m[0].Cluster.Name() != "outbound|9080|v2|reviews.default.svc.cluster.local" ||
-		!m[0].KeepHost || m[0].Fraction != (router.Fraction{Numerator: 1_000_000, Denominator: 1_000_000}) || !m[0].HasTraced || m[0].Traced {
+		!m[0].KeepHost || m[0].Fraction != (match.Fraction{Numerator: 1_000_000, Denominator: 1_000_000}) || !m[0].HasTraced || m[0].Traced {
 		t.Errorf("the mirrors are %+v", m)
 	}
 	if _, ok := reviews.Hash(routeRequest("GET reviews /", "x-user: a")); !ok {

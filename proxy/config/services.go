@@ -13,6 +13,7 @@ import (
 	"pillion/proxy/filter"
 	"pillion/proxy/forward"
 	"pillion/proxy/http"
+	"pillion/proxy/router"
 )
 
 // client returns a client of a cluster, which need not exist yet.
@@ -65,7 +66,7 @@ func splitURI(uri string) (host, path string) {
 // operators, which see no exchange.
 func serviceField(h *corev3.HeaderValue) (http.Field, error) {
 	name := strings.ToLower(h.GetKey())
-	if name == "" || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~") != "" {
+	if !router.ValidHeaderName(name) {
 		return http.Field{}, fmt.Errorf("key: %q is no header name", h.GetKey())
 	}
 	text, err := accesslog.ParseText(h.GetValue())
@@ -73,7 +74,7 @@ func serviceField(h *corev3.HeaderValue) (http.Field, error) {
 		return http.Field{}, fmt.Errorf("value: %w", err)
 	}
 	value, _ := text.Append(nil, &http.Exchange{Conn: &http.ConnInfo{}})
-	if strings.ContainsAny(string(value), "\r\n\x00") {
+	if !router.ValidHeaderValue(string(value)) {
 		return http.Field{}, errors.New("value: holds a control character")
 	}
 	return http.Field{ID: http.LookupHeader([]byte(name)), Name: []byte(name), Value: value}, nil

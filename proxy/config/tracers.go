@@ -83,7 +83,7 @@ func (c *Compiler) zipkin(out *trace.Config, typed *anypb.Any) error {
 	if cfg.GetTraceContextOption() == tracev3.ZipkinConfig_USE_B3_WITH_W3C_PROPAGATION {
 		out.Propagation |= trace.W3C
 	}
-	out.SharedSpans = cfg.GetSharedSpanContext() == nil || cfg.GetSharedSpanContext().GetValue()
+	out.SharedSpans = unlessFalse(cfg.GetSharedSpanContext())
 	out.Upstream = out.Upstream || cfg.GetSplitSpansForRequest()
 	out.Spans, err = c.reporter(typed, &c.env.Reporters.Zipkin, 0, collector)
 	return err

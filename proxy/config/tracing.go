@@ -9,13 +9,13 @@ import (
 
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	requestidv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/request_id/uuid/v3"
 	metadatav3 "github.com/envoyproxy/go-control-plane/envoy/type/metadata/v3"
 	tagsv3 "github.com/envoyproxy/go-control-plane/envoy/type/tracing/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 
 	"pillion/proxy/accesslog"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/router"
 	"pillion/proxy/trace"
 )
@@ -54,15 +54,12 @@ func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.D
 	if n := t.GetMaxPathTagLength(); n != nil {
 		out.MaxPath = int(n.GetValue())
 	}
-	id := &requestidv3.UuidRequestIdConfig{}
-	if a := m.GetRequestIdExtension().GetTypedConfig(); a != nil {
-		if err := a.UnmarshalTo(id); err != nil {
-			return nil, err
-		}
+	id, err := requestID(m)
+	if err != nil {
+		return nil, err
 	}
-	out.NotPacked = id.GetPackTraceReason() != nil && !id.GetPackTraceReason().GetValue()
-	out.NotByRequestID = id.GetUseRequestIdForTraceSampling() != nil && !id.GetUseRequestIdForTraceSampling().GetValue()
-	var err error
+	out.NotPacked = !unlessFalse(id.GetPackTraceReason())
+	out.NotByRequestID = !unlessFalse(id.GetUseRequestIdForTraceSampling())
 	if out.Tags, err = customTags(s.warnOnce, t.GetCustomTags()); err != nil {
 		return nil, err
 	}
@@ -82,25 +79,20 @@ func (c *Compiler) tracing(s *Snapshot, m *hcmv3.HttpConnectionManager, d http.D
 }
 
 // shareOf is a share in hundredths of a percent, as Envoy reckons; all without one.
-func shareOf(p *typev3.Percent) trace.Share {
+func shareOf(p *typev3.Percent) match.Fraction {
 	if p == nil {
-		return trace.All()
+		return match.Fraction{}
 	}
-	return trace.Share{Part: uint32(min(max(p.GetValue(), 0), 100) * 100), Of: 10_000}
+	return match.Fraction{Numerator: uint32(min(max(p.GetValue(), 0), 100) * 100), Denominator: 10_000}
 }
 
 // shareOfRoute is the share of a route; nil without one.
-func shareOfRoute(p *typev3.FractionalPercent) *trace.Share {
+func shareOfRoute(p *typev3.FractionalPercent) *match.Fraction {
 	if p == nil {
 		return nil
 	}
-	of := map[typev3.FractionalPercent_DenominatorType]uint32{
-		typev3.FractionalPercent_TEN_THOUSAND: 10_000, typev3.FractionalPercent_MILLION: 1_000_000,
-	}[p.GetDenominator()]
-	if of == 0 {
-		of = 100
-	}
-	return &trace.Share{Part: p.GetNumerator(), Of: of}
+	f := fractionOf(p)
+	return &f
 }
 
 // operationName compiles the name of spans; nil without one.
@@ -138,12 +130,12 @@ func tagValue(warn func(string), t *tagsv3.CustomTag) (trace.Value, error) {
 	case *tagsv3.CustomTag_Literal_:
 		return literalTag(v.Literal.GetValue()), nil
 	case *tagsv3.CustomTag_Environment_:
+		if v.Environment.GetName() == "" {
+			return nil, fmt.Errorf("environment.name: is needed")
+		}
 		value, ok := os.LookupEnv(v.Environment.GetName())
 		if !ok {
 			value = v.Environment.GetDefaultValue()
-		}
-		if v.Environment.GetName() == "" {
-			return nil, fmt.Errorf("environment.name: is needed")
 		}
 		return literalTag(value), nil
 	case *tagsv3.CustomTag_RequestHeader:
@@ -226,14 +218,14 @@ func metadataKind(k *metadatav3.MetadataKind) string {
 // routeTracing compiles what a route says of tracing.
 func (c *routeCompiler) routeTracing(out *router.Route, at *place, r *routev3.Route) error {
 	t := r.GetTracing()
-	keep := r.GetDecorator().GetPropagate() != nil && !r.GetDecorator().GetPropagate().GetValue()
+	keep := !unlessFalse(r.GetDecorator().GetPropagate())
 	if t == nil && !keep {
 		return nil
 	}
-	if err := c.only(at.in("tracing"), t, routeTracingFields, nil); err != nil {
+	in := at.in("tracing")
+	if err := c.only(in, t, routeTracingFields, nil); err != nil {
 		return err
 	}
-	in := at.in("tracing")
 	rt := &trace.Route{KeepOperation: keep, Client: shareOfRoute(t.GetClientSampling()), Random: shareOfRoute(t.GetRandomSampling()),
 		Overall: shareOfRoute(t.GetOverallSampling())}
 	var err error

@@ -40,3 +40,12 @@ func Mix(x, salt uint64) uint64 {
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
 }
+
+// Fraction is a share of requests. The zero value is all of them.
+type Fraction struct{ Numerator, Denominator uint32 }
+
+// Takes reports whether a random number falls into the share. Like Envoy it
+// takes the remainder, so that routes that split one random number agree.
+func (f Fraction) Takes(random uint64) bool {
+	return f.Denominator == 0 || random%uint64(f.Denominator) < uint64(f.Numerator)
+}

@@ -45,3 +45,19 @@ func TestShare(t *testing.T) {
 		t.Errorf("two halves together take %v", got)
 	}
 }
+
+func TestFraction(t *testing.T) {
+	for _, c := range []struct {
+		f       Fraction
+		yes, no uint64
+	}{
+		{Fraction{1, 100}, 100, 1}, {Fraction{25, 10_000}, 24, 25}, {Fraction{999_999, 1_000_000}, 999_998, 999_999},
+	} {
+		if !c.f.Takes(c.yes) || c.f.Takes(c.no) {
+			t.Errorf("%v takes the wrong ones", c.f)
+		}
+	}
+	if !(Fraction{}).Takes(7) || (Fraction{0, 100}).Takes(0) || !(Fraction{100, 100}).Takes(99) {
+		t.Error("all or nothing is something else")
+	}
+}

@@ -8,7 +8,7 @@ import "pillion/proxy/match"
 // whose answers are dropped. Immutable.
 type Mirror struct {
 	Cluster  Cluster
-	Fraction Fraction
+	Fraction match.Fraction
 	// KeepHost leaves the authority as it is; otherwise "-shadow" is put
 	// behind the host, so that the copy can be told from the original.
 	KeepHost bool

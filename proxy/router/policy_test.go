@@ -11,6 +11,7 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 	"pillion/proxy/proxytest"
 )
 
@@ -59,7 +60,7 @@ func TestHugeWeights(t *testing.T) {
 func TestDecisionsAreIndependent(t *testing.T) {
 	r := Route{Targets: []Target{{Cluster: named("a"), Weight: 50}, {Cluster: named("b"), Weight: 50}}}
 	r.seal(nil)
-	half := Fraction{Numerator: 50, Denominator: 100}
+	half := match.Fraction{Numerator: 50, Denominator: 100}
 	m := []Mirror{{Fraction: half}, {Fraction: half}}
 	const n = 100_000
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -79,22 +80,6 @@ func TestDecisionsAreIndependent(t *testing.T) {
 	within(t, "the share", taken, n, 0.5)
 	within(t, "the share and one of two targets", both, n, 0.25)
 	within(t, "two mirrors at once", mirrors, n, 0.25)
-}
-
-func TestFraction(t *testing.T) {
-	for _, c := range []struct {
-		f       Fraction
-		yes, no uint64
-	}{
-		{Fraction{1, 100}, 100, 1}, {Fraction{25, 10_000}, 24, 25}, {Fraction{999_999, 1_000_000}, 999_998, 999_999},
-	} {
-		if !c.f.Takes(c.yes) || c.f.Takes(c.no) {
-			t.Errorf("%v takes the wrong ones", c.f)
-		}
-	}
-	if !(Fraction{}).Takes(7) || (Fraction{0, 100}).Takes(0) || !(Fraction{100, 100}).Takes(99) {
-		t.Error("all or nothing is something else")
-	}
 }
 
 func TestParseRetryOn(t *testing.T) {

@@ -153,15 +153,6 @@ const (
 	saltMirror = 0x4b33a62ed433d4a3
 )
 
-// Fraction is a share of requests. The zero value is all of them.
-type Fraction struct{ Numerator, Denominator uint32 }
-
-// Takes reports whether a random number falls into the share. Like Envoy it
-// takes the remainder, so that routes that split one random number agree.
-func (f Fraction) Takes(random uint64) bool {
-	return f.Denominator == 0 || random%uint64(f.Denominator) < uint64(f.Numerator)
-}
-
 // Criteria are what a route asks of a request. All have to hold.
 type Criteria struct {
 	Path    match.Path
@@ -169,7 +160,7 @@ type Criteria struct {
 	Queries []match.Query
 	// GRPC asks for a gRPC request, by its content type.
 	GRPC     bool
-	Fraction Fraction
+	Fraction match.Fraction
 }
 
 // input is what criteria look at.

@@ -87,7 +87,7 @@ func TestFirstRouteWins(t *testing.T) {
 	grpc := under("/")
 	grpc.GRPC = true
 	some := under("/")
-	some.Fraction = Fraction{Numerator: 25, Denominator: 100}
+	some.Fraction = match.Fraction{Numerator: 25, Denominator: 100}
 	tab := table(t, Options{IgnorePathParameters: true}, &VirtualHost{Name: "v", Routes: []Route{
 		route("jason", jason), route("asked", asked), route("grpc", grpc),
 		route("exact", Criteria{Path: match.NewPath(match.PathExact, "/x", false)}), route("some", some), route("rest", under("/")),
@@ -127,7 +127,7 @@ func TestExplain(t *testing.T) {
 	jason := under("/reviews")
 	jason.Headers = append(jason.Headers, headerIs("end-user", "jason"))
 	some := under("/reviews")
-	some.Fraction = Fraction{Numerator: 1, Denominator: 100}
+	some.Fraction = match.Fraction{Numerator: 1, Denominator: 100}
 	tab := table(t, Options{}, &VirtualHost{Name: "v", Routes: []Route{
 		{Name: "ratings", Match: under("/ratings")}, {Name: "jason", Match: jason}, {Name: "some", Match: some},
 		{Name: "rest", Match: under("/")}, {Name: "never", Match: under("/")},

@@ -2,7 +2,11 @@
 
 package trace
 
-import "pillion/proxy/http"
+import (
+	"encoding/hex"
+
+	"pillion/proxy/http"
+)
 
 // readB3 reads b3, or where that isn't there the fields x-b3-…. One that can't be
 // read is passed on as it is, and nothing is recorded, as Envoy does.
@@ -92,10 +96,10 @@ var (
 func writeB3(ex *http.Exchange, c *Context) {
 	fields := &ex.Req.Fields
 	id := shortID(&c.TraceID)
-	fields.SetID(http.HeaderXB3TraceID, appendHex(ex.Scratch(2 * len(id))[:0], id))
-	fields.SetID(http.HeaderXB3SpanID, appendHex(ex.Scratch(16)[:0], c.SpanID[:]))
+	fields.SetID(http.HeaderXB3TraceID, hex.AppendEncode(ex.Scratch(2 * len(id))[:0], id))
+	fields.SetID(http.HeaderXB3SpanID, hex.AppendEncode(ex.Scratch(16)[:0], c.SpanID[:]))
 	if c.ParentID.IsValid() {
-		fields.SetID(http.HeaderXB3ParentSpanID, appendHex(ex.Scratch(16)[:0], c.ParentID[:]))
+		fields.SetID(http.HeaderXB3ParentSpanID, hex.AppendEncode(ex.Scratch(16)[:0], c.ParentID[:]))
 	} else {
 		fields.DelID(http.HeaderXB3ParentSpanID)
 	}
@@ -108,15 +112,15 @@ func writeB3(ex *http.Exchange, c *Context) {
 
 // writeB3Single writes the field b3.
 func writeB3Single(ex *http.Exchange, c *Context) {
-	v := appendHex(ex.Scratch(32 + 17 + 2 + 17)[:0], shortID(&c.TraceID))
-	v = appendHex(append(v, '-'), c.SpanID[:])
+	v := hex.AppendEncode(ex.Scratch(32 + 17 + 2 + 17)[:0], shortID(&c.TraceID))
+	v = hex.AppendEncode(append(v, '-'), c.SpanID[:])
 	if c.Sampled {
 		v = append(v, "-1"...)
 	} else {
 		v = append(v, "-0"...)
 	}
 	if c.ParentID.IsValid() {
-		v = appendHex(append(v, '-'), c.ParentID[:])
+		v = hex.AppendEncode(append(v, '-'), c.ParentID[:])
 	}
 	ex.Req.Fields.SetID(http.HeaderB3, v)
 }

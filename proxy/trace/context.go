@@ -105,15 +105,6 @@ func hexValue(c byte, upper bool) byte {
 	return 0xff
 }
 
-// appendHex appends b as hexadecimal digits.
-func appendHex(dst, b []byte) []byte {
-	const digits = "0123456789abcdef"
-	for _, x := range b {
-		dst = append(dst, digits[x>>4], digits[x&15])
-	}
-	return dst
-}
-
 // newTraceID returns a random trace ID, of 64 bits if it is short.
 func newTraceID(short bool) (id TraceID) {
 	if !short {

@@ -4,6 +4,7 @@ package trace
 
 import (
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 )
 
 // Config is the tracing of one connection manager. Immutable.
@@ -42,7 +43,7 @@ type Config struct {
 // Route is what a route says of tracing. Immutable.
 type Route struct {
 	// Client, Random and Overall, if not nil, stand for those of the connection manager.
-	Client, Random, Overall *Share
+	Client, Random, Overall *match.Fraction
 	Tags                    []Tag
 	// Operation and UpstreamOperation, if not nil, stand for those of the connection
 	// manager.

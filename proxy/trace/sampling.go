@@ -6,23 +6,15 @@ import (
 	"math/rand/v2"
 
 	"pillion/proxy/http"
+	"pillion/proxy/match"
 )
-
-// Share is a part of all requests: Part of every Of. The zero value is none.
-type Share struct{ Part, Of uint32 }
-
-// All is every request.
-func All() Share { return Share{1, 1} }
-
-// takes reports whether the request of a random number is one of the share.
-func (s Share) takes(n uint64) bool { return s.Of != 0 && n%uint64(s.Of) < uint64(s.Part) }
 
 // Sampling decides which requests are recorded, where nobody before us has decided.
 // Immutable.
 type Sampling struct {
 	// Client is of the requests with x-client-trace-id, Random of all, and Overall
 	// is a bound on all that is recorded.
-	Client, Random, Overall Share
+	Client, Random, Overall match.Fraction
 	// NotByRequestID says that the number of a request ID decides nothing
 	// (UuidRequestIdConfig.use_request_id_for_trace_sampling: false): every request is
 	// recorded.
@@ -73,15 +65,15 @@ func (s *Sampling) decide(ex *http.Exchange) Reason {
 	reason := was
 	if reason == NotTraceable {
 		switch {
-		case fields.Has(http.HeaderXClientTraceID) && s.Client.takes(rand.Uint64()):
+		case fields.Has(http.HeaderXClientTraceID) && s.Client.Takes(rand.Uint64()):
 			reason = ClientForced
 		case fields.Has(http.HeaderXEnvoyForceTrace):
 			reason = ServiceForced
-		case s.Random.takes(number):
+		case s.Random.Takes(number):
 			reason = Sampled
 		}
 	}
-	if reason != NotTraceable && !s.Overall.takes(number) {
+	if reason != NotTraceable && !s.Overall.Takes(number) {
 		reason = NotTraceable
 	}
 	if reason != was && !s.NotPacked {

@@ -2,7 +2,11 @@
 
 package trace
 
-import "pillion/proxy/http"
+import (
+	"encoding/hex"
+
+	"pillion/proxy/http"
+)
 
 // traceparentLength is that of version 00: 00-{32}-{16}-{2}.
 const traceparentLength = 55
@@ -63,8 +67,8 @@ func parseTraceparent(c *Context, v []byte) bool {
 // belongs to this trace.
 func writeW3C(ex *http.Exchange, c *Context) {
 	v := append(ex.Scratch(traceparentLength)[:0], "00-"...)
-	v = append(appendHex(v, c.TraceID[:]), '-')
-	v = append(appendHex(v, c.SpanID[:]), "-00"...)
+	v = append(hex.AppendEncode(v, c.TraceID[:]), '-')
+	v = append(hex.AppendEncode(v, c.SpanID[:]), "-00"...)
 	if c.Sampled {
 		v[traceparentLength-1] = '1'
 	}
