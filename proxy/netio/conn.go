@@ -6,11 +6,14 @@
 //   - A read takes its buffer from the pool only when the socket has become
 //     readable, so that waiting costs no buffer.
 //
+//   - A loop of reads finds out with each of them whether there is more, instead of
+//     by one that finds nothing.
+//
 //   - A write that is followed by waiting for the answer is made between the
 //     arming of the poller and the wait, which saves the read that would only
 //     find the socket empty.
 //
-//   - On a TLS connection both hold for the socket below it.
+//   - On a TLS connection all of it holds for the socket below it.
 //
 // Connections that are neither (in-memory pairs of tests) take the same calls
 // by plain reads and writes.
@@ -50,6 +53,8 @@ type Conn struct {
 	try  bool // don't wait
 	seen Peer
 
+	each each
+
 	// Parameter and result of one call of writable; owned by the writer.
 	rest     []byte
 	writeErr error
@@ -72,7 +77,8 @@ type Sealed interface {
 	Truncated() bool
 	// WriteAwait is Write and then Await, in one go where it can.
 	WriteAwait(p []byte) (wrote int, err error)
-	// TryWrite is as Conn's.
+	// Each and TryWrite are as Conn's.
+	Each(in *buf.Buffer, t Taker) error
 	TryWrite(p []byte) (n int, done bool, err error)
 }
 
@@ -105,6 +111,9 @@ func (c *Conn) Truncated() bool { return c.sealed != nil && c.sealed.Truncated()
 // ready is called by the poller: once before it waits, and after each wait.
 // It reports whether the call is finished.
 func (c *Conn) ready(fd uintptr) bool {
+	if c.each.taker != nil {
+		return c.turn(fd)
+	}
 	if c.look {
 		c.seen = peek(fd)
 		return true
@@ -439,16 +448,13 @@ func peek(fd uintptr) Peer {
 }
 
 // SetReadDeadline bounds reads in progress and to come; zero: no bound.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.bounded(c.nc.SetReadDeadline(t)) }
 
 // SetWriteDeadline bounds writes in progress and to come; zero: no bound.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.nc.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.bounded(c.nc.SetWriteDeadline(t)) }
 
 // SetDeadline sets both.
-func (c *Conn) SetDeadline(t time.Time) error { return c.nc.SetDeadline(t) }
-
-// Close closes the connection; calls in progress fail.
-func (c *Conn) Close() error { return c.nc.Close() }
+func (c *Conn) SetDeadline(t time.Time) error { return c.bounded(c.nc.SetDeadline(t)) }
 
 // ResetOnClose makes Close break the connection off with RST, where it can.
 func (c *Conn) ResetOnClose() {

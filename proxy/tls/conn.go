@@ -149,11 +149,8 @@ func (c *Conn) TryRead(p []byte) (int, error) {
 // Buffered reports whether decrypted bytes, or bytes to decrypt, wait in
 // memory, so that a Read need not wait for the socket. Owned by the reader.
 func (c *Conn) Buffered() bool {
-	if c.hasAhead {
-		return true
-	}
-	if !c.more && c.tap.in.Len() == 0 {
-		return false
+	if c.hasAhead || !c.inMemory() {
+		return c.hasAhead
 	}
 	// What waits may be half a record, or one that holds no data: only a read
 	// can tell.
@@ -165,6 +162,10 @@ func (c *Conn) Buffered() bool {
 	}
 	return true // an error stays, and is what the Read will return
 }
+
+// inMemory reports whether anything may be there for a read that leaves the socket
+// alone. Owned by the reader.
+func (c *Conn) inMemory() bool { return c.hasAhead || c.more || c.tap.in.Len() > 0 }
 
 // Await waits, without a buffer, until there is something for a Read to look
 // at. The end of the stream and its errors are left to that Read.
@@ -187,7 +188,7 @@ func (c *Conn) Probe() (data bool, err error) {
 	}
 	// Mostly nothing has come, and the kernel says so for less than a read that finds
 	// nothing costs.
-	if !c.more && !c.over && c.tap.in.Len() == 0 && c.tap.io.Look() == netio.PeerQuiet {
+	if !c.over && !c.inMemory() && c.tap.io.Look() == netio.PeerQuiet {
 		return false, nil
 	}
 	n, err := c.TryRead(c.ahead[:])
@@ -252,6 +253,68 @@ func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
 		return len(p), err
 	}
 	return len(p), nil
+}
+
+// Each is netio.Conn's.
+func (c *Conn) Each(in *buf.Buffer, t netio.Taker) error {
+	l := reading{c: c, in: in, taker: t}
+	if !l.Take() {
+		return l.err
+	}
+	switch err := c.tap.io.Each(&c.tap.in, &l); err {
+	case nil:
+		return l.err
+	case io.EOF:
+		_, err := c.Read(in.Free()) // which has nothing more, and knows what such an end means
+		in.ReleaseIfEmpty()
+		return err
+	default:
+		return err
+	}
+}
+
+// reading is the loop of Each, which the tap's tells of ciphertext.
+type reading struct {
+	c     *Conn
+	in    *buf.Buffer
+	taker netio.Taker
+	err   error
+}
+
+// Take decrypts what is in memory.
+func (l *reading) Take() (more bool) {
+	for {
+		if !l.c.inMemory() && !l.c.over {
+			l.in.ReleaseIfEmpty()
+			return true
+		}
+		n, err := l.c.readAhead(l.in.Free())
+		l.in.Commit(n)
+		switch {
+		case n > 0:
+			if !l.taker.Take() {
+				return false
+			}
+		case err == errWouldBlock:
+			l.in.ReleaseIfEmpty()
+			return l.c.tap.room()
+		case err != nil:
+			l.in.ReleaseIfEmpty()
+			l.err = err
+			return false
+		}
+	}
+}
+
+// readAhead is Read that leaves the socket alone: it returns errWouldBlock
+// where nothing is in memory.
+func (c *Conn) readAhead(p []byte) (int, error) {
+	if c.hasAhead {
+		return c.Read(p)
+	}
+	n, err := c.readWaiting(p)
+	c.more = n == len(p)
+	return n, err
 }
 
 // Sent returns how many bytes were written to the connection below, those of the
@@ -369,9 +432,7 @@ func (t *tap) take(n int) {
 
 // fill reads more, as far as the mode lets it.
 func (t *tap) fill() error {
-	if len(t.in.Free()) == 0 {
-		t.in.Grow()
-	}
+	t.room()
 	switch t.mode {
 	case tapMemory:
 		t.in.ReleaseIfEmpty()
@@ -386,6 +447,9 @@ func (t *tap) fill() error {
 	}
 	return t.io.Fill(&t.in)
 }
+
+// room makes room for more; false: in may grow no further.
+func (t *tap) room() bool { return t.in.Len() == 0 || len(t.in.Free()) > 0 || t.in.Grow() }
 
 // Write writes one or more records. Where it may not wait, it keeps what the
 // socket doesn't take: crypto/tls can't go on after a short write.
