@@ -13,30 +13,37 @@ import (
 // Run reads the connection until it ends, and ends all its streams then. It
 // returns when the connection is closed.
 func (c *Conn) Run() {
-	for {
-		now := http.Now()
-		c.lastRead.Store(now)
-		if err := c.frames(now); err != nil {
-			c.fail(err)
-			break
-		}
-		if !c.client {
-			c.batch.flushSoon()
-		}
-		c.batch.touch(c)
-		c.batch.Flush()
-		c.in.ReleaseIfEmpty()
-		if len(c.in.Free()) == 0 && !c.in.Grow() {
-			break // no frame that we take is larger
-		}
-		if c.io.Fill(&c.in) != nil {
-			break
-		}
-		c.mu.Lock()
-		c.reads++
-		c.mu.Unlock()
+	if c.handle() {
+		_ = c.io.Each(&c.in, c) // an end and a failure are the same to the streams
 	}
 	c.end()
+}
+
+// Take handles what was read. It implements netio.Taker.
+func (c *Conn) Take() (more bool) {
+	c.mu.Lock()
+	c.reads++
+	c.mu.Unlock()
+	return c.handle()
+}
+
+// handle handles what has arrived, and writes what that comes to. false: the
+// connection ends.
+func (c *Conn) handle() bool {
+	now := http.Now()
+	c.lastRead.Store(now)
+	if err := c.frames(now); err != nil {
+		c.fail(err)
+		return false
+	}
+	if !c.client {
+		c.batch.flushSoon()
+	}
+	c.batch.touch(c)
+	c.batch.Flush()
+	c.in.ReleaseIfEmpty()
+	// No frame that we take is larger than what the buffer can grow to.
+	return c.in.Len() == 0 || len(c.in.Free()) > 0 || c.in.Grow()
 }
 
 // frames handles what has arrived.
