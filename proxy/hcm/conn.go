@@ -39,6 +39,10 @@ type conn struct {
 	generation uint32 // of m; immutable
 	next, prev *conn  // guarded by Tracker.mu
 
+	// What Take leaves to be done, owned by the goroutine that serves.
+	left leaves
+	st   *stream // of the exchange that Take has begun, with its head if left says so
+
 	mu    sync.Mutex
 	state connState     // guarded by mu
 	since int64         // when state changed, of http.Now; guarded by mu
@@ -111,15 +115,83 @@ func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
 		m.Stats.CxDestroy.Inc()
 		m.tracker.remove(c)
 	}()
-	if !c.admit(cfg.Admit, giveUp) || !c.await() {
-		return
+	if c.admit(cfg.Admit, giveUp) {
+		c.serveRequests()
 	}
-	if c.speaksHTTP2() {
-		c.serveHTTP2()
-		return
+}
+
+// serveRequests serves what comes until the connection ends. Requests that come whole
+// are served by Take, between two reads of the codec's loop; for the others that loop
+// is left, because something has to be read for them.
+func (c *conn) serveRequests() {
+	for {
+		c.left = leavesNothing
+		_ = c.sc.Each(c) // that it failed shows in what Take has left
+		switch {
+		case c.left == leavesEnd:
+			return
+		case c.left == leavesNothing: // a read has failed
+			c.ended()
+			return
+		case c.left == leavesProtocol && c.speaksHTTP2():
+			c.serveHTTP2()
+			return
+		}
+		if !c.serveOne() {
+			return
+		}
 	}
-	for c.serveOne() && c.await() {
+}
+
+// leaves is what is to be done when the codec's loop is left.
+type leaves uint8
+
+const (
+	leavesNothing  leaves = iota
+	leavesEnd             // the connection ends
+	leavesProtocol        // the protocol has to be found out
+	leavesRequest         // a request has begun
+	leavesBody            // ... and its head was read
+)
+
+// Take serves the requests that have come whole. It implements netio.Taker.
+func (c *conn) Take() (more bool) {
+	for {
+		now := c.begun()
+		if c.requests == 0 && c.mayBeHTTP2() {
+			c.left = leavesProtocol
+			return false
+		}
+		if !c.serveWhole(now) {
+			return false
+		}
+		if !c.sc.Pipelined() {
+			return true
+		}
 	}
+}
+
+// serveWhole serves one exchange that needs no more reading, since now. false: the loop
+// has to be left.
+func (c *conn) serveWhole(now int64) bool {
+	st := c.newStream()
+	read, whole, err := c.sc.WholeHead(&st.ex.Req)
+	if !whole {
+		c.st, c.left = st, leavesRequest
+		if read {
+			c.left = leavesBody
+		}
+		return false
+	}
+	if st.headRead(err, now) {
+		st.handle()
+		st.finish()
+	}
+	if c.endExchange(st) {
+		return true
+	}
+	c.left = leavesEnd
+	return false
 }
 
 // admit asks the chain's filters whether the connection may be served. The tracker
@@ -150,6 +222,15 @@ func (c *conn) giveUpLocked() {
 	}
 }
 
+// mayBeHTTP2 reports whether speaksHTTP2 has to tell.
+func (c *conn) mayBeHTTP2() bool {
+	if t := c.info.TLS; t != nil && t.ALPN != "" {
+		return t.ALPN == "h2"
+	}
+	match, _ := h2.MatchPreface(c.sc.Peek())
+	return match
+}
+
 // speaksHTTP2 reports whether the protocol that TLS agreed on is HTTP/2. Where
 // there is none it looks whether the connection begins as one of HTTP/2 does,
 // which no request of HTTP/1 does (codec_type AUTO; Envoy:
@@ -177,19 +258,10 @@ func (c *conn) speaksHTTP2() bool {
 	}
 }
 
-// await waits for a request to begin.
-func (c *conn) await() bool {
-	err := c.sc.Wait()
+// begun notes that a request has begun to come, now.
+func (c *conn) begun() (now int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil {
-		if c.state == stateClosing {
-			c.m.Stats.CxDestroyLocal.Inc()
-		} else {
-			c.m.Stats.CxDestroyRemote.Inc()
-		}
-		return false
-	}
 	if c.state == stateClosing {
 		// A request came in while the connection was being closed for its
 		// idleness. It is served, as the last one.
@@ -198,7 +270,18 @@ func (c *conn) await() bool {
 	}
 	c.state = stateActive
 	c.since = http.Now()
-	return true
+	return c.since
+}
+
+// ended notes that the connection has ended while it was idle.
+func (c *conn) ended() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateClosing {
+		c.m.Stats.CxDestroyLocal.Inc()
+	} else {
+		c.m.Stats.CxDestroyRemote.Inc()
+	}
 }
 
 // closeIdleLocked closes an idle connection; mu is held.
@@ -214,22 +297,48 @@ func (c *conn) cancelLocked() {
 	}
 }
 
-// serveOne serves one exchange and reports whether another may follow.
+// serveOne serves one exchange, which Take may have begun, and reports whether another
+// may follow.
 func (c *conn) serveOne() (keep bool) {
+	st := c.st
+	c.st = nil
+	if st == nil {
+		st = c.newStream()
+	}
+	var there bool
+	if c.left == leavesBody {
+		there = st.headRead(nil, http.Now())
+	} else {
+		there = st.readHead(c.sc)
+	}
+	if there {
+		st.handle()
+		st.finish()
+	}
+	return c.endExchange(st)
+}
+
+// newStream begins an exchange.
+func (c *conn) newStream() *stream {
 	st := streamPool.Get().(*stream)
 	st.codec, st.c, st.cfg = c.sc, c, c.m.config()
 	st.ex.Conn = c.info
 	if c.isLast(st.cfg) {
 		c.sc.SetLast()
 	}
-	if st.readHead(c.sc) {
-		st.handle()
-		st.finish()
-	}
+	return st
+}
+
+// endExchange gives st back and reports whether another exchange may follow.
+func (c *conn) endExchange(st *stream) (keep bool) {
 	if st.bodyTimed {
 		st.SetReadDeadline(time.Time{})
 	}
-	c.setIdle()
+	since := st.ex.End
+	if since == 0 { // there was no exchange
+		since = http.Now()
+	}
+	c.setIdle(since)
 	keep = c.sc.End()
 	st.release()
 	streamPool.Put(st)
@@ -253,11 +362,12 @@ func (c *conn) setActive(call *forward.Call) {
 	c.mu.Unlock()
 }
 
-func (c *conn) setIdle() {
+// setIdle notes that the connection has been idle since then, of http.Now.
+func (c *conn) setIdle(since int64) {
 	c.mu.Lock()
 	c.call = nil
 	c.state = stateIdle
-	c.since = http.Now()
+	c.since = since
 	c.mu.Unlock()
 }
 
@@ -274,8 +384,14 @@ func (st *stream) readHead(sc *h1.ServerConn) bool {
 	if timed {
 		st.SetReadDeadline(time.Time{})
 	}
-	st.ex.Start = http.Now()
-	st.ex.RequestHeadBytes = int64(sc.HeadLen())
+	return st.headRead(err, http.Now())
+}
+
+// headRead begins the exchange of a head that was read by now, or couldn't be. false:
+// there is no exchange.
+func (st *stream) headRead(err *http.Error, now int64) bool {
+	st.ex.Start = now
+	st.ex.RequestHeadBytes = int64(st.c.sc.HeadLen())
 	if d := st.cfg.RequestTimeout; d > 0 && err == nil && st.ex.Req.Framing.Kind != http.BodyNone {
 		st.bodyTimed = true
 		st.SetReadDeadline(time.Now().Add(d))

@@ -55,6 +55,21 @@ func (r *reader) moreAfter(out []byte) (wrote int, err error) {
 	return wrote, r.noteEOF(err)
 }
 
+// each has t take what is there and what comes, without a read that finds
+// nothing; see netio.Conn.Each. It is for the time between messages.
+func (r *reader) each(t netio.Taker) error {
+	if r.in.Len() > 0 && !t.Take() {
+		return nil
+	}
+	if r.eofSeen {
+		return io.EOF
+	}
+	if err := r.room(); err != nil {
+		return err
+	}
+	return r.noteEOF(r.io.Each(&r.in, t))
+}
+
 func (r *reader) noteEOF(err error) error {
 	if err == io.EOF {
 		r.eofSeen = true

@@ -62,13 +62,25 @@ func (c *ServerConn) More() error { return c.rd.more() }
 // out to speak another protocol. c must not be used any more.
 func (c *ServerConn) Detach() (net.Conn, buf.Buffer) { return c.io.NetConn(), c.rd.in.Detach() }
 
-// Wait waits for the first bytes of a request; with pipelined bytes it does
-// not wait. The connection owns no buffer meanwhile.
-func (c *ServerConn) Wait() error {
-	if c.rd.in.Len() > 0 {
-		return nil
+// Each waits for requests and calls t.Take for what has come, which is the
+// beginning of one at least, until that returns false; see netio.Conn.Each. Meanwhile
+// t may serve requests that WholeHead reads. The connection owns no buffer while
+// it waits. It is for the time between exchanges.
+func (c *ServerConn) Each(t netio.Taker) error { return c.rd.each(t) }
+
+// Pipelined reports, between exchanges, whether bytes of another request have come.
+func (c *ServerConn) Pipelined() bool { return c.rd.in.Len() > 0 }
+
+// WholeHead reads, without waiting, a request's head and begins an exchange.
+// read: the head was all there, or is broken. whole: nothing will have to be
+// read for the exchange any more, neither a body nor octets of another protocol.
+// Where read is false, ReadHead has to go on.
+func (c *ServerConn) WholeHead(h *http.RequestHead) (read, whole bool, err *http.Error) {
+	c.begin()
+	if read, err = c.parseHead(h); !read || err != nil {
+		return err != nil, err != nil, err
 	}
-	return c.rd.more()
+	return true, c.rd.ended && h.Upgrade == nil && h.Method != http.MethodConnect, nil
 }
 
 // ReadHead reads a request's head and begins an exchange. incomplete is
@@ -77,18 +89,8 @@ func (c *ServerConn) Wait() error {
 func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Error {
 	c.begin()
 	for {
-		n, perr := c.rd.parser.Request(c.rd.in.Bytes(), h, c.lim)
-		if perr != nil {
-			c.closing = true
-			return perr
-		}
-		if n > 0 {
-			c.method, c.proto = h.Method, h.Protocol
-			c.expect = h.Expect100 && h.Framing.Kind != http.BodyNone
-			c.closing = c.last || !h.KeepAlive
-			c.headLen = n
-			c.rd.begin(n, h.Framing, http.SideDownstream, c.lim)
-			return nil
+		if read, err := c.parseHead(h); read || err != nil {
+			return err
 		}
 		if incomplete != nil {
 			incomplete()
@@ -101,7 +103,29 @@ func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Erro
 	}
 }
 
+// parseHead looks whether a head has come.
+func (c *ServerConn) parseHead(h *http.RequestHead) (bool, *http.Error) {
+	n, err := c.rd.parser.Request(c.rd.in.Bytes(), h, c.lim)
+	switch {
+	case err != nil:
+		c.closing = true
+		return false, err
+	case n == 0:
+		return false, nil
+	}
+	c.method, c.proto = h.Method, h.Protocol
+	c.expect = h.Expect100 && h.Framing.Kind != http.BodyNone
+	c.closing = c.last || !h.KeepAlive
+	c.headLen = n
+	c.rd.begin(n, h.Framing, http.SideDownstream, c.lim)
+	return true, nil
+}
+
+// begin begins an exchange, unless that was done.
 func (c *ServerConn) begin() {
+	if c.out != nil {
+		return
+	}
 	c.out = buf.GetBytes()
 	c.method, c.proto = http.MethodOther, http.HTTP11
 	c.expect, c.headSent, c.ended, c.chunked, c.noBody, c.closing = false, false, false, false, false, c.last
