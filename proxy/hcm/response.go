@@ -21,7 +21,7 @@ func (st *stream) ResponseReady() {
 	}
 	fields := &ex.Resp.Fields
 	if !fields.Has(http.HeaderDate) {
-		fields.AddID(http.HeaderDate, st.c.m.date.at(http.Now()))
+		fields.AddID(http.HeaderDate, st.c.m.date.at(answered(ex)))
 	}
 	switch cfg.ServerHeader {
 	case ServerOverwrite:
@@ -36,6 +36,15 @@ func (st *stream) ResponseReady() {
 		// that protocol, and is never read as a request.
 		st.SetClosing()
 	}
+}
+
+// answered is when the response's head came, of http.Now; that of a local reply comes
+// now.
+func answered(ex *http.Exchange) int64 {
+	if ex.Err == nil && ex.UpstreamFirst != 0 {
+		return ex.UpstreamFirst
+	}
+	return http.Now()
 }
 
 func (st *stream) runResponseFilters() {
