@@ -11,7 +11,7 @@
 //
 //   - A write that is followed by waiting for the answer is made between the
 //     arming of the poller and the wait, which saves the read that would only
-//     find the socket empty.
+//     find the socket empty. What was written is given back before the wait.
 //
 //   - On a TLS connection all of it holds for the socket below it.
 //
@@ -45,7 +45,7 @@ type Conn struct {
 
 	// Parameters and results of one call of ready; owned by the reader.
 	in   *buf.Buffer
-	out  []byte
+	out  *[]byte
 	sent int
 	n    int
 	err  error
@@ -75,8 +75,9 @@ type Sealed interface {
 	// Truncated reports whether the end of the stream came without the peer's word
 	// that it is one.
 	Truncated() bool
-	// WriteAwait is Write and then Await, in one go where it can.
-	WriteAwait(p []byte) (wrote int, err error)
+	// WriteAwait is Write and then Await, in one go where it can. p is given back as by
+	// WriteFill.
+	WriteAwait(p *[]byte) (wrote int, err error)
 	// Each and TryWrite are as Conn's.
 	Each(in *buf.Buffer, t Taker) error
 	TryWrite(p []byte) (n int, done bool, err error)
@@ -118,15 +119,18 @@ func (c *Conn) ready(fd uintptr) bool {
 		c.seen = peek(fd)
 		return true
 	}
-	if c.out != nil {
-		out := c.out
+	if out := c.out; out != nil {
 		c.out = nil
-		c.sent, c.err = send(fd, out)
+		c.sent, c.err = send(fd, *out)
+		if c.err == nil && c.sent == len(*out) {
+			buf.PutBytes(out)
+			return false
+		}
 		if c.err == syscall.EAGAIN {
 			c.err = nil
 		}
 		// A short or failed write is finished by the caller, without waiting.
-		return c.err != nil || c.sent < len(out)
+		return true
 	}
 	n, err := receive(fd, c.in.Free(), 0)
 	if err == syscall.EAGAIN {
@@ -245,25 +249,28 @@ func (c *Conn) TryFill(in *buf.Buffer) (bool, error) {
 }
 
 // WriteFill writes out and then waits for bytes as Fill does. wrote reports
-// how many bytes of out were taken before an error.
-func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
-	if c.sealed != nil && len(out) > 0 {
+// how many bytes of out were taken before an error. out comes from buf.GetBytes, and
+// goes back when it is written, before the wait.
+func (c *Conn) WriteFill(out *[]byte, in *buf.Buffer) (wrote int, err error) {
+	size := len(*out)
+	if c.sealed != nil && size > 0 {
 		if wrote, err = c.sealed.WriteAwait(out); err != nil {
 			return wrote, err
 		}
 		return wrote, c.readPlain(in)
 	}
-	if c.raw == nil || len(out) == 0 {
+	if c.raw == nil || size == 0 {
 		return c.writeThenFill(out, 0, in)
 	}
 	c.in, c.out, c.sent, c.n, c.err = in, out, 0, 0, nil
 	err = c.raw.Read(c.readFn)
 	c.in, c.out = nil, nil
-	if c.sent < len(out) {
+	if c.sent < size {
 		if err == nil {
 			err = c.err
 		}
 		if err != nil {
+			buf.PutBytes(out)
 			return c.sent, err
 		}
 		return c.writeThenFill(out, c.sent, in)
@@ -271,12 +278,14 @@ func (c *Conn) WriteFill(out []byte, in *buf.Buffer) (wrote int, err error) {
 	return c.sent, c.filled(in, err)
 }
 
-func (c *Conn) writeThenFill(out []byte, from int, in *buf.Buffer) (int, error) {
-	n, err := c.Write(out[from:])
+func (c *Conn) writeThenFill(out *[]byte, from int, in *buf.Buffer) (int, error) {
+	size := len(*out)
+	n, err := c.Write((*out)[from:])
+	buf.PutBytes(out)
 	if err != nil {
 		return from + n, err
 	}
-	return len(out), c.Fill(in)
+	return size, c.Fill(in)
 }
 
 // Write writes all of p; n < len(p) only with an error.

@@ -56,6 +56,13 @@ func pairs(t *testing.T, f func(t *testing.T, ours, peer net.Conn)) {
 	})
 }
 
+// pooled returns what WriteFill takes.
+func pooled(s string) *[]byte {
+	b := buf.GetBytes()
+	*b = append(*b, s...)
+	return b
+}
+
 func TestFill(t *testing.T) {
 	pairs(t, func(t *testing.T, ours, peer net.Conn) {
 		var c Conn
@@ -88,7 +95,7 @@ func TestWriteFill(t *testing.T) {
 			_, _ = io.ReadFull(peer, p)
 			_, _ = peer.Write(append([]byte("got "), p...))
 		}()
-		wrote, err := c.WriteFill([]byte("ping"), &in)
+		wrote, err := c.WriteFill(pooled("ping"), &in)
 		if wrote != 4 || err != nil || string(in.Bytes()) != "got ping" {
 			t.Errorf("wrote %d, read %q, %v", wrote, in.Bytes(), err)
 		}
@@ -110,7 +117,7 @@ func TestWriteFillBig(t *testing.T) {
 			sum <- err == nil && bytes.Equal(p, big)
 			_, _ = peer.Write([]byte("ok"))
 		}()
-		wrote, err := c.WriteFill(big, &in)
+		wrote, err := c.WriteFill(pooled(string(big)), &in)
 		if wrote != len(big) || err != nil || string(in.Bytes()) != "ok" {
 			t.Errorf("wrote %d of %d, read %q, %v", wrote, len(big), in.Bytes(), err)
 		}

@@ -85,7 +85,7 @@ func TestEachEnough(t *testing.T) {
 		if err := c.Each(&r.in, r); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := c.WriteFill([]byte("go"), &r.in); err != nil || string(r.in.Bytes()) != "two" {
+		if _, err := c.WriteFill(pooled("go"), &r.in); err != nil || string(r.in.Bytes()) != "two" {
 			t.Fatalf("%q, %v", r.in.Bytes(), err)
 		}
 		r.Take()

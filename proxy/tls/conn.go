@@ -228,31 +228,37 @@ func (c *Conn) TryWrite(p []byte) (n int, done bool, err error) {
 
 // WriteAwait is Write and then Await. Where all of p fits into one record, that is
 // sent when the poller is armed already, so that the socket needn't be asked for an
-// answer which can't be there yet. It is for one goroutine that reads and writes.
-func (c *Conn) WriteAwait(p []byte) (wrote int, err error) {
-	if len(p) > maxRecord || c.Buffered() || c.tap.full() {
-		if wrote, err = c.Write(p); err != nil {
+// answer which can't be there yet. It is for one goroutine that reads and writes. p
+// comes from buf.GetBytes, and goes back before the wait.
+func (c *Conn) WriteAwait(p *[]byte) (wrote int, err error) {
+	size := len(*p)
+	if size > maxRecord || c.Buffered() || c.tap.full() {
+		wrote, err = c.Write(*p)
+		buf.PutBytes(p)
+		if err != nil {
 			return wrote, err
 		}
 		return wrote, c.Await()
 	}
 	record := buf.GetBytes()
-	defer buf.PutBytes(record)
 	c.tap.hold(record)
-	_, err = c.std.Write(p)
+	_, err = c.std.Write(*p)
 	c.tap.hold(nil)
+	buf.PutBytes(p)
 	if err != nil {
+		buf.PutBytes(record)
 		return 0, err
 	}
-	sent, err := c.tap.io.WriteFill(*record, &c.tap.in)
+	whole := len(*record)
+	sent, err := c.tap.io.WriteFill(record, &c.tap.in)
 	c.tap.sent.Add(uint64(sent))
 	switch {
-	case sent < len(*record):
+	case sent < whole:
 		return 0, err
 	case err != nil && err != io.EOF:
-		return len(p), err
+		return size, err
 	}
-	return len(p), nil
+	return size, nil
 }
 
 // Each is netio.Conn's.

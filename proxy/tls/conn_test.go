@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"pillion/proxy/buf"
 )
 
 // pair returns both ends of a mutual connection.
@@ -350,14 +352,18 @@ func TestWriteAwait(t *testing.T) {
 	p := make([]byte, 16)
 	for _, size := range sizes {
 		want := bytes.Repeat([]byte{byte(size)}, size)
-		if n, err := client.WriteAwait(want); n != size || err != nil {
+		out := buf.GetBytes()
+		*out = append(*out, want...)
+		if n, err := client.WriteAwait(out); n != size || err != nil {
 			t.Fatalf("%d of %d, %v", n, size, err)
 		}
 		if n, err := client.Read(p); n != 1 || p[0] != byte(size) || err != nil {
 			t.Fatalf("after %d: %q, %v", size, p[:n], err)
 		}
 	}
-	if n, err := client.WriteAwait([]byte("x")); n != 1 || err != nil {
+	out := buf.GetBytes()
+	*out = append(*out, 'x')
+	if n, err := client.WriteAwait(out); n != 1 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 	if _, err := client.Read(p); err != io.EOF {

@@ -22,7 +22,7 @@ const maxInterim = 10
 type ClientConn struct {
 	io  netio.Conn
 	rd  reader
-	out *[]byte // what is held back; nil between requests
+	out outbox // empty between requests
 	lim *Limits
 
 	local, remote string // addresses as text, immutable
@@ -83,7 +83,6 @@ func (c *ClientConn) SetDeadline(t time.Time) { _ = c.io.SetDeadline(t) }
 
 // Begin starts a request. It must precede WriteHead.
 func (c *ClientConn) Begin() {
-	c.out = buf.GetBytes()
 	c.sentBefore = c.onSocket()
 	c.split, c.gotBytes, c.keepAlive, c.wroteAll = false, false, false, false
 	c.interim = 0
@@ -110,11 +109,8 @@ func (c *ClientConn) End() (reusable bool, head buf.Buffer) {
 		c.io.ResetOnClose() // or the host would take what it got for all of it
 	}
 	head = c.rd.takeHead()
-	if c.out != nil {
-		reusable = reusable && len(*c.out) == 0
-		buf.PutBytes(c.out)
-		c.out = nil
-	}
+	reusable = reusable && c.out.len() == 0
+	c.out.drop()
 	if c.rd.in.Len() > 0 { // bytes behind the response: nobody asked for them
 		reusable = false
 	}
@@ -131,7 +127,8 @@ func (c *ClientConn) WriteHead(h *http.RequestHead, end bool) error {
 	end = end || h.Upgrade != nil // what follows waits for the host's answer
 	f := RequestFraming(h, end)
 	c.chunked = f.Kind == http.BodyChunked
-	*c.out = AppendRequest(*c.out, h, f, PersistDefault)
+	out := c.out.storage()
+	*out = AppendRequest(*out, h, f, PersistDefault)
 	c.wroteAll = end
 	return nil
 }
@@ -141,12 +138,11 @@ func (c *ClientConn) WriteBody(p []byte, end bool) error {
 	if c.tunnel {
 		return c.writeTunnel(p, end)
 	}
-	held := len(*c.out)
-	var err error
-	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
+	held := c.out.len()
+	if err := c.out.body(&c.io, p, c.chunked, end); err != nil {
 		return c.writeError(err)
 	}
-	if len(*c.out) < held+len(p) { // sent: at least these, the framing not counted
+	if c.out.len() < held+len(p) { // sent: at least these, the framing not counted
 		c.written += uint64(held + len(p))
 	}
 	c.wroteAll = end
@@ -159,7 +155,8 @@ func (c *ClientConn) WriteTrailers(f *http.Fields) error {
 		return c.writeTunnel(nil, true) // octets have no trailers
 	}
 	if c.chunked {
-		*c.out = AppendLastChunk(*c.out, f)
+		out := c.out.storage()
+		*out = AppendLastChunk(*out, f)
 	}
 	c.wroteAll = true
 	return nil
@@ -167,12 +164,8 @@ func (c *ClientConn) WriteTrailers(f *http.Fields) error {
 
 // Flush sends what is held back.
 func (c *ClientConn) Flush() error {
-	if c.out == nil || len(*c.out) == 0 {
-		return nil
-	}
-	n, err := c.io.Write(*c.out)
+	n, err := c.out.flush(&c.io)
 	c.written += uint64(n)
-	*c.out = (*c.out)[:0]
 	if err != nil {
 		return c.writeError(err)
 	}
@@ -249,17 +242,24 @@ func (c *ClientConn) readOneHead(h *http.ResponseHead) error {
 	}
 }
 
+// held is how many bytes are held back that no other goroutine will send.
+func (c *ClientConn) held() int {
+	if c.split {
+		return 0
+	}
+	return c.out.len()
+}
+
 func (c *ClientConn) fillHead() error {
 	var err error
-	if !c.split && len(*c.out) > 0 {
+	if size := c.held(); size > 0 {
 		var wrote int
-		wrote, err = c.rd.moreAfter(*c.out)
+		wrote, err = c.rd.moreAfter(c.out.take())
 		c.written += uint64(wrote)
-		if err != nil && wrote < len(*c.out) {
+		if err != nil && wrote < size {
 			// The write failed; what the host said before it closed is lost with it.
 			return c.writeError(err)
 		}
-		*c.out = (*c.out)[:0]
 	} else {
 		err = c.rd.more()
 	}

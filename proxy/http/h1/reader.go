@@ -43,12 +43,16 @@ func (r *reader) more() error {
 	return r.noteEOF(r.io.Fill(&r.in))
 }
 
-// moreAfter writes out and then does as more.
-func (r *reader) moreAfter(out []byte) (wrote int, err error) {
+// moreAfter writes out and then does as more. out is given back, see
+// netio.Conn.WriteFill.
+func (r *reader) moreAfter(out *[]byte) (wrote int, err error) {
 	if r.eofSeen {
-		return 0, io.EOF
+		err = io.EOF
+	} else {
+		err = r.room()
 	}
-	if err := r.room(); err != nil {
+	if err != nil {
+		buf.PutBytes(out)
 		return 0, err
 	}
 	wrote, err = r.io.WriteFill(out, &r.in)

@@ -28,10 +28,11 @@ const (
 type ServerConn struct {
 	io  netio.Conn
 	rd  reader
-	out *[]byte // what is held back; nil between exchanges
+	out outbox  // empty between exchanges
 	lim *Limits // immutable
 
-	headLen  int // of the current request
+	begun    bool // an exchange is under way
+	headLen  int  // of the current request
 	method   http.Method
 	proto    http.Protocol
 	expect   bool // the client waits for 100 Continue
@@ -123,10 +124,10 @@ func (c *ServerConn) parseHead(h *http.RequestHead) (bool, *http.Error) {
 
 // begin begins an exchange, unless that was done.
 func (c *ServerConn) begin() {
-	if c.out != nil {
+	if c.begun {
 		return
 	}
-	c.out = buf.GetBytes()
+	c.begun = true
 	c.method, c.proto = http.MethodOther, http.HTTP11
 	c.expect, c.headSent, c.ended, c.chunked, c.noBody, c.closing = false, false, false, false, false, c.last
 }
@@ -191,7 +192,8 @@ func (c *ServerConn) Continue() error {
 		return nil
 	}
 	c.expect = false
-	*c.out = AppendContinue(*c.out)
+	out := c.out.storage()
+	*out = AppendContinue(*out)
 	return c.Flush()
 }
 
@@ -218,7 +220,8 @@ func (c *ServerConn) WriteHead(h *http.ResponseHead, end bool) error {
 	}
 	c.headSent, c.ended = true, end
 	c.chunked, c.noBody = f.Kind == http.BodyChunked, f.Kind == http.BodyNone && !c.tunnel
-	*c.out = AppendResponse(*c.out, h, f, persist)
+	out := c.out.storage()
+	*out = AppendResponse(*out, h, f, persist)
 	return nil
 }
 
@@ -231,8 +234,7 @@ func (c *ServerConn) WriteBody(p []byte, end bool) error {
 	case c.noBody:
 		return nil
 	}
-	var err error
-	if *c.out, err = appendBody(&c.io, *c.out, p, c.chunked, end); err != nil {
+	if c.out.body(&c.io, p, c.chunked, end) != nil {
 		c.closing = true
 		return errClientGone
 	}
@@ -247,19 +249,15 @@ func (c *ServerConn) WriteTrailers(f *http.Fields) error {
 		return c.writeTunnel(nil, true) // octets have no trailers
 	}
 	if c.chunked && !c.noBody {
-		*c.out = AppendLastChunk(*c.out, f)
+		out := c.out.storage()
+		*out = AppendLastChunk(*out, f)
 	}
 	return nil
 }
 
 // Flush sends what is held back.
 func (c *ServerConn) Flush() error {
-	if c.out == nil || len(*c.out) == 0 {
-		return nil
-	}
-	_, err := c.io.Write(*c.out)
-	*c.out = (*c.out)[:0]
-	if err != nil {
+	if _, err := c.out.flush(&c.io); err != nil {
 		c.closing = true
 		return errClientGone
 	}
@@ -276,8 +274,8 @@ func (c *ServerConn) End() (keep bool) {
 		keep = true
 	}
 	c.rd.finish()
-	buf.PutBytes(c.out)
-	c.out = nil
+	c.out.drop()
+	c.begun = false
 	return keep
 }
 
@@ -325,7 +323,8 @@ func (c *ServerConn) WriteInterim(h *http.ResponseHead) error {
 	if c.proto == http.HTTP10 || c.headSent {
 		return nil
 	}
-	*c.out = AppendResponse(*c.out, h, http.Framing{}, PersistDefault)
+	out := c.out.storage()
+	*out = AppendResponse(*out, h, http.Framing{}, PersistDefault)
 	return c.Flush()
 }
 

@@ -3,7 +3,6 @@
 package h1
 
 import (
-	"pillion/proxy/buf"
 	"pillion/proxy/http"
 )
 
@@ -23,8 +22,6 @@ func (c *ServerConn) writeTunnel(p []byte, end bool) error {
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	buf.PutBytes(c.out)
-	c.out = nil
 	if _, err := c.io.Write(p); err != nil {
 		return errClientGone
 	}
@@ -40,8 +37,6 @@ func (c *ClientConn) writeTunnel(p []byte, end bool) error {
 	if err := c.Flush(); err != nil {
 		return err
 	}
-	buf.PutBytes(c.out)
-	c.out = nil
 	n, err := c.io.Write(p)
 	c.written += uint64(n)
 	if err != nil {
