@@ -43,16 +43,18 @@ type each struct {
 //
 // A Close meanwhile, also one by t, ends the loop and takes effect when t.Take
 // returns.
-func (c *Conn) Each(in *buf.Buffer, t Taker) error {
+func (c *Conn) Each(in *buf.Buffer, t Taker) (err error) {
 	if !c.each.state.CompareAndSwap(eachNot, eachRuns) {
 		return net.ErrClosed
 	}
-	err := c.loop(in, t)
-	if c.each.state.Swap(eachNot) == eachCloses {
-		_ = c.nc.Close()
-		return net.ErrClosed
-	}
-	return err
+	defer func() { // also of a panic of t.Take
+		c.in, c.each.taker = nil, nil
+		if c.each.state.Swap(eachNot) == eachCloses {
+			_ = c.nc.Close()
+			err = net.ErrClosed
+		}
+	}()
+	return c.loop(in, t)
 }
 
 func (c *Conn) loop(in *buf.Buffer, t Taker) error {
@@ -71,7 +73,6 @@ func (c *Conn) loop(in *buf.Buffer, t Taker) error {
 	}
 	c.in, c.each.taker, c.err = in, t, nil
 	err := c.raw.Read(c.readFn)
-	c.in, c.each.taker = nil, nil
 	if err == nil {
 		err = c.err
 	}
