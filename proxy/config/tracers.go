@@ -36,9 +36,9 @@ func (c *Compiler) tracer(s *Snapshot, out *trace.Config, p *tracev3.Tracing_Htt
 }
 
 // reporter returns the reporter of a collector, one for all that are configured alike.
-func (c *Compiler) reporter(typed *anypb.Any, counts *trace.Counts, most uint32, collector trace.Collector) (*trace.Reporter, error) {
+func (c *Compiler) reporter(typed *anypb.Any, counts *trace.Counts, most uint32, collector trace.Collector) *trace.Reporter {
 	key := typed.GetTypeUrl() + "\x00" + string(typed.GetValue())
-	return c.env.Reporters.Get(key, counts, int(most), func() (trace.Collector, error) { return collector, nil })
+	return c.env.Reporters.Get(key, counts, int(most), collector)
 }
 
 var otelFields = fieldSet("grpc_service", "http_service", "exporter", "service_name", "resource_detectors", "sampler", "max_cache_size",
@@ -60,8 +60,8 @@ func (c *Compiler) openTelemetry(s *Snapshot, out *trace.Config, typed *anypb.An
 		return err
 	}
 	out.Propagation, out.Always = trace.W3C, collector.Sampler() == otlp.AlwaysOn
-	out.Spans, err = c.reporter(typed, &c.env.Reporters.OpenTelemetry, cfg.GetMaxCacheSize().GetValue(), collector)
-	return err
+	out.Spans = c.reporter(typed, &c.env.Reporters.OpenTelemetry, cfg.GetMaxCacheSize().GetValue(), collector)
+	return nil
 }
 
 var zipkinFields = fieldSet("collector_cluster", "collector_endpoint", "trace_id_128bit", "shared_span_context", "collector_endpoint_version",
@@ -85,6 +85,6 @@ func (c *Compiler) zipkin(out *trace.Config, typed *anypb.Any) error {
 	}
 	out.SharedSpans = unlessFalse(cfg.GetSharedSpanContext())
 	out.Upstream = out.Upstream || cfg.GetSplitSpansForRequest()
-	out.Spans, err = c.reporter(typed, &c.env.Reporters.Zipkin, 0, collector)
-	return err
+	out.Spans = c.reporter(typed, &c.env.Reporters.Zipkin, 0, collector)
+	return nil
 }
