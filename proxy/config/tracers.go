@@ -35,9 +35,10 @@ func (c *Compiler) tracer(s *Snapshot, out *trace.Config, p *tracev3.Tracing_Htt
 	}
 }
 
-// reporter returns the reporter of a collector, one for all that are configured alike.
+// reporter returns the reporter of a collector, one for all that are configured alike
+// while the proxy's name is the same.
 func (c *Compiler) reporter(typed *anypb.Any, counts *trace.Counts, most uint32, collector trace.Collector) *trace.Reporter {
-	key := typed.GetTypeUrl() + "\x00" + string(typed.GetValue())
+	key := typed.GetTypeUrl() + "\x00" + c.service + "\x00" + string(typed.GetValue())
 	return c.env.Reporters.Get(key, counts, int(most), collector)
 }
 
@@ -75,7 +76,7 @@ func (c *Compiler) zipkin(out *trace.Config, typed *anypb.Any) error {
 	if err := onlyFields(cfg, zipkinFields); err != nil {
 		return err
 	}
-	collector, err := zipkin.New(cfg, &zipkin.Env{Client: c.client, HTTP: c.httpService, Service: c.env.Node.Cluster})
+	collector, err := zipkin.New(cfg, &zipkin.Env{Client: c.client, HTTP: c.httpService, Service: c.service})
 	if err != nil {
 		return err
 	}
