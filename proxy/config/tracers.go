@@ -54,7 +54,7 @@ func (c *Compiler) openTelemetry(s *Snapshot, out *trace.Config, typed *anypb.An
 		return err
 	}
 	collector, err := otlp.New(cfg, &otlp.Env{
-		Client: c.client, HTTP: c.httpService, Header: serviceField, Version: c.env.Version, Getenv: os.Getenv,
+		GRPC: c.grpcService, HTTP: c.httpService, Version: c.env.Version, Getenv: os.Getenv,
 		Warn: func(text string) { s.warnOnce("tracing: " + text) },
 	})
 	if err != nil {
