@@ -33,9 +33,11 @@ func (h *uploadHost) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 		}
 		h.begun <- struct{}{}
 	}
-	if r.URL.Path != "/early" {
-		_, _ = io.Copy(io.Discard, r.Body)
+	if r.URL.Path == "/early" {
+		answerEarly(w, r)
+		return
 	}
+	_, _ = io.Copy(io.Discard, r.Body)
 	switch r.URL.Path {
 	case "/late":
 		<-time.After(hostWait)
@@ -49,6 +51,19 @@ func (h *uploadHost) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 	}
 	w.Header().Set("content-length", "2")
 	_, _ = io.WriteString(w, "ok")
+}
+
+// answerEarly answers, and then reads the rest of the request as a connection that lives on
+// needs it.
+func answerEarly(w nethttp.ResponseWriter, r *nethttp.Request) {
+	rc := nethttp.NewResponseController(w)
+	_ = rc.EnableFullDuplex() // an error on HTTP/2, which always is
+	w.Header().Set("content-length", "2")
+	_, _ = io.WriteString(w, "ok")
+	_ = rc.Flush()
+	if r.ProtoMajor == 1 {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}
 }
 
 const uploadHalf = "hello"
@@ -124,6 +139,40 @@ func TestServiceTimeLikeEnvoy(t *testing.T) {
 						}
 						if conn := resp.Fields.Get("connection"); conn != "" {
 							t.Errorf("%s ends the connection of %s, %s: %q", j.name, path, name, conn)
+						}
+						_ = c.Close()
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestEarlyAnswerLikeEnvoy: an answer that comes before all of the request has says nothing
+// of how long the host took, and ends an HTTP/1 connection, also if the rest comes behind it.
+func TestEarlyAnswerLikeEnvoy(t *testing.T) {
+	for upstream, protocol := range map[string]string{"HTTP/1": "", "HTTP/2": overHTTP2} {
+		t.Run(upstream, func(t *testing.T) {
+			t.Parallel()
+			h, both := uploadRig(t, protocol)
+			for _, j := range both {
+				for name, form := range uploadForms {
+					if form[1] == "" {
+						continue
+					}
+					for _, rest := range []string{"", form[2]} {
+						c, err := wire.Dial(j.addr, rig.Patience)
+						if err != nil {
+							t.Fatal(err)
+						}
+						resp, _ := h.upload(t, c, "/early", form)
+						service, conn := resp.Fields.Get("x-envoy-upstream-service-time"), resp.Fields.Get("connection")
+						if service != "" || conn != "close" {
+							t.Errorf("%s says of %s: service time %q, connection %q", j.name, name, service, conn)
+						}
+						_ = c.Send(rest)
+						if _, err := c.WaitClosed(); err != nil {
+							t.Errorf("%s, %s, rest %q: %v", j.name, name, rest, err)
 						}
 						_ = c.Close()
 					}

@@ -277,16 +277,16 @@ func (p *pump) failed() *http.Error {
 	return nil
 }
 
-// bodyGrace is how long the rest of a request's body may take once the
-// response is complete.
+// bodyGrace is how long a body that has come may take to be sent to its end once
+// the response is complete.
 const bodyGrace = time.Second
 
 // stop ends the pump, waiting for it, and reports whether the request was
 // sent to its end. A body that is still under way when the response is
 // complete is given up, and the downstream connection with it (RFC 9112
-// section 9.3: what is left of it can't be told from a next request). But the
-// client wasn't told of that, so a body that only has to be seen to its end,
-// as after an answer to its last byte, is waited for.
+// section 9.3: what is left of it can't be told from a next request), which the
+// client was told with the response's head. A body that has come and only has to
+// be seen to its end, as after an answer to its last byte, is waited for.
 func (p *pump) stop(c *Call, answered bool) (whole bool) {
 	if !p.running {
 		return true
@@ -311,7 +311,7 @@ func (p *pump) ended(c *Call, wait bool) bool {
 		return true
 	default:
 	}
-	if !wait || c.down.Flush() != nil {
+	if !wait || !c.came.Load() || c.down.Flush() != nil {
 		return false
 	}
 	late := time.NewTimer(bodyGrace)

@@ -26,6 +26,9 @@ type Downstream interface {
 	// ResponseReady lets the manager and the filters edit the exchange's
 	// response before its head is written.
 	ResponseReady()
+	// CutShort tells, before ResponseReady, that the response comes before all of
+	// the request has.
+	CutShort()
 	// Started reports whether the response's head was written.
 	Started() bool
 	// StopReading makes a ReadBody in progress, and those to come, fail until

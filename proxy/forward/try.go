@@ -294,6 +294,9 @@ func (c *Call) decorate() {
 		ms := max(ex.UpstreamFirst-ex.RequestEnd, 0) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
 	}
+	if !c.came.Load() {
+		c.down.CutShort()
+	}
 	c.route.ApplyResponse(ex, c.target)
 }
 
