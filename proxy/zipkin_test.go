@@ -4,6 +4,7 @@ package proxy_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http/httptest"
 	"net/netip"
@@ -48,6 +49,9 @@ func TestZipkin(t *testing.T) {
 	if err := lacks(dump, `"static_clusters"`, `"envoy.tracers.zipkin"`); err != nil {
 		t.Error(err)
 	}
+	if dynamic := dynamicClusters(t, dump); !slices.Equal(dynamic, []string{"a"}) {
+		t.Errorf("the dynamic clusters are %q", dynamic)
+	}
 	const trace = "0af7651916cd43dd8448eb211c80319c"
 	c := dialFrom(t, "127.0.0.1", d.addr("l"))
 	if status, _, _, err := c.get("a\r\nX-B3-TraceId: " + trace + "\r\nX-B3-SpanId: b7ad6b7169203331\r\nX-B3-Sampled: 1"); status != "200" {
@@ -66,6 +70,25 @@ func TestZipkin(t *testing.T) {
 	if len(spans) != 1 || len(wrong) > 0 || spans[0].Parent != "b7ad6b7169203331" {
 		t.Errorf("after %v: spans %+v, errors %q", time.Since(begun), spans, wrong)
 	}
+}
+
+// dynamicClusters returns the names of the clusters of the control plane in a dump.
+func dynamicClusters(t *testing.T, dump string) (names []string) {
+	t.Helper()
+	var out struct {
+		Configs []struct {
+			Active []struct{ Cluster struct{ Name string } } `json:"dynamic_active_clusters"`
+		}
+	}
+	if err := json.Unmarshal([]byte(dump), &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, section := range out.Configs {
+		for _, c := range section.Active {
+			names = append(names, c.Cluster.Name)
+		}
+	}
+	return names
 }
 
 // TestServiceCluster: without a control plane the proxy is called in Zipkin's spans, and in
