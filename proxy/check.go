@@ -90,7 +90,7 @@ func translateOptions(o *Options) istio.Options {
 }
 
 func compilerInput(r *istio.Resources) *config.Resources {
-	return &config.Resources{Listeners: r.Listeners, Routes: r.Routes, Clusters: r.Clusters, Endpoints: r.Endpoints}
+	return &config.Resources{Listeners: r.Listeners, Routes: r.Routes, Clusters: r.Clusters, Endpoints: r.Endpoints, ServiceCluster: r.ServiceCluster}
 }
 
 // compileProblems makes problems of a compiler's joined errors, which name

@@ -72,6 +72,7 @@ const lattice = `
 	NONE < proxytest, proxytest/mint;
 	root, proxytest < proxytest/inproc;
 	tls, tls/localca < tls/renew/renewtest;
+	filter < filter/filtertest;
 `
 
 // outside tells who may import what from outside of the module, and why.

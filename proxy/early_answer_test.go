@@ -24,10 +24,14 @@ func TestEarlyResponse(t *testing.T) {
 	c.Send("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: 1000000\n\nsome")
 	r := c.Response(false)
 	wantLine(t, r, "HTTP/1.1 413 Content Too Large")
-	if r.Body != "big" {
-		t.Errorf("body %q", r.Body)
+	if r.Body != "big" || r.Fields["connection"] != "close" {
+		t.Errorf("body %q, fields %v", r.Body, r.Fields)
 	}
 	c.WantClosed()
+	p.WaitFor("the answer is counted", func() bool {
+		stats := fetch(t, "http://"+p.Addr("admin")+"/stats?filter=response_before")
+		return strings.Contains(stats, ".downstream_rq_response_before_rq_complete: 1\n")
+	})
 }
 
 // TestAnswerToTheLastOctet: a host that answers the moment it has all of a body has had

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,14 @@ const redirectedListeners = `
     {filter_chain_match: {transport_protocol: raw_buffer, application_protocols: [http/1.1, h2c]}, filters: [TO(in-http)]},
     {filter_chain_match: {transport_protocol: tls}, filters: [TO(in-tls)]},
     {filter_chain_match: {destination_port: 9080, transport_protocol: raw_buffer}, filters: [TO(in-9080)]}]}
+- {name: virtualInbound6, address: {socket_address: {address: "::", port_value: IN}}, listener_filters: [ORIGINAL, TLS, HTTP], filter_chains: [
+    {filter_chain_match: {destination_port: IN}, filters: [TO(in6-blackhole)]},
+    {filter_chain_match: {transport_protocol: tls, application_protocols: [istio-http/1.1, istio-h2]}, filters: [TO(in6-tls-http)]},
+    {filter_chain_match: {destination_port: 9080, transport_protocol: raw_buffer}, filters: [TO(in6-9080)]},
+    {filter_chain_match: {destination_port: 9081}, filters: [PASS(original6)]},
+    {filter_chain_match: {destination_port: 9082}, filters: [PASS(local6)]},
+    {filter_chain_match: {transport_protocol: raw_buffer, application_protocols: [http/1.1, h2c]}, filters: [TO(in6-http)]},
+    {filter_chain_match: {transport_protocol: tls}, filters: [TO(in6-tls)]}]}
 - {name: one, bind_to_port: false, address: {socket_address: {address: 10.99.0.1, port_value: 80}}, filter_chains: [{filters: [TO(one)]}]}
 - {name: one6, bind_to_port: false, address: {socket_address: {address: "fd99::1", port_value: 80}}, filter_chains: [{filters: [TO(one6)]}]}
 - {name: every, bind_to_port: false, address: {socket_address: {address: 0.0.0.0, port_value: 80}}, listener_filters: [HTTP], filter_chains: [
@@ -60,25 +69,37 @@ const redirectedListeners = `
 - {name: again, bind_to_port: false, use_original_dst: true, address: {socket_address: {address: 0.0.0.0, port_value: 83}}, filter_chains: [{filters: [TO(again)]}]}
 `
 
+// podClusters lead to a pod's application: at the address that a connection was meant for,
+// from the one that the rules of iptables let pass, and at the loopback address. APP is a port.
+const podClusters = `
+- {name: original6, type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, connect_timeout: 5s, upstream_bind_config: {source_address: {address: "::6", port_value: 0}}}
+- {name: local6, type: STATIC, connect_timeout: 5s, load_assignment: {cluster_name: local6, endpoints: [{lb_endpoints: [
+    {endpoint: {address: {socket_address: {address: "::1", port_value: APP}}}}]}]}}
+`
+
 var listenerFilterNames = strings.NewReplacer(
 	"ORIGINAL", `{name: o, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.original_dst.v3.OriginalDst}}`,
 	"TLS", `{name: t, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector}}`,
 	"HTTP", `{name: h, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector}}`)
 
-// redirectedBootstrap writes the listeners out, and starts what the chains lead to.
-func redirectedBootstrap(t *testing.T, out, in string) []byte {
+// chainEnd is where a chain of redirectedListeners ends: TO is a cluster that is made for it,
+// PASS one of podClusters.
+var chainEnd = regexp.MustCompile(`(TO|PASS)\(([\w-]+)\)`)
+
+// redirectedBootstrap writes the listeners out, and starts what the chains lead to. app is
+// the port of the pod's application.
+func redirectedBootstrap(t *testing.T, out, in, app string) []byte {
 	t.Helper()
 	text := strings.NewReplacer("OUT", out, "IN", in).Replace(listenerFilterNames.Replace(redirectedListeners))
-	clusters := ""
-	for {
-		before, rest, found := strings.Cut(text, "TO(")
-		if !found {
-			break
+	clusters := strings.ReplaceAll(podClusters, "APP", app)
+	for _, end := range chainEnd.FindAllStringSubmatch(text, -1) {
+		name := end[2]
+		text = strings.Replace(text, end[0], `{name: tcp, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: `+
+			name+`, cluster: `+name+`}}`, 1)
+		if end[1] == "PASS" {
+			continue
 		}
-		name, after, _ := strings.Cut(rest, ")")
-		text = before + `{name: tcp, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: ` +
-			name + `, cluster: ` + name + `}}` + after
-		_, port, _ := net.SplitHostPort(namedServer(t, name))
+		_, port, _ := net.SplitHostPort(serverAt(t, "127.0.0.1:0", func(net.Conn) string { return name }))
 		clusters += fmt.Sprintf("- {name: %s, type: STATIC, connect_timeout: 5s, load_assignment: {cluster_name: %s, endpoints: [{lb_endpoints: [{endpoint: "+
 			"{address: {socket_address: {address: 127.0.0.1, port_value: %s}}}}]}]}}\n", name, name, port)
 	}
@@ -89,10 +110,10 @@ func redirectedBootstrap(t *testing.T, out, in string) []byte {
 	return json
 }
 
-// namedServer says its name to whoever says something.
-func namedServer(t *testing.T, name string) string {
+// serverAt answers whoever says something.
+func serverAt(t *testing.T, addr string, answer func(nc net.Conn) string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +123,7 @@ func namedServer(t *testing.T, name string) string {
 			go func() {
 				defer nc.Close()
 				if _, err := nc.Read(make([]byte, 4096)); err == nil {
-					_, _ = nc.Write([]byte(name))
+					_, _ = nc.Write([]byte(answer(nc)))
 				}
 			}()
 		}
@@ -144,12 +165,19 @@ func TestHandOffLikeEnvoy(t *testing.T) {
 	command(t, "ip -6 addr add fd98::1/128 dev lo nodad")
 	command(t, "ip route add 10.99.0.0/16 dev lo")
 	command(t, "ip -6 route add fd99::/64 dev lo")
+	command(t, "ip -6 addr add ::6/128 dev lo nodad")
+	whom := func(nc net.Conn) string {
+		host, _, _ := net.SplitHostPort(nc.RemoteAddr().String())
+		return nc.LocalAddr().String() + " is asked by " + host
+	}
+	serverAt(t, "[fd98::1]:9081", whom)
+	serverAt(t, "[::1]:9083", whom)
 	path := filepath.Join(t.TempDir(), "envoy.json")
-	if err := os.WriteFile(path, redirectedBootstrap(t, "15001", "15006"), 0o600); err != nil {
+	if err := os.WriteFile(path, redirectedBootstrap(t, "15001", "15006", "9083"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	rig.RunEnvoy(t, need.Envoy(t), path)
-	serveBootstrap(t, redirectedBootstrap(t, "16001", "16006"))
+	serveBootstrap(t, redirectedBootstrap(t, "16001", "16006", "9083"))
 
 	payloads := []struct{ name, text string }{
 		{"raw", "hello, server\r\n"}, {"HTTP/1", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"}, {"HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
@@ -165,9 +193,11 @@ func TestHandOffLikeEnvoy(t *testing.T) {
 			command(t, "iptables -w -t nat -A OUTPUT -p tcp -d 10.99.0.0/16 -j REDIRECT --to-ports "+to)
 			dsts := []string{"10.99.0.1:80", "10.99.0.2:80", "10.99.0.1:81", "10.99.0.2:82", "10.99.0.3:82", "10.99.0.1:83", "10.99.0.1:443", "10.99.3.1:443",
 				"10.99.0.1:9080", "10.99.0.1:OUT", "10.99.0.1:IN", "127.0.0.1:OUT", "127.0.0.1:IN"}
-			if to == out { // nothing of IPv6 listens for what comes in
-				command(t, "ip6tables -w -t nat -A OUTPUT -p tcp -d fd99::/64 -j REDIRECT --to-ports "+to)
-				dsts = append(dsts, "[fd99::1]:80", "[fd99::2]:80", "[fd99::1]:81", "[fd99::2]:82", "[fd99::3]:82", "[fd99::1]:OUT", "[::1]:OUT")
+			command(t, "ip6tables -w -t nat -A OUTPUT -p tcp -d fd99::/64 -j REDIRECT --to-ports "+to)
+			dsts = append(dsts, "[fd99::1]:80", "[fd99::2]:80", "[fd99::1]:81", "[fd99::2]:82", "[fd99::3]:82", "[fd99::1]:OUT", "[::1]:OUT")
+			if to == in { // the pod's own address
+				command(t, "ip6tables -w -t nat -A OUTPUT -p tcp ! -s ::6 -d fd98::1 -j REDIRECT --to-ports "+to)
+				dsts = append(dsts, "[fd98::1]:9080", "[fd98::1]:9081", "[fd98::1]:9082", "[fd98::1]:80", "[fd98::1]:IN", "[::1]:IN")
 			}
 			for _, dst := range dsts {
 				for _, p := range payloads {
@@ -184,6 +214,11 @@ func TestHandOffLikeEnvoy(t *testing.T) {
 		served[want] = true
 		if got := ours[what]; got != want {
 			t.Errorf("%s: Envoy serves by %q, we by %q", what, want, got)
+		}
+	}
+	for _, answer := range []string{"[fd98::1]:9081 is asked by ::6", "[::1]:9083 is asked by ::1", "in6-9080", "in6-blackhole"} {
+		if !served[answer] {
+			t.Errorf("nothing was answered with %q", answer)
 		}
 	}
 	if len(served) < 20 {

@@ -182,15 +182,22 @@ func (s *Server) applySecret(r *tlsv3.Secret) error {
 	return config.ApplySecret(s.secrets, r, want, sds.Name)
 }
 
-// node is the proxy as servers of xDS know it, in Istio's form.
+// node is the proxy as servers of xDS know it, in Istio's form. With files, who it is in
+// traces is known when they have been read.
 func (s *Server) node() *corev3.Node {
 	if d := s.o.Discovery; d != nil && d.Node != nil {
 		return d.Node
 	}
+	s.applyMu.Lock()
+	defer s.applyMu.Unlock()
 	name := firstOf(s.o.Workload, s.o.ServiceAccount, "default")
+	service := name + "." + s.o.Namespace
+	if s.current != nil {
+		service = s.current.service
+	}
 	return &corev3.Node{
 		Id:            "sidecar~127.0.0.1~" + name + "." + s.o.Namespace + "~" + s.o.Namespace + ".svc.cluster.local",
-		Cluster:       name + "." + s.o.Namespace,
+		Cluster:       service,
 		UserAgentName: "pillion", UserAgentVersionType: &corev3.Node_UserAgentVersion{UserAgentVersion: s.o.Version},
 	}
 }

@@ -24,7 +24,8 @@ func (s *Server) liveDump() admin.Dump {
 		list := liveResources(&t)
 		switch t.TypeURL {
 		case live.ClusterType:
-			d.Clusters, d.ClustersVersion = append(s.staticClusters(), list...), t.Version
+			own := s.staticClusters()
+			d.Clusters, d.ClustersVersion = append(own, unshadowed(list, own)...), t.Version
 		case live.ListenerType:
 			d.Listeners, d.ListenersVersion = list, t.Version
 			d.Routes = append(d.Routes, inlineRoutes(list)...)
@@ -62,6 +63,15 @@ func (s *Server) staticClusters() (out []admin.Resource) {
 		}
 	}
 	return out
+}
+
+// unshadowed are the clusters of a list but those that the proxy has one of its own in the
+// place of: they are taken, and neither served nor shown (Envoy:
+// ClusterManagerImpl::addOrUpdateCluster).
+func unshadowed(list, own []admin.Resource) []admin.Resource {
+	return slices.DeleteFunc(list, func(r admin.Resource) bool {
+		return slices.ContainsFunc(own, func(o admin.Resource) bool { return o.Name == r.Name })
+	})
 }
 
 // liveResources are the resources of a type, those of one name behind each other.

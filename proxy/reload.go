@@ -17,6 +17,7 @@ import (
 type applied struct {
 	snapshot *config.Snapshot
 	dump     *dump             // the resources, serialized
+	service  string            // the proxy's name in traces
 	opens    map[string]string // service ports, by listener
 	version  uint64
 	at       time.Time
@@ -107,7 +108,7 @@ func (s *Server) apply(c *Checked) error {
 	s.bound.commit(st)
 	snap.Committed()
 	_ = s.clusters.Update(nil, s.unnamed(snap)) // removing can't fail
-	next := &applied{snapshot: snap, dump: d, opens: c.Resources.Opens, version: 1, at: time.Now()}
+	next := &applied{snapshot: snap, dump: d, service: c.Resources.ServiceCluster, opens: c.Resources.Opens, version: 1, at: time.Now()}
 	if s.current != nil {
 		next.version = s.current.version + 1
 		next.warned = s.current.warned

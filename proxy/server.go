@@ -20,6 +20,7 @@ import (
 	"pillion/proxy/filter/istiostats"
 	"pillion/proxy/hcm"
 	"pillion/proxy/http"
+	"pillion/proxy/istio"
 	"pillion/proxy/istio/source"
 	"pillion/proxy/live"
 	"pillion/proxy/stats"
@@ -141,13 +142,14 @@ func (s *Server) ownPeer() http.Peer {
 	if d := s.o.Discovery; d != nil && d.ClusterID != "" {
 		id = d.ClusterID
 	}
+	service, revision := istio.CanonicalService(l, s.o.Workload)
 	return http.Peer{
 		Workload:          s.o.Workload,
 		Namespace:         s.o.Namespace,
 		App:               firstOf(l["app.kubernetes.io/name"], l["app"]),
 		Version:           firstOf(l["app.kubernetes.io/version"], l["version"]),
-		CanonicalService:  firstOf(l["service.istio.io/canonical-name"], l["app.kubernetes.io/name"], l["app"], s.o.Workload),
-		CanonicalRevision: firstOf(l["service.istio.io/canonical-revision"], l["app.kubernetes.io/version"], l["version"], "latest"),
+		CanonicalService:  service,
+		CanonicalRevision: revision,
 		ClusterID:         id,
 	}
 }

@@ -27,7 +27,7 @@ func (s *Server) info() admin.Info {
 		FileFlushInterval: durationpb.New(accesslog.FlushInterval), ParentShutdownTime: &durationpb.Duration{},
 		DisableHotRestart: true, AllowUnknownStaticFields: !s.o.Strict, IgnoreUnknownDynamicFields: !s.o.Strict,
 	}
-	return admin.Info{Version: buildOf().version(s.o.Version), Started: s.started, Node: s.node(), Options: o}
+	return admin.Info{Version: buildOf().version(s.o.Version), Started: s.started, Node: s.node, Options: o}
 }
 
 // ipVersion is that of an address, HOST:PORT.

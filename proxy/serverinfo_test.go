@@ -29,8 +29,8 @@ func TestServerInfo(t *testing.T) {
 		o.GetDrainTime().AsDuration() != time.Minute || o.GetLocalAddressIpVersion() != adminv3.CommandLineOptions_v6 {
 		t.Errorf("options %v", o)
 	}
-	if parts := strings.Split(i.Version, "/"); len(parts) != 5 || parts[1] != "1.2.3" || i.Node.GetId() != "sidecar~a" {
-		t.Errorf("version %s, node %v", i.Version, i.Node)
+	if parts := strings.Split(i.Version, "/"); len(parts) != 5 || parts[1] != "1.2.3" || i.Node().GetId() != "sidecar~a" {
+		t.Errorf("version %s, node %v", i.Version, i.Node())
 	}
 }
 

@@ -62,7 +62,7 @@ func newFake() (*fake, nethttp.Handler) {
 	}))
 	return f, NewHandler(Options{
 		Logger: quiet(), Stats: f.registry, Ready: f, Clusters: f, Listeners: f, Config: f, Lifecycle: f, Loggers: f.loggers,
-		Info: Info{Version: "1.2.3", Started: time.Now(), Node: &corev3.Node{Id: "n1"},
+		Info: Info{Version: "1.2.3", Started: time.Now(), Node: func() *corev3.Node { return &corev3.Node{Id: "n1"} },
 			Options: &adminv3.CommandLineOptions{Concurrency: 2}},
 	})
 }

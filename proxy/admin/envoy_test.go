@@ -218,7 +218,7 @@ func newTwin(t *testing.T, e envoy) envoy {
 	}
 	s := httptest.NewServer(admin.NewHandler(admin.Options{
 		Logger: slog.New(slog.DiscardHandler), Stats: stats.NewRegistry(), Ready: w, Clusters: w, Listeners: w, Config: w, Lifecycle: w,
-		Loggers: admin.NewLevels(admin.LevelOff), Info: admin.Info{Version: "1", Started: time.Now(), Node: &corev3.Node{Id: "n1"}, Options: &adminv3.CommandLineOptions{
+		Loggers: admin.NewLevels(admin.LevelOff), Info: admin.Info{Version: "1", Started: time.Now(), Node: func() *corev3.Node { return &corev3.Node{Id: "n1"} }, Options: &adminv3.CommandLineOptions{
 			DrainTime: &durationpb.Duration{}, FileFlushInterval: &durationpb.Duration{}, ParentShutdownTime: &durationpb.Duration{}}},
 	}))
 	t.Cleanup(s.Close)

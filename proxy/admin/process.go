@@ -41,7 +41,7 @@ func (h *handler) serveServerInfo(w nethttp.ResponseWriter, _ *nethttp.Request, 
 		UptimeAllEpochs:    up,
 		HotRestartVersion:  "disabled",
 		CommandLineOptions: h.Info.Options,
-		Node:               h.Info.Node,
+		Node:               h.Info.Node(),
 	})
 }
 

@@ -122,7 +122,7 @@ type Failure struct {
 type Info struct {
 	Version string
 	Started time.Time
-	Node    *corev3.Node                // may be nil
+	Node    func() *corev3.Node         // as it is now
 	Options *adminv3.CommandLineOptions // may be nil
 }
 

@@ -57,6 +57,7 @@ type Compiler struct {
 	filters *filterState
 	tls     *tlsContexts
 	alpn    *pool.ALPN // as last compiled
+	service string     // the proxy's name in traces, as last compiled
 	// extensions finds what has come of filters' configurations; nil: none ever does.
 	extensions func(name string) *anypb.Any
 	close      []func() // of what Env left out
@@ -88,6 +89,7 @@ func NewCompiler(env Env) *Compiler {
 		env.Secrets = tls.NewSecrets()
 	}
 	c.env, c.filters, c.tls = env, newFilterState(env.Registry, env.Clusters), newTLSContexts(env.Secrets)
+	c.service = env.Node.Cluster
 	c.filters.jwt = newJWTState(env.Clusters, checks, env.Log)
 	c.close = append(c.close, c.filters.jwt.remotes.Close)
 	return c

@@ -11,8 +11,6 @@ import (
 
 	"pillion/proxy/filter"
 	"pillion/proxy/filter/extauthz"
-	"pillion/proxy/http"
-	"pillion/proxy/router"
 	"pillion/proxy/stats"
 )
 
@@ -82,14 +80,9 @@ func (c *Compiler) buildNetworkExtAuthz(typed *anypb.Any) (filter.Admitter, erro
 func (c *Compiler) extAuthzEnv() *extauthz.Env {
 	return &extauthz.Env{
 		Client: c.client,
+		GRPC:   c.grpcService,
 		String: compileString,
-		Value: func(text string) (extauthz.Value, error) {
-			f, err := router.ParseFormat(text)
-			if err != nil {
-				return nil, err
-			}
-			return requestFormat{f}, nil
-		},
+		Value:  requestValue,
 		Charge: func(name string, status int) {
 			if cl := c.env.Clusters.Get(name); cl != nil {
 				cl.Stats.Response(status, true, -1)
@@ -102,13 +95,6 @@ func (c *Compiler) extAuthzEnv() *extauthz.Env {
 			return c.env.Labels
 		},
 	}
-}
-
-// requestFormat is the value of a header on the way up.
-type requestFormat struct{ *router.Format }
-
-func (f requestFormat) Append(dst []byte, ex *http.Exchange) []byte {
-	return f.Format.Append(dst, ex, false)
 }
 
 func (f *filterState) extAuthzStats(manager, prefix string) *extauthz.Stats {

@@ -3,9 +3,11 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 
@@ -48,6 +50,71 @@ func (c *Compiler) httpService(s *corev3.HttpService) (*filter.HTTPService, erro
 		out.Fields.Append(f)
 	}
 	return out, nil
+}
+
+// grpcService compiles where calls of gRPC go. unsaid bounds them where configuration
+// doesn't; what it says may be that they have no bound.
+func (c *Compiler) grpcService(s *corev3.GrpcService, unsaid time.Duration) (*filter.GRPCService, error) {
+	e := s.GetEnvoyGrpc()
+	if err := onlyFields(s, fieldSet("envoy_grpc", "timeout", "initial_metadata")); err != nil {
+		return nil, err
+	}
+	if err := onlyFields(e, fieldSet("cluster_name", "authority", "skip_envoy_headers")); err != nil {
+		return nil, fmt.Errorf("envoy_grpc.%w", err)
+	}
+	if e.GetClusterName() == "" {
+		return nil, errors.New("envoy_grpc.cluster_name: is needed")
+	}
+	// Envoy: AsyncClientImpl of source/common/grpc has the cluster's name for a host.
+	out := &filter.GRPCService{Client: c.client(e.GetClusterName()), Authority: cmp.Or(e.GetAuthority(), e.GetClusterName()),
+		Timeout: unsaid, Plain: e.GetSkipEnvoyHeaders()}
+	if !router.ValidHeaderValue(out.Authority) {
+		return nil, fmt.Errorf("envoy_grpc.authority: %q holds a control character", out.Authority)
+	}
+	if d := s.GetTimeout(); d != nil {
+		if d.CheckValid() != nil || d.AsDuration() < 0 {
+			return nil, fmt.Errorf("timeout: %v is no time to wait", d.AsDuration())
+		}
+		out.Timeout = d.AsDuration()
+	}
+	for i, h := range s.GetInitialMetadata() {
+		m, err := grpcMetadata(h)
+		if err != nil {
+			return nil, fmt.Errorf("initial_metadata[%d].%w", i, err)
+		}
+		out.Metadata = append(out.Metadata, m)
+	}
+	return out, nil
+}
+
+func grpcMetadata(h *corev3.HeaderValue) (filter.Metadata, error) {
+	if err := onlyFields(h, fieldSet("key", "value")); err != nil {
+		return filter.Metadata{}, err
+	}
+	name := strings.ToLower(h.GetKey())
+	if !router.ValidHeaderName(name) {
+		return filter.Metadata{}, fmt.Errorf("key: %q is no header name", h.GetKey())
+	}
+	value, err := requestValue(h.GetValue())
+	if err != nil {
+		return filter.Metadata{}, fmt.Errorf("value: %w", err)
+	}
+	return filter.Metadata{Name: []byte(name), Value: value}, nil
+}
+
+// requestValue compiles the value of a header on the way up.
+func requestValue(text string) (filter.Value, error) {
+	f, err := router.ParseFormat(text)
+	if err != nil {
+		return nil, err
+	}
+	return requestFormat{f}, nil
+}
+
+type requestFormat struct{ *router.Format }
+
+func (f requestFormat) Append(dst []byte, ex *http.Exchange) []byte {
+	return f.Format.Append(dst, ex, false)
 }
 
 // splitURI returns the host and the path of a URI, whose scheme may be missing (Envoy:

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -28,6 +29,8 @@ type Resources struct {
 	Routes    []*routev3.RouteConfiguration
 	Clusters  []*clusterv3.Cluster
 	Endpoints []*endpointv3.ClusterLoadAssignment
+	// ServiceCluster is the proxy's name in traces; empty: NodeNames.Cluster.
+	ServiceCluster string
 }
 
 // Snapshot is everything compiled from one set. Immutable.
@@ -55,6 +58,7 @@ func (c *Compiler) Compile(r *Resources) (*Snapshot, error) {
 	s := &Snapshot{Listeners: map[string]*Listener{}, Tables: map[*hcm.Routes]*router.Table{}}
 	var errs []error
 	c.filters.jwt.begin()
+	c.service = cmp.Or(r.ServiceCluster, c.env.Node.Cluster)
 	errs = append(errs, c.compileClusters(s, r)...)
 	routes := make(map[string]*routev3.RouteConfiguration, len(r.Routes))
 	for _, rc := range r.Routes {

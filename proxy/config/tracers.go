@@ -35,10 +35,11 @@ func (c *Compiler) tracer(s *Snapshot, out *trace.Config, p *tracev3.Tracing_Htt
 	}
 }
 
-// reporter returns the reporter of a collector, one for all that are configured alike.
-func (c *Compiler) reporter(typed *anypb.Any, counts *trace.Counts, most uint32, collector trace.Collector) (*trace.Reporter, error) {
-	key := typed.GetTypeUrl() + "\x00" + string(typed.GetValue())
-	return c.env.Reporters.Get(key, counts, int(most), func() (trace.Collector, error) { return collector, nil })
+// reporter returns the reporter of a collector, one for all that are configured alike
+// while the proxy's name is the same.
+func (c *Compiler) reporter(typed *anypb.Any, counts *trace.Counts, most uint32, collector trace.Collector) *trace.Reporter {
+	key := typed.GetTypeUrl() + "\x00" + c.service + "\x00" + string(typed.GetValue())
+	return c.env.Reporters.Get(key, counts, int(most), collector)
 }
 
 var otelFields = fieldSet("grpc_service", "http_service", "exporter", "service_name", "resource_detectors", "sampler", "max_cache_size",
@@ -53,15 +54,15 @@ func (c *Compiler) openTelemetry(s *Snapshot, out *trace.Config, typed *anypb.An
 		return err
 	}
 	collector, err := otlp.New(cfg, &otlp.Env{
-		Client: c.client, HTTP: c.httpService, Header: serviceField, Version: c.env.Version, Getenv: os.Getenv,
+		GRPC: c.grpcService, HTTP: c.httpService, Version: c.env.Version, Getenv: os.Getenv,
 		Warn: func(text string) { s.warnOnce("tracing: " + text) },
 	})
 	if err != nil {
 		return err
 	}
 	out.Propagation, out.Always = trace.W3C, collector.Sampler() == otlp.AlwaysOn
-	out.Spans, err = c.reporter(typed, &c.env.Reporters.OpenTelemetry, cfg.GetMaxCacheSize().GetValue(), collector)
-	return err
+	out.Spans = c.reporter(typed, &c.env.Reporters.OpenTelemetry, cfg.GetMaxCacheSize().GetValue(), collector)
+	return nil
 }
 
 var zipkinFields = fieldSet("collector_cluster", "collector_endpoint", "trace_id_128bit", "shared_span_context", "collector_endpoint_version",
@@ -75,7 +76,7 @@ func (c *Compiler) zipkin(out *trace.Config, typed *anypb.Any) error {
 	if err := onlyFields(cfg, zipkinFields); err != nil {
 		return err
 	}
-	collector, err := zipkin.New(cfg, &zipkin.Env{Client: c.client, HTTP: c.httpService, Service: c.env.Node.Cluster})
+	collector, err := zipkin.New(cfg, &zipkin.Env{Client: c.client, HTTP: c.httpService, Service: c.service})
 	if err != nil {
 		return err
 	}
@@ -85,6 +86,6 @@ func (c *Compiler) zipkin(out *trace.Config, typed *anypb.Any) error {
 	}
 	out.SharedSpans = unlessFalse(cfg.GetSharedSpanContext())
 	out.Upstream = out.Upstream || cfg.GetSplitSpansForRequest()
-	out.Spans, err = c.reporter(typed, &c.env.Reporters.Zipkin, 0, collector)
-	return err
+	out.Spans = c.reporter(typed, &c.env.Reporters.Zipkin, 0, collector)
+	return nil
 }

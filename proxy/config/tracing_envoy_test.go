@@ -4,6 +4,7 @@ package config
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	nethttp "net/http"
 	"regexp"
@@ -283,6 +284,7 @@ func (s *tracingSide) send(t *testing.T, mark string, r tracedRequest) {
 	if err != nil {
 		t.Fatalf("%s: %s: %v", s.name, mark, err)
 	}
+	_, _ = io.Copy(io.Discard, resp.Body) // a client that closes it before resets the stream
 	_ = resp.Body.Close()
 	s.mu.Lock()
 	s.answer[mark] = resp.Header

@@ -3,6 +3,7 @@
 package filter
 
 import (
+	"strconv"
 	"time"
 
 	"pillion/proxy/http"
@@ -62,6 +63,13 @@ func (s *HTTPService) Post(contentType, body []byte) *ClientCall {
 		c.Fields.Append(f)
 	}
 	return c
+}
+
+// AddExpectedTimeout tells a server how long it is waited for, as Envoy's router does.
+func AddExpectedTimeout(f *http.Fields, timeout time.Duration) {
+	if ms := timeout.Milliseconds(); ms > 0 {
+		f.AddID(http.HeaderXEnvoyExpectedRqTimeoutMs, strconv.AppendInt(nil, ms, 10))
+	}
 }
 
 // ClientAnswer is a final response. It shares no memory with connections.

@@ -35,6 +35,45 @@ func GRPCCall(path, authority string, frame []byte, timeout time.Duration) *Clie
 	return c
 }
 
+// Value is a text of configuration with what is substituted in it.
+type Value interface {
+	Append(dst []byte, ex *http.Exchange) []byte
+}
+
+// GRPCService is a service of gRPC that calls of the proxy's own go to, as configuration
+// says. Immutable.
+type GRPCService struct {
+	Client    Client
+	Authority string
+	// Timeout bounds a call; 0 doesn't.
+	Timeout time.Duration
+	// Metadata is added to each call.
+	Metadata []Metadata
+	// Plain leaves out x-envoy-internal (skip_envoy_headers).
+	Plain bool
+}
+
+// Metadata is a field whose value may depend on what it is sent for.
+type Metadata struct {
+	Name  []byte
+	Value Value
+}
+
+var grpcInternal = []byte("true")
+
+// Call returns a unary call of path for an exchange, as GRPCCall.
+func (s *GRPCService) Call(path string, frame []byte, ex *http.Exchange) *ClientCall {
+	c := GRPCCall(path, s.Authority, frame, s.Timeout)
+	if !s.Plain {
+		c.Fields.AddID(http.HeaderXEnvoyInternal, grpcInternal)
+	}
+	AddExpectedTimeout(&c.Fields, s.Timeout)
+	for _, m := range s.Metadata {
+		c.Fields.Add(m.Name, m.Value.Append(nil, ex))
+	}
+	return c
+}
+
 // errGRPCFrame: what was answered isn't exactly one message, uncompressed.
 var errGRPCFrame = errors.New("the answer isn't one message")
 

@@ -61,7 +61,7 @@ func (c *Call) sendHead() *http.Error {
 		return asError(err)
 	}
 	if none {
-		c.came.Store(true)
+		c.requestCame(c.ex.UpstreamStart)
 		c.requestSent()
 	}
 	return nil
@@ -128,7 +128,7 @@ func (c *Call) sendArrived() (done bool, err *http.Error) {
 func (c *Call) took(p []byte) {
 	c.ex.RequestBodyBytes += int64(len(p))
 	if f := &c.ex.Req.Framing; f.Kind == http.BodyLength && c.ex.RequestBodyBytes == f.Length {
-		c.came.Store(true)
+		c.requestCame(http.Now())
 	}
 	c.ex.RequestMessages.Add(p)
 	c.body.record(p)
@@ -151,9 +151,20 @@ func (c *Call) dropArrived() {
 	}
 }
 
+// requestCame notes that all of the request has come, and when it did first: a repeat
+// doesn't change that.
+func (c *Call) requestCame(at int64) {
+	if c.ex.RequestEnd == 0 {
+		c.ex.RequestEnd = at
+	}
+	c.came.Store(true)
+}
+
 // endRequest ends the body.
 func (c *Call) endRequest(trailers *http.Fields) *http.Error {
-	c.came.Store(true)
+	if !c.came.Load() {
+		c.requestCame(http.Now())
+	}
 	var err error
 	if trailers != nil {
 		err = c.up.WriteTrailers(trailers)
@@ -170,14 +181,8 @@ func (c *Call) endRequest(trailers *http.Fields) *http.Error {
 // requestSent starts the clock of the response (Envoy's router counts its
 // timeouts from the request's end).
 func (c *Call) requestSent() {
-	if c.ex.RequestEnd == 0 {
-		c.ex.RequestEnd = c.ex.UpstreamStart
-		if c.ex.Req.Framing.Kind != http.BodyNone {
-			c.ex.RequestEnd = http.Now()
-		}
-		if c.times.Response > 0 {
-			c.deadline.Store(c.ex.RequestEnd + int64(c.times.Response))
-		}
+	if c.times.Response > 0 {
+		c.deadline.Store(c.ex.RequestEnd + int64(c.times.Response))
 	}
 	c.sent.Store(true)
 	c.armDeadline()
@@ -272,16 +277,16 @@ func (p *pump) failed() *http.Error {
 	return nil
 }
 
-// bodyGrace is how long the rest of a request's body may take once the
-// response is complete.
+// bodyGrace is how long a body that has come may take to be sent to its end once
+// the response is complete.
 const bodyGrace = time.Second
 
 // stop ends the pump, waiting for it, and reports whether the request was
 // sent to its end. A body that is still under way when the response is
 // complete is given up, and the downstream connection with it (RFC 9112
-// section 9.3: what is left of it can't be told from a next request). But the
-// client wasn't told of that, so a body that only has to be seen to its end,
-// as after an answer to its last byte, is waited for.
+// section 9.3: what is left of it can't be told from a next request), which the
+// client was told with the response's head. A body that has come and only has to
+// be seen to its end, as after an answer to its last byte, is waited for.
 func (p *pump) stop(c *Call, answered bool) (whole bool) {
 	if !p.running {
 		return true
@@ -306,7 +311,7 @@ func (p *pump) ended(c *Call, wait bool) bool {
 		return true
 	default:
 	}
-	if !wait || c.down.Flush() != nil {
+	if !wait || !c.came.Load() || c.down.Flush() != nil {
 		return false
 	}
 	late := time.NewTimer(bodyGrace)

@@ -26,6 +26,9 @@ type Downstream interface {
 	// ResponseReady lets the manager and the filters edit the exchange's
 	// response before its head is written.
 	ResponseReady()
+	// CutShort tells, before ResponseReady, that the response comes before all of
+	// the request has.
+	CutShort()
 	// Started reports whether the response's head was written.
 	Started() bool
 	// StopReading makes a ReadBody in progress, and those to come, fail until
@@ -66,9 +69,9 @@ type Call struct {
 	stream *pool.StreamConn // that up is on; nil if it is on an HTTP/1 one
 	// timed says that the connection has a deadline set, came that all of the
 	// request has come from downstream, sent that it was sent to its end, begun
-	// that the response's head is there. came is set before what makes the
-	// request whole is written upstream, sent after. timed, came, sent and
-	// deadline may be set by the pump.
+	// that the response's head is there. came is set behind Exchange.RequestEnd
+	// and before what makes the request whole is written upstream, sent after
+	// that. timed, came, sent, deadline and RequestEnd may be set by the pump.
 	timed, came, sent, begun atomic.Bool
 	unseen                   bool // the last try's request can't have reached the application
 	madeKey                  bool // the Sec-WebSocket-Key is ours

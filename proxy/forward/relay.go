@@ -120,14 +120,15 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 // relaySent starts the clock of the response.
 func (c *Call) relaySent() {
 	ex := c.ex
-	ex.RequestEnd = ex.UpstreamStart
-	if ex.Req.Framing.Kind != http.BodyNone {
-		ex.RequestEnd = http.Now()
+	switch {
+	case ex.Req.Framing.Kind == http.BodyNone:
+		c.requestCame(ex.UpstreamStart)
+	case !c.came.Load():
+		c.requestCame(http.Now())
 	}
 	if c.times.Response > 0 {
 		c.deadline.Store(ex.RequestEnd + int64(c.times.Response))
 	}
-	c.came.Store(true)
 	c.sent.Store(true)
 	if c.relay.begun {
 		c.startTimer(c.bodyDeadline())

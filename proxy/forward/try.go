@@ -287,11 +287,15 @@ func (c *Call) late() *http.Error {
 // decorate makes the router's own edits of the response.
 func (c *Call) decorate() {
 	ex := c.ex
-	// An answer to an unfinished request says nothing of how long the host takes
-	// (Envoy: Filter::onUpstreamHeaders); that of an upgrade never ends before.
+	// It is counted from the request's end, over all tries, and an answer to an
+	// unfinished request says nothing of it (Envoy: Filter::onUpstreamHeaders); that of
+	// an upgrade never ends before.
 	if !c.opt.SuppressEnvoyHeaders && ex.Req.Upgrade == nil && c.came.Load() {
-		ms := (ex.UpstreamFirst - ex.UpstreamStart) / int64(time.Millisecond)
+		ms := max(ex.UpstreamFirst-ex.RequestEnd, 0) / int64(time.Millisecond)
 		ex.Resp.Fields.SetID(http.HeaderXEnvoyUpstreamServiceTime, c.decimal(ms))
+	}
+	if !c.came.Load() {
+		c.down.CutShort()
 	}
 	c.route.ApplyResponse(ex, c.target)
 }

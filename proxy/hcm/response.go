@@ -47,6 +47,14 @@ func answered(ex *http.Exchange) int64 {
 	return http.Now()
 }
 
+// CutShort tells that the response comes before all of the request has. Nobody waits for
+// what is left of it, and a client of HTTP/1 has to know that the connection ends (RFC 9112
+// section 9.6; Envoy: ActiveStream::encodeHeaders). It implements forward.Downstream.
+func (st *stream) CutShort() {
+	st.SetClosing()
+	st.c.m.Stats.RqResponseBeforeComplete.Inc()
+}
+
 func (st *stream) runResponseFilters() {
 	if st.chain == nil {
 		return
@@ -73,7 +81,6 @@ func (st *stream) fail(err *http.Error) {
 	}
 	if st.Started() {
 		st.SetClosing()
-		st.c.m.Stats.RqResponseBeforeComplete.Inc()
 		return
 	}
 	status := ex.LocalReply.Status
@@ -118,9 +125,7 @@ func (st *stream) writeLocalReply(status int, err *http.Error) {
 		st.route.ApplyResponse(ex, st.target)
 	}
 	if !st.RequestEnded() {
-		// Nobody waits for what is left of it, and the client has to know that the
-		// connection ends (RFC 9112 section 9.6; Envoy: ActiveStream::encodeHeaders).
-		st.SetClosing()
+		st.CutShort()
 	}
 	st.ResponseReady()
 	end := body == "" || ex.Req.Method == http.MethodHead

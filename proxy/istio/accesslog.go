@@ -28,14 +28,31 @@ const accessLogFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-P
 // providerEnvoy is the one access log provider that every mesh has.
 const providerEnvoy = "envoy"
 
-// accessLogs is what the Telemetry resources in force say of the proxy's access log.
+// stdout is where that provider writes.
+const stdout = "/dev/stdout"
+
+// accessLogs is what the Telemetry resources in force say of the access logs of a proxy.
 type accessLogs struct {
+	client accessLog // of outbound listeners, and of gateways
+	server accessLog // of inbound ones
+}
+
+// of is the log of the listeners of a class (workloadMode of istiod's model.Telemetries).
+func (a *accessLogs) of(class listenerClass) *accessLog {
+	if class == classInbound {
+		return &a.server
+	}
+	return &a.client
+}
+
+// accessLog is one of them.
+type accessLog struct {
 	file   string // where to write; "" is no log
 	filter *accesslogv3.AccessLogFilter
 }
 
 // loggers are the access logs of a connection manager.
-func (a *accessLogs) loggers() []*accesslogv3.AccessLog {
+func (a *accessLog) loggers() []*accesslogv3.AccessLog {
 	if a.file == "" {
 		return nil
 	}
@@ -44,7 +61,7 @@ func (a *accessLogs) loggers() []*accesslogv3.AccessLog {
 
 // listenerLoggers are those of a listener. They write what never became a request:
 // connections for which there is no filter chain.
-func (a *accessLogs) listenerLoggers() []*accesslogv3.AccessLog {
+func (a *accessLog) listenerLoggers() []*accesslogv3.AccessLog {
 	if a.file == "" {
 		return nil
 	}
@@ -74,55 +91,109 @@ func fileLog(path string, filter *accesslogv3.AccessLogFilter) *accesslogv3.Acce
 	}
 }
 
-// newAccessLogs lays the Telemetry resources in force over each other. Without any the
-// mesh's accessLogFile holds.
+// logEntry is an entry of a Telemetry.
+type logEntry struct {
+	*telemetry.AccessLogging
+	level int  // the resource's place among those in force
+	envoy bool // it is about the provider "envoy"
+	// filter is what the expression says.
+	filter *accesslogv3.AccessLogFilter
+}
+
+// newAccessLogs lays the Telemetry resources in force over each other.
 func newAccessLogs(inForce []*source.Object, o *Options, rep *report) *accessLogs {
-	out := &accessLogs{file: o.AccessLogFile}
-	var applied bool
-	for _, obj := range inForce {
-		spec := obj.Spec.(*telemetry.Telemetry)
-		for i, l := range spec.AccessLogging {
-			if m := l.GetMatch().GetMode(); m == telemetry.WorkloadMode_SERVER {
-				continue // inbound only; all listeners here are outbound
-			}
+	defaults := o.mesh().GetDefaultProviders().GetAccessLogging()
+	for i, name := range defaults {
+		if name != providerEnvoy {
+			rep.warnf(o.MeshConfig, fmt.Sprintf("defaultProviders.accessLogging[%d]", i), "there is no access log provider %q, only %q", name, providerEnvoy)
+		}
+	}
+	all := logEntries(inForce, defaults, rep)
+	byDefault := slices.Contains(defaults, providerEnvoy)
+	return &accessLogs{
+		client: mergeLogs(all, byDefault, telemetry.WorkloadMode_CLIENT, o.AccessLogFile),
+		server: mergeLogs(all, byDefault, telemetry.WorkloadMode_SERVER, o.AccessLogFile),
+	}
+}
+
+// logEntries reads the entries of all levels. One that names no provider is about those of
+// the entry before it, whatever listeners that is for, and first about the mesh's own.
+func logEntries(inForce []*source.Object, names []string, rep *report) (out []logEntry) {
+	for level, obj := range inForce {
+		for i, l := range obj.Spec.(*telemetry.Telemetry).AccessLogging {
 			field := fmt.Sprintf("spec.accessLogging[%d]", i)
-			if !usesEnvoyLog(obj, field, l, applied, rep) {
-				continue
+			if len(l.Providers) > 0 {
+				names = logProviders(obj, field, l, rep)
+			} else if !slices.Contains(names, providerEnvoy) {
+				rep.warnf(obj, field, "names no provider, and no level above does: add providers: [{name: envoy}]")
 			}
-			applied = true
-			if l.GetDisabled().GetValue() {
-				*out = accessLogs{}
-				continue
-			}
-			*out = accessLogs{file: "/dev/stdout"}
-			if expr := l.GetFilter().GetExpression(); expr != "" {
-				filter, err := logFilter(expr)
-				if err != nil {
+			e := logEntry{AccessLogging: l, level: level, envoy: slices.Contains(names, providerEnvoy)}
+			if expr := l.GetFilter().GetExpression(); expr != "" && e.names() && !l.GetDisabled().GetValue() {
+				var err error
+				if e.filter, err = logFilter(expr); err != nil {
 					rep.errorf(obj, field+".filter.expression", "%v", err)
 				}
-				out.filter = filter
 			}
+			out = append(out, e)
 		}
 	}
 	return out
 }
 
-// usesEnvoyLog reports whether an entry is about the provider "envoy". One that names
-// no provider is about those of the levels before it.
-func usesEnvoyLog(obj *source.Object, field string, l *telemetry.AccessLogging, inherited bool, rep *report) bool {
-	if len(l.Providers) == 0 {
-		if !inherited {
-			rep.warnf(obj, field, "names no provider, and no level above does: add providers: [{name: envoy}]")
-		}
-		return inherited
-	}
+// logProviders returns the providers that an entry names.
+func logProviders(obj *source.Object, field string, l *telemetry.AccessLogging, rep *report) (names []string) {
 	for i, p := range l.Providers {
-		if p.Name == providerEnvoy {
-			return true
+		names = append(names, p.Name)
+		if p.Name != providerEnvoy {
+			rep.warnf(obj, fmt.Sprintf("%s.providers[%d].name", field, i), "there is no access log provider %q; a mesh without MeshConfig has only %q", p.Name, providerEnvoy)
 		}
-		rep.warnf(obj, fmt.Sprintf("%s.providers[%d].name", field, i), "there is no access log provider %q; a mesh without MeshConfig has only %q", p.Name, providerEnvoy)
 	}
-	return false
+	return names
+}
+
+// mergeLogs is the log of the listeners of one mode (mergeLogs of istiod's pilot/pkg/model).
+// The last level that names providers for them leaves only those, and of the entries that
+// name "envoy" the last one's filter holds for all; the last entry that is about it turns it
+// on or off. Where there is none, the mesh's accessLogFile holds.
+func mergeLogs(all []logEntry, byDefault bool, mode telemetry.WorkloadMode, file string) accessLog {
+	inScope, level := byDefault, -1
+	var filter *accesslogv3.AccessLogFilter
+	for i := range all {
+		e := &all[i]
+		if len(e.Providers) == 0 || !e.matches(mode) {
+			continue
+		}
+		if e.level != level {
+			inScope, level = false, e.level
+		}
+		if e.names() {
+			inScope, filter = true, e.filter
+		}
+	}
+	out := accessLog{file: file}
+	if byDefault && len(all) == 0 {
+		out.file = stdout
+	}
+	for i := range all {
+		e := &all[i]
+		switch {
+		case !inScope || !e.envoy || !e.matches(mode):
+		case e.GetDisabled().GetValue():
+			out = accessLog{}
+		default:
+			out = accessLog{file: stdout, filter: filter}
+		}
+	}
+	return out
+}
+
+// names reports whether the entry itself names the provider "envoy".
+func (e *logEntry) names() bool { return e.envoy && len(e.Providers) > 0 }
+
+// matches reports whether an entry is for the listeners of a mode.
+func (e *logEntry) matches(mode telemetry.WorkloadMode) bool {
+	m := e.GetMatch()
+	return m == nil || m.Mode == telemetry.WorkloadMode_CLIENT_AND_SERVER || m.Mode == mode
 }
 
 // logFilter converts a filter expression. Istio's are CEL; this build knows what is

@@ -69,7 +69,7 @@ func (t *translator) gateways(objs []*source.Object) {
 			addGRPCWeb(m)
 		}
 		l := newListener(p.bind, p.number, m)
-		l.AccessLog = t.logs.listenerLoggers()
+		l.AccessLog = t.logs.of(classGateway).listenerLoggers()
 		t.out.Listeners = append(t.out.Listeners, l)
 		t.out.Routes = append(t.out.Routes, t.gatewayRoutes(p.routeName(), p.number, p.servers))
 	}
@@ -78,7 +78,7 @@ func (t *translator) gateways(objs []*source.Object) {
 // gatewayManager makes the connection manager of a gateway: an edge, which tells who
 // its clients are and takes nobody's word for it.
 func (t *translator) gatewayManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := t.newManager(classGateway, routeName, t.logs.loggers())
+	m := t.newManager(classGateway, routeName, t.logs.of(classGateway).loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(true)
 	m.ServerName = "istio-envoy"
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{}

@@ -57,7 +57,7 @@ func (t *translator) gatewayListener(p *gatewayPort) *listenerv3.Listener {
 	}
 	l := t.rawListener(p.bind, p.number, chains, tls, false)
 	finishGateway(l, tls)
-	l.AccessLog = t.logs.listenerLoggers()
+	l.AccessLog = t.logs.of(classGateway).listenerLoggers()
 	return l
 }
 

@@ -286,7 +286,7 @@ func (t *translator) autoPassthrough(s *gatewayServer) []*listenerv3.FilterChain
 			own := rule.policyOf(p.number)
 			for _, sub := range subsets {
 				name := sniName(svc.host, sub, p.number)
-				proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
+				proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.of(classGateway).loggers()}
 				applyRawPolicy(proxy, &own, true)
 				c := t.rawFilters(classGateway, proxy)
 				c.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: []string{name}, ApplicationProtocols: alpnMeshAll}

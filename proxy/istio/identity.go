@@ -11,15 +11,12 @@ import (
 // unnamedCluster is the name of a proxy that says nothing: another is looked for.
 const unnamedCluster = "istio-proxy"
 
-// canonicalService is the workload's name among services, found as Istio's injector
-// finds it; otherwise when nothing tells.
-func (o *Options) canonicalService(otherwise string) string {
-	return cmp.Or(firstLabel(o.Labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app"), o.WorkloadName, otherwise)
-}
-
-// canonicalRevision is the workload's version, found in the same way.
-func (o *Options) canonicalRevision() string {
-	return cmp.Or(firstLabel(o.Labels, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"), "latest")
+// CanonicalService is the name among services of a workload with these labels, and its
+// revision (CanonicalService of Istio's pkg/kube/labels).
+func CanonicalService(labels map[string]string, workload string) (name, revision string) {
+	name = firstLabel(labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
+	revision = firstLabel(labels, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+	return cmp.Or(name, workload), cmp.Or(revision, "latest")
 }
 
 // serviceCluster is the name of the proxy in traces, what an Envoy has as its node's
@@ -30,7 +27,7 @@ func (o *Options) serviceCluster() string {
 	case *mesh.ProxyConfig_ServiceCluster:
 		named = c.ServiceCluster
 	case *mesh.ProxyConfig_TracingServiceName_:
-		canonical := o.canonicalService(unnamedCluster)
+		canonical, _ := CanonicalService(o.Labels, cmp.Or(o.WorkloadName, unnamedCluster))
 		switch c.TracingServiceName {
 		case mesh.ProxyConfig_CANONICAL_NAME_ONLY:
 			named = canonical

@@ -67,7 +67,7 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 		TrafficDirection:                     corev3.TrafficDirection_INBOUND,
 		ListenerFiltersTimeout:               durationpb.New(0),
 		ContinueOnListenerFiltersTimeout:     true,
-		AccessLog:                            t.logs.listenerLoggers(),
+		AccessLog:                            t.logs.of(classInbound).listenerLoggers(),
 		MaxConnectionsToAcceptPerSocketEvent: wrapperspb.UInt32(1),
 	}
 	tls, sniff := false, false
@@ -90,7 +90,7 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 		} else {
 			c.Filters = slices.Concat(c.Filters, auth.network(), t.metrics.network(classInbound))
 			c.Filters = append(c.Filters, networkFilter(filterTCPProxy, &tcpv3.TcpProxy{
-				StatPrefix: p.cluster(), ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster()}, AccessLog: t.logs.loggers(),
+				StatPrefix: p.cluster(), ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: p.cluster()}, AccessLog: t.logs.of(classInbound).loggers(),
 			}))
 		}
 		l.FilterChains = append(l.FilterChains, c)
@@ -110,7 +110,7 @@ func (t *translator) inboundListener(p *inboundPort, w protected) *listenerv3.Li
 
 // inboundManager makes the connection manager before a port that serves requests.
 func (t *translator) inboundManager(p *inboundPort, w protected, auth *authorizer) *hcmv3.HttpConnectionManager {
-	m := t.newManager(classInbound, "", t.logs.loggers())
+	m := t.newManager(classInbound, "", t.logs.of(classInbound).loggers())
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: t.inboundRoutes(p)}
 	m.StatPrefix = statPrefix("inbound_" + p.name())
 	m.ServerName = "istio-envoy"

@@ -11,10 +11,13 @@ import (
 	"strings"
 	"testing"
 
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	fileaccesslogv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	celv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/filters/cel/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
@@ -30,13 +33,16 @@ import (
 // TestIstiodTelemetry makes it anew with -update.
 const telemetryFile = "testdata/istiod/telemetry.json"
 
-// observed is what a listener is told of traces and metrics.
+// observed is what a listener is told of traces, metrics and access logs.
 type observed struct {
 	Tracing   any   `json:"tracing,omitempty"`
 	RequestID any   `json:"requestIdExtension,omitempty"`
 	Stats     []any `json:"stats,omitempty"`
 	// NetworkStats are those of connections that aren't HTTP, of the inbound side alone.
 	NetworkStats []any `json:"networkStats,omitempty"`
+	// Logs are the access logs of requests, ListenerLogs those of the listener itself.
+	Logs         []string `json:"logs,omitempty"`
+	ListenerLogs []string `json:"listenerLogs,omitempty"`
 }
 
 // told is what a proxy is: its listeners by "outbound", "inbound" and "gateway", and the
@@ -118,10 +124,11 @@ func (g *telemetryGroup) common() string {
 // caseNamespace is the namespace of a group's case.
 func caseNamespace(i int) string { return fmt.Sprintf("case-%02d", i) }
 
-// observe reads what a connection manager is told.
-func observe(t *testing.T, m *hcmv3.HttpConnectionManager) observed {
+// observe reads what a listener and its connection manager are told.
+func observe(t *testing.T, l *listenerv3.Listener) observed {
 	t.Helper()
-	out := observed{RequestID: generic(t, m.RequestIdExtension)}
+	m := managersOf(t, l)[0]
+	out := observed{RequestID: generic(t, m.RequestIdExtension), Logs: describeLogs(t, m.AccessLog), ListenerLogs: describeLogs(t, l.AccessLog)}
 	if m.Tracing != nil {
 		out.Tracing = generic(t, m.Tracing)
 	}
@@ -136,7 +143,7 @@ func observe(t *testing.T, m *hcmv3.HttpConnectionManager) observed {
 // observeInbound reads what an inbound listener is told, for requests and for bytes.
 func observeInbound(t *testing.T, l *listenerv3.Listener) observed {
 	t.Helper()
-	out := observe(t, managersOf(t, l)[0])
+	out := observe(t, l)
 	for _, c := range l.FilterChains {
 		if c.FilterChainMatch.GetTransportProtocol() != "raw_buffer" || len(c.FilterChainMatch.GetApplicationProtocols()) > 0 ||
 			!slices.ContainsFunc(c.Filters, func(f *listenerv3.Filter) bool { return f.Name == filterMetadataExchange }) {
@@ -151,6 +158,48 @@ func observeInbound(t *testing.T, l *listenerv3.Listener) observed {
 	}
 	t.Errorf("%s takes no bytes", l.Name)
 	return out
+}
+
+// describeLogs are access logs as a person would write them: where they go, and for what.
+func describeLogs(t *testing.T, logs []*accesslogv3.AccessLog) (out []string) {
+	t.Helper()
+	for _, l := range logs {
+		file := &fileaccesslogv3.FileAccessLog{}
+		if err := l.GetTypedConfig().UnmarshalTo(file); err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, strings.TrimSpace(file.Path+" "+describeLogFilter(t, l.Filter)))
+	}
+	return out
+}
+
+// describeLogFilter writes a filter in CEL, in which istiod leaves it.
+func describeLogFilter(t *testing.T, f *accesslogv3.AccessLogFilter) string {
+	t.Helper()
+	switch f := f.GetFilterSpecifier().(type) {
+	case nil:
+		return ""
+	case *accesslogv3.AccessLogFilter_ResponseFlagFilter:
+		return strings.Join(f.ResponseFlagFilter.Flags, ",")
+	case *accesslogv3.AccessLogFilter_AndFilter:
+		var parts []string
+		for _, part := range f.AndFilter.Filters {
+			parts = append(parts, describeLogFilter(t, part))
+		}
+		return strings.Join(parts, " && ")
+	case *accesslogv3.AccessLogFilter_StatusCodeFilter:
+		c := f.StatusCodeFilter.Comparison
+		op := map[accesslogv3.ComparisonFilter_Op]string{accesslogv3.ComparisonFilter_GE: ">=", accesslogv3.ComparisonFilter_LE: "<=", accesslogv3.ComparisonFilter_EQ: "==", accesslogv3.ComparisonFilter_NE: "!="}[c.Op]
+		return fmt.Sprintf("response.code %s %d", op, c.Value.DefaultValue)
+	case *accesslogv3.AccessLogFilter_ExtensionFilter:
+		cel := &celv3.ExpressionFilter{}
+		if err := f.ExtensionFilter.GetTypedConfig().UnmarshalTo(cel); err != nil {
+			t.Fatal(err)
+		}
+		return cel.Expression
+	}
+	t.Fatalf("unknown filter %v", f)
+	return ""
 }
 
 // operations lists what the spans of the routes for a case's host are of. A gateway of
@@ -235,11 +284,19 @@ func loadMesh(t testing.TB, text string) *source.Object {
 	return obj
 }
 
+// logFile is the accessLogFile of a group, for which the lab's mesh has one.
+func logFile(g *telemetryGroup) string {
+	if strings.Contains(g.mesh, "accessLogFile") {
+		return ""
+	}
+	return stdout
+}
+
 // tellOurs is what the translation tells.
 func tellOurs(t *testing.T, g *telemetryGroup, c *telemetryCase, namespace string) told {
 	t.Helper()
 	r, problems := Translate(load(t, g.common()+"\n---\n"+c.objects(namespace)), Options{
-		Namespace: namespace, Labels: telemetryLabels, ClusterID: lab.ClusterID, MeshConfig: loadMesh(t, g.mesh), Identity: true,
+		Namespace: namespace, Labels: telemetryLabels, ClusterID: lab.ClusterID, MeshConfig: loadMesh(t, g.mesh), Identity: true, AccessLogFile: logFile(g),
 		HTTPAddr: "127.0.0.1:15007", Inbound: []string{"127.0.0.1:18080=127.0.0.1:8081"},
 	})
 	if r == nil {
@@ -249,9 +306,9 @@ func tellOurs(t *testing.T, g *telemetryGroup, c *telemetryCase, namespace strin
 	for _, l := range r.Listeners {
 		switch l.Name {
 		case "127.0.0.1_15007":
-			out.Listeners["outbound"] = observe(t, managerOf(t, l))
+			out.Listeners["outbound"] = observe(t, l)
 		case "0.0.0.0_8080":
-			out.Listeners["gateway"] = observe(t, managerOf(t, l))
+			out.Listeners["gateway"] = observe(t, l)
 		case "127.0.0.1_18080":
 			out.Listeners["inbound"] = observeInbound(t, l)
 		}
@@ -350,7 +407,7 @@ func tellTheirs(t *testing.T, xds, namespace string) told {
 		}
 		switch l.Name {
 		case "127.0.0.1_15007":
-			out.Listeners["outbound"] = observe(t, managersOf(t, l)[0])
+			out.Listeners["outbound"] = observe(t, l)
 		case "virtualInbound":
 			out.Listeners["inbound"] = observeInbound(t, l)
 		}
@@ -361,7 +418,7 @@ func tellTheirs(t *testing.T, xds, namespace string) told {
 		if err := proto.Unmarshal(body, l); err != nil {
 			t.Fatal(err)
 		}
-		out.Listeners["gateway"] = observe(t, managersOf(t, l)[0])
+		out.Listeners["gateway"] = observe(t, l)
 	}
 	for _, body := range gateway.ask(t, "envoy.config.route.v3.RouteConfiguration", "http.8080") {
 		rc := &routev3.RouteConfiguration{}

@@ -147,7 +147,7 @@ func tcpMetadataExchange() *anypb.Any {
 // outboundManager makes the connection manager of a listener for clients on this
 // machine. HTTP/1.0 is taken, since what tests a mesh on one machine may be old.
 func (t *translator) outboundManager(routeName string) *hcmv3.HttpConnectionManager {
-	m := t.newManager(classOutbound, routeName, t.logs.loggers())
+	m := t.newManager(classOutbound, routeName, t.logs.of(classOutbound).loggers())
 	m.UseRemoteAddress = wrapperspb.Bool(false)
 	m.HttpProtocolOptions = &corev3.Http1ProtocolOptions{AcceptHttp_10: true}
 	return m

@@ -100,7 +100,7 @@ func (t *translator) bind(a netip.AddrPort, ports []boundPort) {
 	default:
 		l = t.rawListener(ip, number, t.tcpService(first, mesh, a.Addr()), false, false)
 	}
-	l.AccessLog = t.logs.listenerLoggers()
+	l.AccessLog = t.logs.of(classOutbound).listenerLoggers()
 	names := make([]string, len(ports))
 	for i := range ports {
 		names[i] = ports[i].name()

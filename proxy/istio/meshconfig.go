@@ -44,7 +44,7 @@ func (o Options) withMesh() Options {
 var meshFields = []string{
 	"trustDomain", "trustDomainAliases", "rootNamespace", "accessLogFile", "connectTimeout", "dnsRefreshRate",
 	"outboundTrafficPolicy", "pathNormalization", "extensionProviders", "meshMTLS",
-	"enableTracing", "defaultProviders.tracing", "defaultProviders.metrics",
+	"enableTracing", "defaultProviders.tracing", "defaultProviders.metrics", "defaultProviders.accessLogging",
 	"defaultConfig.tracing", "defaultConfig.serviceCluster", "defaultConfig.tracingServiceName",
 }
 

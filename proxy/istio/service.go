@@ -244,11 +244,7 @@ func (w *workload) labelField(label string) string {
 // describe packs what metrics say of a server, as istiod does: workload, namespace,
 // canonical name, canonical revision (empty for "latest") and cluster.
 func (w *workload) describe(clusterID string) string {
-	name := firstLabel(w.labels, "service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
-	if name == "" {
-		name = w.name
-	}
-	revision := firstLabel(w.labels, "service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+	name, revision := CanonicalService(w.labels, w.name)
 	if revision == "latest" {
 		revision = ""
 	}

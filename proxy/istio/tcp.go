@@ -82,7 +82,7 @@ func (b *routeBuilder) concernsRaw(m *rawMatch, v *virtualService, at target) bo
 
 // rawChain makes the filter chain of a route's destinations.
 func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
-	p := &tcpv3.TcpProxy{AccessLog: t.logs.loggers()}
+	p := &tcpv3.TcpProxy{AccessLog: t.logs.of(classOutbound).loggers()}
 	var weighted []*tcpv3.TcpProxy_WeightedCluster_ClusterWeight
 	for i, d := range r.route {
 		name, own := t.routeBuilder.destinationPolicy(d.GetDestination(), &r.where, ".route["+strconv.Itoa(i)+"].destination", at)
@@ -109,7 +109,7 @@ func (t *translator) rawChain(r *rawRoute, at target) *listenerv3.FilterChain {
 // serviceChain makes the filter chain of a service port that no route is about.
 func (t *translator) serviceChain(s *service, p *servicePort) *listenerv3.FilterChain {
 	name := clusterName(s.host, "", p.number)
-	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.loggers()}
+	proxy := &tcpv3.TcpProxy{StatPrefix: name, ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: name}, AccessLog: t.logs.of(classOutbound).loggers()}
 	own := t.routeBuilder.rule(s).policyOf(p.number)
 	applyRawPolicy(proxy, &own, true)
 	return t.rawFilters(classOutbound, proxy)

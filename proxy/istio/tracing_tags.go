@@ -3,6 +3,7 @@
 package istio
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -35,9 +36,10 @@ func (t *tracing) customTags(s *traceSpec) []*tracingv3.CustomTag {
 
 // serviceTags say which workload a span is of.
 func (t *tracing) serviceTags() []*tracingv3.CustomTag {
+	service, revision := CanonicalService(t.o.Labels, cmp.Or(t.o.WorkloadName, "unknown"))
 	return []*tracingv3.CustomTag{
-		literalTag("istio.canonical_revision", t.o.canonicalRevision()),
-		literalTag("istio.canonical_service", t.o.canonicalService("unknown")),
+		literalTag("istio.canonical_revision", revision),
+		literalTag("istio.canonical_service", service),
 		literalTag("istio.mesh_id", t.o.TrustDomain), // the injector's, where the mesh has no other
 		literalTag("istio.namespace", t.o.Namespace),
 		literalTag("istio.cluster_id", t.o.ClusterID),

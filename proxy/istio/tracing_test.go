@@ -83,7 +83,7 @@ func TestTracingProblems(t *testing.T) {
 		{"a bootstrap's Datadog", "defaultConfig: {tracing: {datadog: {address: a.example:8126}}}", "", false, "warning: mesh.yaml:1: MeshConfig/istio-system/istio: defaultConfig.tracing: not supported yet by this build"},
 		{"HOST_IP", `defaultConfig: {tracing: {zipkin: {address: "$(HOST_IP):9411"}}}`, "", true, "the environment variable HOST_IP, which isn't set"},
 		{"other fields", "defaultConfig: {concurrency: 2, tracing: {sampling: 5}}\ndefaultProviders: {accessLogging: [envoy]}", "", false, "mesh.yaml:1: MeshConfig/istio-system/istio: defaultConfig.concurrency: not supported yet"},
-		{"other default providers", "defaultProviders: {accessLogging: [envoy], metrics: [prometheus]}", "", false, "defaultProviders.accessLogging: not supported yet"},
+		{"other default providers", "defaultProviders: {accessLogging: [envoy, loki], metrics: [prometheus]}", "", false, `defaultProviders.accessLogging[1]: there is no access log provider "loki"`},
 		{"other metrics", "defaultProviders: {metrics: [q]}", "", false, "warning: mesh.yaml:1: MeshConfig/istio-system/istio: defaultProviders.metrics: there is no extension provider q"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -144,6 +144,9 @@ func (s *Sink) remake(to map[string]*anypb.Any) ([]remade, error) {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(s.listeners.all)) {
 		l := s.listeners.all[name]
+		if u := s.remakeOlder(l, to); u != nil {
+			made = append(made, remade{l, u, true})
+		}
 		if units := l.run.units(); len(units) == 0 || !hasAny(units[len(units)-1], to) {
 			continue
 		}
@@ -157,7 +160,7 @@ func (s *Sink) remake(to map[string]*anypb.Any) ([]remade, error) {
 			errs = append(errs, fmt.Errorf("for listener %s: %w", l.name, err))
 			continue
 		}
-		made = append(made, remade{l, u})
+		made = append(made, remade{l, u, false})
 	}
 	if len(errs) == 0 {
 		return made, nil
@@ -166,6 +169,28 @@ func (s *Sink) remake(to map[string]*anypb.Any) ([]remade, error) {
 		s.compiler.Release(m.unit)
 	}
 	return nil, errors.Join(errs...)
+}
+
+// remakeOlder compiles the version of a listener that is served while a newer one waits. It
+// returns nil where there is none, or none to which the configurations are: what is meant for
+// the newer one, or is taken away with it, leaves the older one as it is.
+func (s *Sink) remakeOlder(l *entry[listenerRun], to map[string]*anypb.Any) *config.Unit {
+	now := l.run.unit
+	if now == nil || l.run.next == nil || l.run.again || !hasAny(now, to) {
+		return nil
+	}
+	u, err := s.compileListener(l.name, l.served.body)
+	if err != nil {
+		return nil
+	}
+	lost := slices.ContainsFunc(now.Extensions, func(x config.Extension) bool {
+		return x.Came && !slices.ContainsFunc(u.Extensions, func(o config.Extension) bool { return o.Name == x.Name && o.Came })
+	})
+	if lost || s.missing(u) != "" {
+		s.compiler.Release(u)
+		return nil
+	}
+	return u
 }
 
 // hasAny reports whether a listener has one of some filters.
@@ -185,12 +210,18 @@ func checkCame(u *config.Unit, to map[string]*anypb.Any) error {
 
 // remade is a listener that was compiled again.
 type remade struct {
-	of   *entry[listenerRun]
-	unit *config.Unit
+	of    *entry[listenerRun]
+	unit  *config.Unit
+	older bool // it is the version that is served while a newer one waits
 }
 
 func (s *Sink) replaceAll(made []remade) {
 	for _, m := range made {
+		if m.older {
+			s.forgo(&m.of.run.older)
+			m.of.run.older = m.unit
+			continue
+		}
 		s.replace(m.of, m.unit)
 	}
 }
@@ -201,7 +232,7 @@ func (s *Sink) replace(l *entry[listenerRun], u *config.Unit) {
 	s.warn(s.listeners.word, l.name, u.Warnings)
 	s.stale |= staleListener
 	if l.run.next != nil {
-		s.compiler.Release(l.run.next)
+		s.forgo(&l.run.next)
 		l.run.next = u
 		return
 	}

@@ -178,6 +178,52 @@ func TestExtensionOfAnotherType(t *testing.T) {
 	}
 }
 
+// TestExtensionWhileANewerListenerWaits: what comes for a filter is for the version of its
+// listener that is served, too, unless it can't be.
+func TestExtensionWhileANewerListenerWaits(t *testing.T) {
+	for _, c := range []struct {
+		name, filter string // of the newer version
+		push         string
+		served       int // until the newer one is
+		next         int // by that
+	}{
+		{"an update", discovered("x", faultURL, ""), faultWith(420), 420, 420},
+		{"an update for the older one alone", "", faultWith(420), 420, 0},
+		{"of a type that is the newer one's", discovered("x", rbacURL, ""), `{"@type": "` + rbacURL + `"}`, 418, 0},
+		{"removed", "", "", 418, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			r.push(httpListener("l", "10.0.0.9:80", "80", discovered("x", faultURL, "")))
+			r.push(routesTo("80", "a=a"))
+			r.push(extension("x", faultWith(418)))
+			filters := []string{}
+			if c.filter != "" {
+				filters = append(filters, c.filter)
+			}
+			r.push(httpListener("l", "10.0.0.9:80", "81", filters...))
+			r.answers("while the newer one waits", 418)
+			if c.push == "" {
+				r.remove(ExtensionType, "x")
+			} else {
+				r.push(extension("x", c.push))
+			}
+			r.answers("when the configuration has changed", c.served)
+			if e := r.listeners.all["l"]; !e.warm || e.run.older != nil {
+				t.Errorf("the newer one waits: %t", e.warm)
+			}
+			if got := tableText(r.serving["l"].Chains[0].HCM.Routes.Load()); got != "80{a=a}" {
+				t.Errorf("routes of the older one: %s", got)
+			}
+			r.push(routesTo("81", "a=a"))
+			r.answers("by the newer one", c.next)
+			if n := len(r.compiler.Places("80")); n != 0 {
+				t.Errorf("%d places of the older one are kept", n)
+			}
+		})
+	}
+}
+
 // TestExtensionRemoved holds that a filter isn't left out when its configuration is removed.
 func TestExtensionRemoved(t *testing.T) {
 	r := newRig(t)

@@ -22,6 +22,9 @@ type listenerRun struct {
 	// again says that next is the listener that unit is, with other configurations of
 	// filters.
 	again bool
+	// older is the listener that unit is, with such, while next waits on: it is served
+	// with the next commit. nil if there is none.
+	older *config.Unit
 }
 
 // listenerTaker is the Sink as a taker of listeners.
@@ -36,9 +39,7 @@ func (t *listenerTaker) take(e *entry[listenerRun], body []byte) error {
 		return err
 	}
 	s.warn(s.listeners.word, e.name, unit.Warnings)
-	if e.run.next != nil {
-		s.compiler.Release(e.run.next)
-	}
+	s.forgo(&e.run.next)
 	e.run.next, e.run.again = unit, false
 	s.stale |= staleListener
 	e.wait("")
@@ -82,9 +83,8 @@ func (s *Sink) routeUnit(u *config.Unit) error {
 // drop implements taker.
 func (t *listenerTaker) drop(e *entry[listenerRun]) {
 	s := (*Sink)(t)
-	if e.run.next != nil {
-		s.compiler.Release(e.run.next)
-	}
+	s.forgo(&e.run.next)
+	s.forgo(&e.run.older)
 	if e.run.unit != nil {
 		s.pending.gone = append(s.pending.gone, e.name)
 		s.pending.free = append(s.pending.free, e.run.unit)
@@ -93,6 +93,14 @@ func (t *listenerTaker) drop(e *entry[listenerRun]) {
 	delete(s.lacking, e)
 	delete(s.listeners.all, e.name)
 	s.stale |= staleListener
+}
+
+// forgo forgets a unit that is not to be served, if there is one.
+func (s *Sink) forgo(u **config.Unit) {
+	if *u != nil {
+		s.compiler.Release(*u)
+		*u = nil
+	}
 }
 
 // missing says what a unit lacks of what it names; empty if it lacks nothing.
@@ -132,23 +140,15 @@ func (s *Sink) commitListeners() error {
 			}
 		}
 	}
-	var put []*config.Listener
-	var ready []*entry[listenerRun]
-	for e := range s.warmListeners {
-		what := s.missing(e.run.next)
-		e.wait(what)
-		if what != "" && !e.run.again && (e.run.unit != nil || time.Since(e.since) < s.o.WarmFor) {
-			continue
-		}
-		ready = append(ready, e)
-	}
+	ready := s.readyListeners()
 	if len(ready)+len(s.pending.gone) == 0 {
 		return nil
 	}
-	slices.SortFunc(ready, func(a, b *entry[listenerRun]) int { return strings.Compare(a.name, b.name) })
-	for _, e := range ready {
-		e.run.next.Publish()
-		put = append(put, e.run.next.Listener)
+	put := make([]*config.Listener, len(ready))
+	for i, e := range ready {
+		u := e.run.due()
+		u.Publish()
+		put[i] = u.Listener
 	}
 	failed := s.o.Listeners.Update(put, s.pending.gone)
 	var errs []error
@@ -170,8 +170,39 @@ func (s *Sink) commitListeners() error {
 	return errors.Join(errs...)
 }
 
-// serveListener notes that what waited is served.
+// readyListeners returns those of which something is to be served now, in the order of
+// their names.
+func (s *Sink) readyListeners() (ready []*entry[listenerRun]) {
+	for e := range s.warmListeners {
+		what := s.missing(e.run.next)
+		e.wait(what)
+		waits := what != "" && !e.run.again && (e.run.unit != nil || time.Since(e.since) < s.o.WarmFor)
+		if !waits {
+			s.forgo(&e.run.older)
+		} else if e.run.older == nil {
+			continue
+		}
+		ready = append(ready, e)
+	}
+	slices.SortFunc(ready, func(a, b *entry[listenerRun]) int { return strings.Compare(a.name, b.name) })
+	return ready
+}
+
+// due is what of a listener is to be served now.
+func (r *listenerRun) due() *config.Unit {
+	if r.older != nil {
+		return r.older
+	}
+	return r.next
+}
+
+// serveListener notes that what was due is served.
 func (s *Sink) serveListener(e *entry[listenerRun]) {
+	if e.run.older != nil { // next waits on
+		s.pending.free = append(s.pending.free, e.run.unit)
+		e.run.unit, e.run.older = e.run.older, nil
+		return
+	}
 	waits, since := e.waits, e.since
 	if e.run.unit != nil {
 		s.pending.free = append(s.pending.free, e.run.unit)
@@ -190,6 +221,10 @@ func (s *Sink) serveListener(e *entry[listenerRun]) {
 
 // unserved goes back to what was served before a listener that can't be bound.
 func (s *Sink) unserved(e *entry[listenerRun], why error) {
+	if e.run.older != nil {
+		s.forgo(&e.run.older)
+		return
+	}
 	bad := e.good
 	e.good = e.served
 	s.compiler.Release(e.run.next)

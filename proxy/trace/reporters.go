@@ -39,22 +39,18 @@ func NewReporters(log *slog.Logger) *Reporters {
 	return &Reporters{log: log, byKey: map[string]weak.Pointer[Reporter]{}}
 }
 
-// Get returns the reporter of a key, which stands for all that its collector is made of.
-// most is as for NewReporter.
-func (rs *Reporters) Get(key string, counts *Counts, most int, collector func() (Collector, error)) (*Reporter, error) {
+// Get returns the reporter of a key, which stands for all that its collector is made of:
+// an earlier one's, or a new one that sends to this collector. most is as for NewReporter.
+func (rs *Reporters) Get(key string, counts *Counts, most int, to Collector) *Reporter {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if r := rs.byKey[key].Value(); r != nil {
-		return r, nil
-	}
-	to, err := collector()
-	if err != nil {
-		return nil, err
+		return r
 	}
 	r := NewReporter(to, counts, most, rs.log)
 	if rs.byKey == nil {
 		r.Close(0) // the proxy is ending
-		return r, nil
+		return r
 	}
 	for k, p := range rs.byKey {
 		if p.Value() == nil {
@@ -62,7 +58,7 @@ func (rs *Reporters) Get(key string, counts *Counts, most int, collector func() 
 		}
 	}
 	rs.byKey[key] = weak.Make(r)
-	return r, nil
+	return r
 }
 
 // Close has all reporters send what they have, for as long as wait at most, and drop

@@ -28,13 +28,14 @@ type PodSpec struct {
 	Namespace, Name string
 	Addr            netip.Addr // in 10.244.0.0/24, and not the node's
 	Redirect        bool       // has Istio's rules of iptables
+	Addr6           netip.Addr // in fd00:10:244::/64; a pod that has one is a dual-stack one
 }
 
 // BookinfoPods are the pods of Bookinfo. legacy alone has no sidecar. The
 // gateway has no rules: it is reached at its own ports.
 func BookinfoPods() []PodSpec {
 	pod := func(name string, last byte, redirect bool) PodSpec {
-		return PodSpec{"default", name, netip.AddrFrom4([4]byte{10, 244, 0, last}), redirect}
+		return PodSpec{Namespace: "default", Name: name, Addr: netip.AddrFrom4([4]byte{10, 244, 0, last}), Redirect: redirect}
 	}
 	gateway := pod("istio-ingressgateway", 14, false)
 	gateway.Namespace = "istio-system"
@@ -85,6 +86,9 @@ func StartNetwork(t testing.TB, pods []PodSpec) *Network {
 		n.ip("-n", node, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", name)
 		n.ip("-n", node, "link", "set", port, "master", "br0", "up")
 		n.ip("-n", name, "addr", "add", spec.Addr.String()+"/24", "dev", "eth0")
+		if spec.Addr6.IsValid() {
+			n.ip("-n", name, "-6", "addr", "add", spec.Addr6.String()+"/64", "dev", "eth0", "nodad")
+		}
 		n.ip("-n", name, "link", "set", "eth0", "up")
 		// Services have addresses of another network, which no one answers
 		// to: iptables take the packets before they would leave the pod.
@@ -215,7 +219,7 @@ func (p *Pod) redirect() {
 		"-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020")
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "HOME=/nonexistent"}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "HOME=/nonexistent", "ISTIO_DUAL_STACK=" + strconv.FormatBool(p.Spec.Addr6.IsValid())}
 	if err := p.Do(cmd.Run); err != nil { // the rules are those of the namespace
 		p.t.Fatalf("%v in %s: %v\n%s", cmd, p.Spec.Name, err, out.String())
 	}

@@ -6,8 +6,6 @@ package extauthz
 
 import (
 	"bytes"
-	"strconv"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -24,47 +22,27 @@ const checkPath = "/envoy.service.auth.v3.Authorization/Check"
 const maxAnswer = 1 << 20
 
 // grpcCaller calls the Check method. Immutable.
-type grpcCaller struct {
-	client    filter.Client
-	authority string
-	timeout   time.Duration // 0: no bound
-	metadata  []header
-	plain     bool // without x-envoy-internal (skip_envoy_headers)
-}
+type grpcCaller struct{ to *filter.GRPCService }
 
 // header is a field of a call that configuration asks for.
 type header struct {
 	name  []byte
-	value Value
+	value filter.Value
 }
 
 // call makes the call. ok is false without an answer that is one.
-func (g *grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-chan struct{}) (answer *authv3.CheckResponse, ok bool) {
+func (g grpcCaller) call(req *authv3.CheckRequest, ex *http.Exchange, cancel <-chan struct{}) (answer *authv3.CheckResponse, ok bool) {
 	frame, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, filter.GRPCPrefix, 1024), req)
 	if err != nil {
 		return nil, false
 	}
-	c := filter.GRPCCall(checkPath, g.authority, frame, g.timeout)
+	c := g.to.Call(checkPath, frame, ex)
 	c.MaxBody, c.Cancel, c.AnyOnce = maxAnswer, cancel, true
-	if !g.plain {
-		c.Fields.AddID(http.HeaderXEnvoyInternal, valueTrue)
-	}
-	addExpected(&c.Fields, g.timeout)
-	for _, h := range g.metadata {
-		c.Fields.Add(h.name, h.value.Append(nil, ex))
-	}
-	a, failure := g.client.Do(c)
+	a, failure := g.to.Client.Do(c)
 	if failure != nil {
 		return nil, false
 	}
 	return readAnswer(a)
-}
-
-// addExpected tells the server how long it is waited for, as Envoy's router does.
-func addExpected(f *http.Fields, timeout time.Duration) {
-	if ms := timeout.Milliseconds(); ms > 0 {
-		f.AddID(http.HeaderXEnvoyExpectedRqTimeoutMs, strconv.AppendInt(nil, ms, 10))
-	}
 }
 
 // readAnswer reads the message of an answer. What isn't exactly one whole message of

@@ -85,7 +85,7 @@ func (s *httpService) call(ex *http.Exchange) *filter.ClientCall {
 	if s.pathOverride != "" {
 		path = s.pathOverride
 	}
-	addExpected(&head.Fields, s.timeout)
+	filter.AddExpectedTimeout(&head.Fields, s.timeout)
 	head.Fields.SetID(http.HeaderXEnvoyInternal, valueTrue)
 	c.Method, c.Path, c.Authority = string(head.RawMethod), path, string(head.Authority)
 	c.Fields = head.Fields

@@ -38,7 +38,7 @@ func (s *NetworkStats) Collect(e *stats.Emitter, prefix string) {
 // Network checks connections. It implements filter.Admitter. Immutable, but for
 // its counters.
 type Network struct {
-	call  *grpcCaller
+	call  grpcCaller
 	stats *NetworkStats
 
 	enabled          *metadataMatcher // nil: always
@@ -77,7 +77,7 @@ func NewNetwork(cfg *networkv3.ExtAuthz, s *NetworkStats, env *Env) (*Network, e
 	if cfg.GetGrpcService() == nil {
 		return nil, fmt.Errorf("grpc_service: is needed")
 	}
-	if n.call, err = newGRPCCaller(cfg.GetGrpcService(), env); err != nil {
+	if n.call.to, err = env.GRPC(cfg.GetGrpcService(), defaultTimeout); err != nil {
 		return nil, fmt.Errorf("grpc_service.%w", err)
 	}
 	return n, nil

@@ -112,7 +112,7 @@ func TestNetworkRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`:                  "stat_prefix: is needed",
 		`{"statPrefix": "a"}`: "grpc_service: is needed",
-		`{"statPrefix": "a", "grpcService": {"googleGrpc": {"targetUri": "a", "statPrefix": "b"}}}`:                        "grpc_service.google_grpc: is not supported",
+		`{"statPrefix": "a", "grpcService": {"googleGrpc": {"targetUri": "a", "statPrefix": "b"}}}`:                        "grpc_service.envoy_grpc.cluster_name: is needed",
 		`{"statPrefix": "a", "grpcService": {"envoyGrpc": {"clusterName": "a"}}, "sendTlsAlertOnDenial": true}`:            "send_tls_alert_on_denial: is not supported",
 		`{"statPrefix": "a", "grpcService": {"envoyGrpc": {"clusterName": "a"}}, "shadowMode": true}`:                      "shadow_mode: is not supported",
 		`{"statPrefix": "a", "grpcService": {"envoyGrpc": {"clusterName": "a"}}, "transportApiVersion": "V2"}`:             "transport_api_version: V2 is not supported",

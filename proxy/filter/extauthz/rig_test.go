@@ -3,6 +3,7 @@
 package extauthz
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -49,7 +50,7 @@ func (s *server) Do(c *filter.ClientCall) (*filter.ClientAnswer, *http.Error) {
 	return s.answer, s.err
 }
 
-// fixed is a Value without operators.
+// fixed is a filter.Value without operators.
 type fixed string
 
 func (f fixed) Append(dst []byte, _ *http.Exchange) []byte { return append(dst, f...) }
@@ -59,6 +60,16 @@ func env(s *server) (*Env, *Stats) {
 	counters := NewStats("")
 	return &Env{
 		Client: func(cluster string) filter.Client { s.cluster = cluster; return s },
+		GRPC: func(g *corev3.GrpcService, unsaid time.Duration) (*filter.GRPCService, error) {
+			if s.cluster = g.GetEnvoyGrpc().GetClusterName(); s.cluster == "" {
+				return nil, errors.New("envoy_grpc.cluster_name: is needed")
+			}
+			out := &filter.GRPCService{Client: s, Authority: s.cluster, Timeout: unsaid}
+			if g.GetTimeout() != nil {
+				out.Timeout = g.GetTimeout().AsDuration()
+			}
+			return out, nil
+		},
 		String: func(m *matcherv3.StringMatcher) (match.String, error) {
 			if m.GetExact() != "" {
 				return match.NewString(match.Exact, m.GetExact(), m.GetIgnoreCase()), nil
@@ -68,7 +79,7 @@ func env(s *server) (*Env, *Stats) {
 			}
 			return match.String{}, fmt.Errorf("matcher: is empty")
 		},
-		Value: func(text string) (Value, error) {
+		Value: func(text string) (filter.Value, error) {
 			if strings.Contains(text, "%") {
 				return nil, fmt.Errorf("%q is no text", text)
 			}

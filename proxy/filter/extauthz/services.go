@@ -28,11 +28,11 @@ func (f *Filter) setService(cfg *extauthzv3.ExtAuthz, s *extauthzv3.CheckSetting
 	}
 	switch {
 	case grpc != nil:
-		call, err := newGRPCCaller(grpc, env)
+		to, err := env.GRPC(grpc, defaultTimeout)
 		if err != nil {
 			return fmt.Errorf("%sgrpc_service.%w", where, err)
 		}
-		f.service = &grpcService{*call, f.request}
+		f.service = &grpcService{grpcCaller{to}, f.request}
 	case web != nil:
 		if cfg.GetAllowedHeaders() != nil && web.GetAuthorizationRequest().GetAllowedHeaders() != nil {
 			return fmt.Errorf("%shttp_service.authorization_request.allowed_headers: can't be combined with allowed_headers", where)
@@ -46,37 +46,6 @@ func (f *Filter) setService(cfg *extauthzv3.ExtAuthz, s *extauthzv3.CheckSetting
 		return fmt.Errorf("services: one of grpc_service and http_service is needed")
 	}
 	return nil
-}
-
-func newGRPCCaller(s *corev3.GrpcService, env *Env) (*grpcCaller, error) {
-	if err := only(s, fields("envoy_grpc", "timeout", "initial_metadata")); err != nil {
-		return nil, err
-	}
-	e := s.GetEnvoyGrpc()
-	if err := only(e, fields("cluster_name", "authority", "skip_envoy_headers")); err != nil {
-		return nil, fmt.Errorf("envoy_grpc.%w", err)
-	}
-	if e.GetClusterName() == "" {
-		return nil, fmt.Errorf("envoy_grpc.cluster_name: is needed")
-	}
-	g := &grpcCaller{client: env.Client(e.GetClusterName()), authority: e.GetAuthority(), timeout: defaultTimeout, plain: e.GetSkipEnvoyHeaders()}
-	if g.authority == "" {
-		g.authority = e.GetClusterName()
-	}
-	if !validValue([]byte(g.authority)) {
-		return nil, fmt.Errorf("envoy_grpc.authority: %q holds a control character", g.authority)
-	}
-	var err error
-	if d := s.GetTimeout(); d != nil {
-		if g.timeout, err = duration(d); err != nil {
-			return nil, fmt.Errorf("timeout: %w", err)
-		}
-	}
-	g.metadata, err = compileHeaders(s.GetInitialMetadata(), env)
-	if err != nil {
-		return nil, fmt.Errorf("initial_metadata%w", err)
-	}
-	return g, nil
 }
 
 func duration(d *durationpb.Duration) (time.Duration, error) {

@@ -4,6 +4,7 @@ package extauthz
 
 import (
 	"fmt"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	extauthzv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ext_authz/v3"
@@ -12,26 +13,22 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"pillion/proxy/filter"
-	"pillion/proxy/http"
 	"pillion/proxy/match"
 )
 
 // StringFunc compiles a string matcher. Its error names the field.
 type StringFunc func(*matcherv3.StringMatcher) (match.String, error)
 
-// Value is the text of a header with what is substituted in it. ex is nil
-// where there is no request.
-type Value interface {
-	Append(dst []byte, ex *http.Exchange) []byte
-}
-
 // Env is what filters are built with.
 type Env struct {
 	// Client returns the client of a cluster.
 	Client func(cluster string) filter.Client
+	// GRPC reads what configuration says of a service; unsaid is the timeout where it
+	// says none.
+	GRPC   func(s *corev3.GrpcService, unsaid time.Duration) (*filter.GRPCService, error)
 	String StringFunc
 	// Value compiles the text of a header, with Envoy's %COMMAND% operators.
-	Value func(text string) (Value, error)
+	Value func(text string) (filter.Value, error)
 	// Charge counts a response that a cluster's requests got without being
 	// sent (upstream_rq_403 and so on); nil doesn't.
 	Charge func(cluster string, status int)

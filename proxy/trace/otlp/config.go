@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
@@ -16,20 +17,18 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"pillion/proxy/filter"
-	"pillion/proxy/http"
 )
 
 // Env is what a Collector is built with.
 type Env struct {
-	// Client returns a client of a cluster, which need not exist yet.
-	Client func(cluster string) filter.Client
 	// Version is the program's.
 	Version string
 	// Getenv looks up a variable of the environment.
 	Getenv func(name string) string
-	// HTTP reads what configuration says of a service, Header a field of its own.
-	HTTP   func(*corev3.HttpService) (*filter.HTTPService, error)
-	Header func(*corev3.HeaderValue) (http.Field, error)
+	// GRPC and HTTP read what configuration says of a service. unsaid is the timeout where
+	// it says none.
+	GRPC func(s *corev3.GrpcService, unsaid time.Duration) (*filter.GRPCService, error)
+	HTTP func(*corev3.HttpService) (*filter.HTTPService, error)
 	// Warn hears of what is left out, because it only makes spans say less.
 	Warn func(text string)
 }
@@ -54,19 +53,20 @@ func New(cfg *tracev3.OpenTelemetryConfig, env *Env) (*Collector, error) {
 	case grpc != nil && web != nil:
 		return nil, errors.New("http_service: can't be combined with grpc_service")
 	case grpc != nil:
-		err = c.setGRPC(grpc, env)
+		if c.grpc, err = env.GRPC(grpc, defaultTimeout); err != nil {
+			err = fmt.Errorf("grpc_service.%w", err)
+		}
 	case web != nil:
-		if c.service, err = env.HTTP(web); err != nil {
+		if c.http, err = env.HTTP(web); err != nil {
 			err = fmt.Errorf("http_service.%w", err)
+		} else if c.http.Timeout == 0 {
+			c.http.Timeout = defaultTimeout
 		}
 	default:
 		return nil, errors.New("grpc_service: is needed, or http_service")
 	}
 	if err != nil {
 		return nil, err
-	}
-	if c.service.Timeout == 0 {
-		c.service.Timeout = defaultTimeout
 	}
 	resource, err := resourceOf(cfg, env)
 	if err != nil {
@@ -93,38 +93,6 @@ func set(v *wrapperspb.BoolValue) bool { return v == nil || v.GetValue() }
 func typeOf(e *corev3.TypedExtensionConfig) string {
 	url := e.GetTypedConfig().GetTypeUrl()
 	return url[strings.LastIndexByte(url, '/')+1:]
-}
-
-func (c *Collector) setGRPC(s *corev3.GrpcService, env *Env) error {
-	e := s.GetEnvoyGrpc()
-	switch {
-	case e == nil:
-		return errors.New("grpc_service.envoy_grpc: is needed; google_grpc is not supported")
-	case e.GetClusterName() == "":
-		return errors.New("grpc_service.envoy_grpc.cluster_name: is needed")
-	case s.GetRetryPolicy() != nil:
-		return errors.New("grpc_service.retry_policy: is not supported")
-	case e.GetRetryPolicy() != nil:
-		return errors.New("grpc_service.envoy_grpc.retry_policy: is not supported")
-	}
-	c.grpc, c.service = true, &filter.HTTPService{Client: env.Client(e.GetClusterName()), Authority: e.GetAuthority()}
-	if c.service.Authority == "" {
-		c.service.Authority = e.GetClusterName()
-	}
-	if d := s.GetTimeout(); d != nil {
-		if d.CheckValid() != nil || d.AsDuration() < 0 {
-			return fmt.Errorf("grpc_service.timeout: %v is no time to wait", d.AsDuration())
-		}
-		c.service.Timeout = d.AsDuration()
-	}
-	for i, h := range s.GetInitialMetadata() {
-		f, err := env.Header(h)
-		if err != nil {
-			return fmt.Errorf("grpc_service.initial_metadata[%d].%w", i, err)
-		}
-		c.service.Fields.Append(f)
-	}
-	return nil
 }
 
 // resourceOf is what all spans have in common: who makes them. What detectors find goes

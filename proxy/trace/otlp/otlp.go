@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"pillion/proxy/filter"
+	"pillion/proxy/http"
 	"pillion/proxy/trace"
 )
 
@@ -32,9 +33,9 @@ const (
 // Collector is one collector. It is immutable, and implements trace.Collector.
 type Collector struct {
 	preamble preamble
-	// service is where messages go; of gRPC without a Path.
-	service *filter.HTTPService
-	grpc    bool
+	// One of grpc and http is where messages go.
+	grpc    *filter.GRPCService
+	http    *filter.HTTPService
 	sampler Sampler
 }
 
@@ -61,31 +62,38 @@ func (c *Collector) Append(batch []byte, s *trace.Span) []byte {
 
 // Send implements trace.Collector.
 func (c *Collector) Send(batch []byte, _ int, cancel <-chan struct{}) error {
-	var call *filter.ClientCall
 	frame := c.preamble.message(batch)
-	if c.grpc {
-		call = filter.GRPCCall(exportPath, c.service.Authority, frame, c.service.Timeout)
-		for _, f := range c.service.Fields.All() {
-			call.Fields.Append(f)
-		}
-	} else {
-		call = c.service.Post(protobufType, frame[filter.GRPCPrefix:])
-	}
-	call.MaxBody, call.Cancel = maxAnswer, cancel
-	a, failed := c.service.Client.Do(call)
-	if failed != nil {
-		return failed
-	}
-	answer := a.Body
-	if c.grpc {
-		var err error
-		if answer, err = filter.GRPCAnswer(a); err != nil {
+	if c.grpc != nil {
+		a, err := send(c.grpc.Client, c.grpc.Call(exportPath, frame, noExchange), cancel)
+		if err != nil {
 			return err
 		}
-	} else if a.Status < 200 || a.Status > 299 {
+		answer, err := filter.GRPCAnswer(a)
+		if err != nil {
+			return err
+		}
+		return rejected(answer)
+	}
+	a, err := send(c.http.Client, c.http.Post(protobufType, frame[filter.GRPCPrefix:]), cancel)
+	if err != nil {
+		return err
+	}
+	if a.Status < 200 || a.Status > 299 {
 		return fmt.Errorf("status %d", a.Status)
 	}
-	return rejected(answer)
+	return rejected(a.Body)
+}
+
+// noExchange is what metadata sees: spans of many exchanges are sent at once.
+var noExchange = &http.Exchange{Conn: &http.ConnInfo{}}
+
+func send(to filter.Client, call *filter.ClientCall, cancel <-chan struct{}) (*filter.ClientAnswer, error) {
+	call.MaxBody, call.Cancel = maxAnswer, cancel
+	a, failed := to.Do(call)
+	if failed != nil {
+		return nil, failed
+	}
+	return a, nil
 }
 
 var protobufType = []byte("application/x-protobuf")

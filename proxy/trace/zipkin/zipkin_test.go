@@ -16,30 +16,20 @@ import (
 	tracev3 "github.com/envoyproxy/go-control-plane/envoy/config/trace/v3"
 
 	"pillion/proxy/filter"
+	"pillion/proxy/filter/filtertest"
 	"pillion/proxy/http"
 	"pillion/proxy/proxytest"
 	"pillion/proxy/trace"
 )
 
-type stubClient struct {
-	cluster string
-	call    *filter.ClientCall
-	status  int
-	failure *http.Error
+func answers(status int) *filtertest.Client {
+	return &filtertest.Client{Answer: &filter.ClientAnswer{Status: status}}
 }
 
-func (c *stubClient) Do(call *filter.ClientCall) (*filter.ClientAnswer, *http.Error) {
-	c.call = call
-	if c.failure != nil {
-		return nil, c.failure
-	}
-	return &filter.ClientAnswer{Status: c.status}, nil
-}
-
-func env(client *stubClient) *Env {
+func env(client *filtertest.Client) *Env {
 	return &Env{
 		Service: `web "shop"`,
-		Client:  func(cluster string) filter.Client { client.cluster = cluster; return client },
+		Client:  client.Of,
 		HTTP: func(s *corev3.HttpService) (*filter.HTTPService, error) {
 			if s.GetHttpUri() == nil {
 				return nil, errors.New("http_uri.cluster: is needed")
@@ -55,7 +45,7 @@ func plainConfig() *tracev3.ZipkinConfig {
 	return &tracev3.ZipkinConfig{CollectorCluster: "outbound|9411||zipkin", CollectorEndpoint: "/api/v2/spans", CollectorEndpointVersion: tracev3.ZipkinConfig_HTTP_JSON}
 }
 
-func mustBuild(t *testing.T, client *stubClient) *Collector {
+func mustBuild(t *testing.T, client *filtertest.Client) *Collector {
 	t.Helper()
 	c, err := New(plainConfig(), env(client))
 	if err != nil {
@@ -75,7 +65,7 @@ func richSpan() *trace.Span {
 }
 
 func TestSend(t *testing.T) {
-	client := &stubClient{status: 202}
+	client := answers(202)
 	c := mustBuild(t, client)
 	short := &trace.Span{TraceID: trace.TraceID{15: 1}, ID: trace.SpanID{7: 1}, Name: []byte("web"), Start: 5000, End: 5001, Local: "[2001:db8::1%eth0]:80"}
 	bare := &trace.Span{TraceID: trace.TraceID{15: 1}, ID: trace.SpanID{7: 2}}
@@ -83,8 +73,8 @@ func TestSend(t *testing.T) {
 	if err := c.Send(c.Append(c.Append(c.Append(nil, richSpan()), short), bare), 3, cancel); err != nil {
 		t.Fatal(err)
 	}
-	call := client.call
-	if client.cluster != "outbound|9411||zipkin" || call.Authority != client.cluster || call.Path != "/api/v2/spans" || call.Method != "POST" || call.Multi ||
+	call := client.Call
+	if client.Cluster != "outbound|9411||zipkin" || call.Authority != client.Cluster || call.Path != "/api/v2/spans" || call.Method != "POST" || call.Multi ||
 		call.Timeout != timeout || call.Cancel != (<-chan struct{})(cancel) {
 		t.Errorf("call %+v", call)
 	}
@@ -113,13 +103,13 @@ func TestSend(t *testing.T) {
 
 func TestAnswers(t *testing.T) {
 	for status, ok := range map[int]bool{200: true, 202: true, 302: false, 404: false, 503: false} {
-		client := &stubClient{status: status}
+		client := answers(status)
 		c := mustBuild(t, client)
 		if err := c.Send(c.Append(nil, richSpan()), 1, nil); (err == nil) != ok {
 			t.Errorf("status %d: %v", status, err)
 		}
 	}
-	client := &stubClient{failure: &http.Error{Detail: "no_healthy_upstream", Status: 503}}
+	client := &filtertest.Client{Failure: &http.Error{Detail: "no_healthy_upstream", Status: 503}}
 	c := mustBuild(t, client)
 	if err := c.Send(c.Append(nil, richSpan()), 1, nil); err == nil || !strings.Contains(err.Error(), "no_healthy_upstream") {
 		t.Errorf("error %v", err)
@@ -127,7 +117,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestService(t *testing.T) {
-	client := &stubClient{status: 200}
+	client := answers(200)
 	c, err := New(&tracev3.ZipkinConfig{CollectorService: &corev3.HttpService{HttpUri: &corev3.HttpUri{}}}, env(client))
 	if err != nil {
 		t.Fatal(err)
@@ -135,9 +125,9 @@ func TestService(t *testing.T) {
 	if err := c.Send(c.Append(nil, richSpan()), 1, nil); err != nil {
 		t.Fatal(err)
 	}
-	if v, _ := client.call.Fields.Lookup(http.HeaderOther, []byte("x-key")); client.call.Authority != "z.obs" || client.call.Path != "/x" || string(v) != "secret" ||
-		client.call.Timeout != 5*time.Second {
-		t.Errorf("call %+v", client.call)
+	if v, _ := client.Call.Fields.Lookup(http.HeaderOther, []byte("x-key")); client.Call.Authority != "z.obs" || client.Call.Path != "/x" || string(v) != "secret" ||
+		client.Call.Timeout != 5*time.Second {
+		t.Errorf("call %+v", client.Call)
 	}
 }
 
@@ -150,14 +140,14 @@ func TestConfigErrors(t *testing.T) {
 	} {
 		cfg := plainConfig()
 		change(cfg)
-		if _, err := New(cfg, env(&stubClient{})); err == nil || !strings.HasPrefix(err.Error(), want) {
+		if _, err := New(cfg, env(&filtertest.Client{})); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 	}
 }
 
 func TestAppendAllocatesNothing(t *testing.T) {
-	c, span, batch := mustBuild(t, &stubClient{}), richSpan(), make([]byte, 0, 8<<10)
+	c, span, batch := mustBuild(t, &filtertest.Client{}), richSpan(), make([]byte, 0, 8<<10)
 	proxytest.NoAllocs(t, "a span", func() { batch = c.Append(batch[:0], span) })
 }
 
