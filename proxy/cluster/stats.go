@@ -107,9 +107,11 @@ func (s *Stats) Codes(f func(code int, total, internal uint64)) {
 // CollectStats reports the counters of all clusters.
 func (m *Manager) CollectStats(e *stats.Emitter) {
 	clusters := m.Clusters()
+	e.Expect(len(clusters))
 	for _, c := range clusters {
 		c.collect(e)
 	}
+	e.Expect(0)
 	gauge := func(name string, v int64) { e.Gauge("cluster_manager."+name, "", v) }
 	counter := func(name string, v *stats.Counter) { e.Counter("cluster_manager."+name, "", v.Value()) }
 	gauge("active_clusters", int64(len(clusters)))

@@ -60,6 +60,14 @@ type Scope struct {
 	name, within string     // as in the dotted name
 }
 
+// Expect tells that so many scopes will report one kind of metrics, so that room for
+// them is made at once. Unless there are many it needn't be told; 0 ends it.
+func (e *Emitter) Expect(scopes int) {
+	if e.expo != nil && !e.query.UsedOnly && e.query.Filter == nil && e.include == nil {
+		e.expo.expect(scopes)
+	}
+}
+
 // Cluster begins the metrics of a cluster. A ';' at the end, as Istio's
 // alt_stat_name has it, stays in the dotted name and is cut from the label.
 func (e *Emitter) Cluster(name string) Scope { return e.scope(clusterKind, name) }

@@ -24,6 +24,9 @@ type exposition struct {
 	named    map[string]int32   // sets of other metrics
 	err      error              // the first metric that could not be taken
 
+	// expected is how many scopes are to report the metrics that come now.
+	expected int
+
 	// recent is the scope that reported last: most report many metrics in a row.
 	recent      scopeName
 	recentOwner owner
@@ -119,6 +122,9 @@ func (x *exposition) addScoped(s *Scope, m *sample) {
 		l := x.last(m)
 		f = scopedFamily{x.family(exposed(o.prom+l.prom), "Envoy statistic "+o.help+l.help+".", m.kind), l.labels}
 		x.scoped[key] = f
+		if f.family != nil && m.kind != KindHistogram && f.labels.names == nil {
+			f.family.values = slices.Grow(f.family.values, x.expected)
+		}
 	}
 	set := o.set
 	if f.labels.names != nil {
@@ -275,6 +281,16 @@ func (x *exposition) labelSet(ls []Label) int32 {
 		x.named[key.String()] = n
 	}
 	return n
+}
+
+// expect makes room for so many scopes, which report the same metrics: to let the lists
+// grow one value at a time takes five times their memory.
+func (x *exposition) expect(scopes int) {
+	x.expected = scopes
+	x.sets = slices.Grow(x.sets, scopes)
+	if len(x.scopes) == 0 {
+		x.scopes = make(map[scopeName]owner, scopes)
+	}
 }
 
 // sorted returns the families by name, each with one value per label set.

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/expfmt"
+
+	"pillion/proxy/proxytest"
 )
 
 // bigRegistry has n clusters of sixty counters and three histograms each.
@@ -76,6 +78,35 @@ func TestScrapeIsCheap(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if per := (after.TotalAlloc - before.TotalAlloc) / (clusters * metrics); per > 200 {
 		t.Errorf("%d bytes are allocated per metric, want at most 200", per)
+	}
+}
+
+// TestLinesDontAllocate: nearly all of a scrape are counters that have their place.
+func TestLinesDontAllocate(t *testing.T) {
+	if proxytest.Race {
+		t.Skip("the race detector's bookkeeping allocates")
+	}
+	const clusters = 1000
+	r := NewRegistry()
+	r.Add(SourceFunc(func(e *Emitter) {
+		e.Expect(clusters)
+		for i := range clusters {
+			s := e.Cluster(fmt.Sprintf("outbound|80||%d", i))
+			for _, name := range [...]string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"} {
+				s.Counter(name, uint64(i))
+			}
+		}
+		e.Expect(0)
+	}))
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if err := r.Write(io.Discard, false, Query{}); err != nil {
+		t.Fatal(err)
+	}
+	runtime.ReadMemStats(&after)
+	// 16 values of 16 bytes, and what a cluster's name and labels take.
+	if per := (after.TotalAlloc - before.TotalAlloc) / clusters; per > 16*16+600 {
+		t.Errorf("%d bytes are allocated for a cluster of 16 counters", per)
 	}
 }
 
