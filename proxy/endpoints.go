@@ -18,7 +18,7 @@ import (
 func (s *Server) startEndpoints() error {
 	log := s.log(admin.LoggerAdmin)
 	if s.o.AdminAddr != "" {
-		a, err := admin.Listen(s.o.AdminAddr, admin.NewHandler(admin.Options{
+		h := admin.NewHandler(admin.Options{
 			Logger:    log,
 			Stats:     s.registry,
 			Info:      s.info(),
@@ -29,14 +29,16 @@ func (s *Server) startEndpoints() error {
 			Certs:     certView{s.secrets},
 			Lifecycle: lifecycle{s},
 			Loggers:   s.o.Levels,
-		}), log)
+		})
+		a, err := admin.Listen(s.o.AdminAddr, admin.GiveBackAfterBig(h, giveBack), log)
 		if err != nil {
 			return err
 		}
 		s.admin = a
 	}
 	if s.o.MetricsAddr != "" {
-		m, err := admin.Listen(s.o.MetricsAddr, admin.NewMetricsHandler(s.registry, log), log)
+		h := admin.NewMetricsHandler(s.registry, log)
+		m, err := admin.Listen(s.o.MetricsAddr, admin.GiveBackAfterBig(h, giveBack), log)
 		if err != nil {
 			return err
 		}
