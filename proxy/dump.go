@@ -24,18 +24,17 @@ type named struct {
 	any  *anypb.Any
 }
 
+// newDump serializes r, and leaves in r what the compiler would serialize again.
 func newDump(r *config.Resources) (*dump, error) {
 	d := &dump{}
 	var err error
-	pack := func(list *[]named, name string, m proto.Message) {
-		a, e := anypb.New(m)
-		if e != nil && err == nil {
+	pack := func(list *[]named, name string, m proto.Message) *anypb.Any {
+		a := new(anypb.Any)
+		if e := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); e != nil && err == nil {
 			err = fmt.Errorf("%s: %w", name, e)
 		}
 		*list = append(*list, named{name, a})
-	}
-	for _, m := range r.Clusters {
-		pack(&d.clusters, m.GetName(), m)
+		return a
 	}
 	for _, m := range r.Listeners {
 		pack(&d.listeners, m.GetName(), m)
@@ -43,8 +42,15 @@ func newDump(r *config.Resources) (*dump, error) {
 	for _, m := range r.Routes {
 		pack(&d.routes, m.GetName(), m)
 	}
+	octets := make(map[proto.Message][]byte, len(r.Clusters)+len(r.Endpoints))
+	for _, m := range r.Clusters {
+		octets[m] = pack(&d.clusters, m.GetName(), m).GetValue()
+	}
 	for _, m := range r.Endpoints {
-		pack(&d.endpoints, m.GetClusterName(), m)
+		octets[m] = pack(&d.endpoints, m.GetClusterName(), m).GetValue()
+	}
+	if err == nil {
+		r.Octets = octets
 	}
 	return d, err
 }

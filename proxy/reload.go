@@ -80,13 +80,13 @@ func (s *Server) reload() error {
 // before the first change.
 func (s *Server) apply(c *Checked) error {
 	input := compilerInput(c.Resources)
+	d, unserialized := newDump(input)
 	snap, err := s.compiler.Compile(input)
 	if err != nil {
-		return err
+		return err // which says more about a message that can't be serialized
 	}
-	d, err := newDump(input)
-	if err != nil {
-		return err
+	if unserialized != nil {
+		return unserialized
 	}
 	st, err := s.bound.stage(snap.Listeners)
 	if err != nil {

@@ -46,17 +46,19 @@ var clusterFields = fieldSet("name", "alt_stat_name", "type", "eds_cluster_confi
 // be honoured. Warnings name what is left out because the cluster serves all
 // the same.
 func CompileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment) (*cluster.Config, []string, error) {
-	return compileCluster(c, cla, newTLSContexts(tls.NewSecrets()), nil)
+	return compileCluster(c, cla, newTLSContexts(tls.NewSecrets()), nil, nil)
 }
 
-// compileCluster is CompileCluster with what TLS contexts are wired to, and what
-// connections with TLS offer instead of what these say; nil for that.
-func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN) (*cluster.Config, []string, error) {
+// compileCluster is CompileCluster with what TLS contexts are wired to, what
+// connections with TLS offer instead of what these say (nil for that), and
+// Resources.Octets.
+func compileCluster(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, contexts *tlsContexts, alpn *pool.ALPN,
+	octets map[proto.Message][]byte) (*cluster.Config, []string, error) {
 	out, warnings, err := buildCluster(c, cla, contexts, alpn)
 	if err != nil {
 		return nil, nil, err
 	}
-	out.Hash, err = contentHash(c, cla, alpnText(out.Conn.ALPN))
+	out.Hash, err = contentHash(c, cla, alpnText(out.Conn.ALPN), octets)
 	return out, warnings, err
 }
 
@@ -121,13 +123,12 @@ var hashed = sync.Pool{New: func() any { return new([]byte) }}
 
 // contentHash stands for all that a cluster is compiled from; more is what comes
 // from elsewhere.
-func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, more string) (h [16]byte, err error) {
+func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, more string, octets map[proto.Message][]byte) (h [16]byte, err error) {
 	buf := hashed.Get().(*[]byte)
 	defer hashed.Put(buf)
-	opts := proto.MarshalOptions{Deterministic: true}
-	wire, err := opts.MarshalAppend((*buf)[:0], c)
+	wire, err := appendOctets((*buf)[:0], c, octets)
 	if err == nil && cla != nil {
-		wire, err = opts.MarshalAppend(append(wire, 0), cla)
+		wire, err = appendOctets(append(wire, 0), cla, octets)
 	}
 	if err != nil {
 		return h, fmt.Errorf("is no valid message: %w", err)
@@ -137,6 +138,14 @@ func contentHash(c *clusterv3.Cluster, cla *endpointv3.ClusterLoadAssignment, mo
 	sum := sha256.Sum256(wire)
 	copy(h[:], sum[:])
 	return h, nil
+}
+
+// appendOctets appends what m is serialized to, which known may have.
+func appendOctets(b []byte, m proto.Message, known map[proto.Message][]byte) ([]byte, error) {
+	if octets, ok := known[m]; ok {
+		return append(b, octets...), nil
+	}
+	return proto.MarshalOptions{Deterministic: true}.MarshalAppend(b, m)
 }
 
 // at puts the path of a field before an error.

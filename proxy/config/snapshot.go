@@ -17,6 +17,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/proto"
 
 	"pillion/proxy/cluster"
 	"pillion/proxy/hcm"
@@ -31,6 +32,9 @@ type Resources struct {
 	Endpoints []*endpointv3.ClusterLoadAssignment
 	// ServiceCluster is the proxy's name in traces; empty: NodeNames.Cluster.
 	ServiceCluster string
+	// Octets are what clusters and endpoints are serialized to, deterministically, as far
+	// as whoever compiles has them already. What isn't there is serialized again.
+	Octets map[proto.Message][]byte
 }
 
 // Snapshot is everything compiled from one set. Immutable.
@@ -94,7 +98,7 @@ func (c *Compiler) compileClusters(s *Snapshot, r *Resources) (errs []error) {
 	}
 	s.Clusters = make([]*cluster.Config, 0, len(r.Clusters))
 	for _, in := range r.Clusters {
-		cfg, warnings, err := compileCluster(in, assignments[edsName(in)], c.tls, alpn)
+		cfg, warnings, err := compileCluster(in, assignments[edsName(in)], c.tls, alpn, r.Octets)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cluster %s: %w", in.GetName(), err))
 			continue
