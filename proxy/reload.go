@@ -51,12 +51,7 @@ func (s *Server) reload() error {
 	s.applyMu.Lock()
 	defer s.applyMu.Unlock()
 	begun := time.Now()
-	c := load(&s.o)
-	if !c.Failed() {
-		if err := s.apply(c); err != nil {
-			c.Problems = append(c.Problems, compileProblems(err)...)
-		}
-	}
+	c := s.loadAndApply()
 	if c.Failed() {
 		s.reloads.rejected.Inc()
 		err := &ConfigError{Problems: c.Problems}
@@ -74,6 +69,19 @@ func (s *Server) reload() error {
 		"took", time.Since(begun).Round(time.Millisecond))
 	giveBack()
 	return nil
+}
+
+// loadAndApply reads the files and serves what they say; applyMu is held. A change that
+// failed has changed nothing.
+func (s *Server) loadAndApply() *Checked {
+	defer collectLess()()
+	c := load(&s.o)
+	if !c.Failed() {
+		if err := s.apply(c); err != nil {
+			c.Problems = append(c.Problems, compileProblems(err)...)
+		}
+	}
+	return c
 }
 
 // apply compiles and commits; applyMu is held. Everything that can fail comes
