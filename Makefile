@@ -58,10 +58,14 @@ fips: ## build build/proxy-fips with Go's FIPS 140-3 module, and test TLS in tha
 	./build/proxy-fips --version | grep 'FIPS 140-3 module v1.0.0'
 	GOFIPS140=v1.0.0 PILLION_FIPS=on $(GO) test -count=1 ./proxy/tls/...
 
-# What the compiler inlines and lays out is guided by where time goes under load.
+# What the compiler inlines and lays out is guided by where time goes under load, and in
+# reading a large configuration.
 profile: ## renew cmd/proxy/default.pgo, the profile that guides the compiler
 	$(GO) run ./bench -peers pillion -turns 1 -duration 10s -open=false -profile build/profiles \
 	  -scenario h1,h2,h1-to-h2,h2-to-h1,mtls-in,mtls-out,grpc-unary,tcp
+	$(GO) test -run '^$$' -bench 'Load/docs=3000/procs=1' -benchtime 4s -cpuprofile build/profiles/load.pprof -o build/profile.test ./proxy/istio/source
+	$(GO) test -run '^$$' -bench Translate1000 -benchtime 2s -cpuprofile build/profiles/translate.pprof -o build/profile.test ./proxy/istio
+	$(GO) test -run '^$$' -bench CompileThousand -benchtime 2s -cpuprofile build/profiles/compile.pprof -o build/profile.test ./proxy/config
 	$(GO) tool pprof -proto build/profiles/*.pprof > cmd/proxy/default.pgo
 
 bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./bench -help)
