@@ -124,18 +124,18 @@ func (c *Conn) receiveTold(fd uintptr) (n int, left bool, err error) {
 func (c *Conn) Close() error {
 	if c.each.state.CompareAndSwap(eachRuns, eachCloses) || c.each.state.Load() == eachCloses {
 		// To close waits until the poller's call returns, which may be our own.
-		return c.nc.SetDeadline(past)
+		return c.nc.SetDeadline(Past)
 	}
 	return c.nc.Close()
 }
 
-// past is a deadline that is over.
-var past = time.Unix(1, 0)
+// Past is a deadline that is over: it makes calls in progress and to come fail. Immutable.
+var Past = time.Unix(1, 0)
 
 // bounded is called when a deadline was set: none may undo that of Close.
 func (c *Conn) bounded(err error) error {
 	if c.each.state.Load() == eachCloses {
-		return c.nc.SetDeadline(past)
+		return c.nc.SetDeadline(Past)
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func newConn(nc net.Conn) *Conn {
 
 // handshake runs until it succeeds, fails, or ctx ends.
 func (c *Conn) handshake(ctx context.Context) *Error {
-	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() { _ = c.Conn.SetDeadline(netio.Past) })
 	// A context that can't end costs no goroutine in there.
 	err := c.std.HandshakeContext(context.Background())
 	if !stop() && err == nil {

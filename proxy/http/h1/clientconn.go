@@ -73,7 +73,7 @@ func (c *ClientConn) Alive() bool {
 func (c *ClientConn) Close() error { return c.io.Close() }
 
 // Interrupt makes calls in progress and to come fail as timed out.
-func (c *ClientConn) Interrupt() { _ = c.io.SetDeadline(time.Unix(1, 0)) }
+func (c *ClientConn) Interrupt() { _ = c.io.SetDeadline(netio.Past) }
 
 // SetReadDeadline bounds the wait for the response; zero: no bound.
 func (c *ClientConn) SetReadDeadline(t time.Time) { _ = c.io.SetReadDeadline(t) }

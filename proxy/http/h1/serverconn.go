@@ -78,10 +78,9 @@ func (c *ServerConn) Pipelined() bool { return c.rd.in.Len() > 0 }
 // Where read is false, ReadHead has to go on.
 func (c *ServerConn) WholeHead(h *http.RequestHead) (read, whole bool, err *http.Error) {
 	c.begin()
-	if read, err = c.parseHead(h); !read || err != nil {
-		return err != nil, err != nil, err
-	}
-	return true, c.rd.ended && h.Upgrade == nil && h.Method != http.MethodConnect, nil
+	read, err = c.parseHead(h)
+	whole = read && (err != nil || c.rd.ended && h.Upgrade == nil && h.Method != http.MethodConnect)
+	return read, whole, err
 }
 
 // ReadHead reads a request's head and begins an exchange. incomplete is
@@ -90,7 +89,7 @@ func (c *ServerConn) WholeHead(h *http.RequestHead) (read, whole bool, err *http
 func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Error {
 	c.begin()
 	for {
-		if read, err := c.parseHead(h); read || err != nil {
+		if read, err := c.parseHead(h); read {
 			return err
 		}
 		if incomplete != nil {
@@ -104,13 +103,13 @@ func (c *ServerConn) ReadHead(h *http.RequestHead, incomplete func()) *http.Erro
 	}
 }
 
-// parseHead looks whether a head has come.
+// parseHead looks whether a head has come, or can't any more since it is broken.
 func (c *ServerConn) parseHead(h *http.RequestHead) (bool, *http.Error) {
 	n, err := c.rd.parser.Request(c.rd.in.Bytes(), h, c.lim)
 	switch {
 	case err != nil:
 		c.closing = true
-		return false, err
+		return true, err
 	case n == 0:
 		return false, nil
 	}
@@ -308,11 +307,11 @@ func (c *ServerConn) linger() {
 
 // Abort breaks the connection off at once, from any goroutine: reads and
 // writes in progress fail.
-func (c *ServerConn) Abort() { _ = c.io.SetDeadline(time.Unix(1, 0)) }
+func (c *ServerConn) Abort() { _ = c.io.SetDeadline(netio.Past) }
 
 // StopReading makes a read in progress, and those to come, fail as timed out;
 // ResumeReading ends that.
-func (c *ServerConn) StopReading() { _ = c.io.SetReadDeadline(time.Unix(1, 0)) }
+func (c *ServerConn) StopReading() { _ = c.io.SetReadDeadline(netio.Past) }
 
 // ResumeReading lets reads wait again.
 func (c *ServerConn) ResumeReading() { _ = c.io.SetReadDeadline(time.Time{}) }
