@@ -20,7 +20,7 @@ const (
 // scrape of 5,000 services, a dump of their configuration. What such a page needed is
 // given back after it; the collector alone would wait until the heap has doubled.
 type bigPages struct {
-	nethttp.Handler
+	pages    nethttp.Handler
 	giveBack func()
 	given    atomic.Int64 // Unix time in nanoseconds; 0: never
 }
@@ -28,13 +28,13 @@ type bigPages struct {
 // GiveBackAfterBig returns h with giveBack called after a page that needed much memory,
 // from a goroutine of its own, once a minute at most.
 func GiveBackAfterBig(h nethttp.Handler, giveBack func()) nethttp.Handler {
-	return &bigPages{Handler: h, giveBack: giveBack}
+	return &bigPages{pages: h, giveBack: giveBack}
 }
 
 // ServeHTTP implements net/http.Handler.
 func (b *bigPages) ServeHTTP(w nethttp.ResponseWriter, r *nethttp.Request) {
 	before := allocated()
-	b.Handler.ServeHTTP(w, r)
+	b.pages.ServeHTTP(w, r)
 	if allocated()-before < bigPage {
 		return
 	}

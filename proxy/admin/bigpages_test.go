@@ -17,7 +17,7 @@ func TestBigPagesGiveBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		size, calls := 0, 0
 		b := &bigPages{
-			Handler:  nethttp.HandlerFunc(func(nethttp.ResponseWriter, *nethttp.Request) { sink = make([]byte, size) }),
+			pages:    nethttp.HandlerFunc(func(nethttp.ResponseWriter, *nethttp.Request) { sink = make([]byte, size) }),
 			giveBack: func() { calls++ },
 		}
 		for _, step := range []struct {

@@ -5,7 +5,6 @@ package forward
 import (
 	"runtime"
 	"sync"
-
 	"time"
 
 	"pillion/proxy/buf"
