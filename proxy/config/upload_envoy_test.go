@@ -117,67 +117,70 @@ func uploadRig(t *testing.T, protocol string) (*uploadHost, []judge) {
 	return h, bothJudges(t, httpListener("", "", routes), tcpCluster("up", protocol, s.Listener.Addr().String()))
 }
 
-// TestServiceTimeLikeEnvoy: x-envoy-upstream-service-time is counted from the end of the
-// request, however long that took to come, over all tries of it.
-func TestServiceTimeLikeEnvoy(t *testing.T) {
+// eachUpload calls f for each form of an upload, served by Envoy and by us, for hosts of
+// both versions of HTTP.
+func eachUpload(t *testing.T, f func(t *testing.T, h *uploadHost, j judge, name string, form [3]string)) {
 	for upstream, protocol := range map[string]string{"HTTP/1": "", "HTTP/2": overHTTP2} {
 		t.Run(upstream, func(t *testing.T) {
 			t.Parallel()
 			h, both := uploadRig(t, protocol)
 			for _, j := range both {
 				for name, form := range uploadForms {
-					for path, least := range map[string]time.Duration{"/plain": 0, "/late": hostWait, "/retried": hostWait} {
-						c, err := wire.Dial(j.addr, rig.Patience)
-						if err != nil {
-							t.Fatal(err)
-						}
-						resp, most := h.upload(t, c, path, form)
-						said, err := strconv.ParseInt(resp.Fields.Get("x-envoy-upstream-service-time"), 10, 64)
-						// A clock in whole milliseconds may begin one too early.
-						if took := time.Duration(said) * time.Millisecond; err != nil || took < least-time.Millisecond || took > most+time.Millisecond {
-							t.Errorf("%s says of %s, %s: %v, want %v to %v (%v)", j.name, path, name, took, least, most, err)
-						}
-						if conn := resp.Fields.Get("connection"); conn != "" {
-							t.Errorf("%s ends the connection of %s, %s: %q", j.name, path, name, conn)
-						}
-						_ = c.Close()
-					}
+					f(t, h, j, name, form)
 				}
 			}
 		})
 	}
 }
 
+// dialJudge connects to one of the two.
+func dialJudge(t *testing.T, j judge) *wire.Client {
+	c, err := wire.Dial(j.addr, rig.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestServiceTimeLikeEnvoy: x-envoy-upstream-service-time is counted from the end of the
+// request, however long that took to come, over all tries of it.
+func TestServiceTimeLikeEnvoy(t *testing.T) {
+	eachUpload(t, func(t *testing.T, h *uploadHost, j judge, name string, form [3]string) {
+		for path, least := range map[string]time.Duration{"/plain": 0, "/late": hostWait, "/retried": hostWait} {
+			c := dialJudge(t, j)
+			resp, most := h.upload(t, c, path, form)
+			said, err := strconv.ParseInt(resp.Fields.Get("x-envoy-upstream-service-time"), 10, 64)
+			// A clock in whole milliseconds may begin one too early.
+			if took := time.Duration(said) * time.Millisecond; err != nil || took < least-time.Millisecond || took > most+time.Millisecond {
+				t.Errorf("%s says of %s, %s: %v, want %v to %v (%v)", j.name, path, name, took, least, most, err)
+			}
+			if conn := resp.Fields.Get("connection"); conn != "" {
+				t.Errorf("%s ends the connection of %s, %s: %q", j.name, path, name, conn)
+			}
+			_ = c.Close()
+		}
+	})
+}
+
 // TestEarlyAnswerLikeEnvoy: an answer that comes before all of the request has says nothing
 // of how long the host took, and ends an HTTP/1 connection, also if the rest comes behind it.
 func TestEarlyAnswerLikeEnvoy(t *testing.T) {
-	for upstream, protocol := range map[string]string{"HTTP/1": "", "HTTP/2": overHTTP2} {
-		t.Run(upstream, func(t *testing.T) {
-			t.Parallel()
-			h, both := uploadRig(t, protocol)
-			for _, j := range both {
-				for name, form := range uploadForms {
-					if form[1] == "" {
-						continue
-					}
-					for _, rest := range []string{"", form[2]} {
-						c, err := wire.Dial(j.addr, rig.Patience)
-						if err != nil {
-							t.Fatal(err)
-						}
-						resp, _ := h.upload(t, c, "/early", form)
-						service, conn := resp.Fields.Get("x-envoy-upstream-service-time"), resp.Fields.Get("connection")
-						if service != "" || conn != "close" {
-							t.Errorf("%s says of %s: service time %q, connection %q", j.name, name, service, conn)
-						}
-						_ = c.Send(rest)
-						if _, err := c.WaitClosed(); err != nil {
-							t.Errorf("%s, %s, rest %q: %v", j.name, name, rest, err)
-						}
-						_ = c.Close()
-					}
-				}
+	eachUpload(t, func(t *testing.T, h *uploadHost, j judge, name string, form [3]string) {
+		if form[1] == "" {
+			return
+		}
+		for _, rest := range []string{"", form[2]} {
+			c := dialJudge(t, j)
+			resp, _ := h.upload(t, c, "/early", form)
+			service, conn := resp.Fields.Get("x-envoy-upstream-service-time"), resp.Fields.Get("connection")
+			if service != "" || conn != "close" {
+				t.Errorf("%s says of %s: service time %q, connection %q", j.name, name, service, conn)
 			}
-		})
-	}
+			_ = c.Send(rest)
+			if _, err := c.WaitClosed(); err != nil {
+				t.Errorf("%s, %s, rest %q: %v", j.name, name, rest, err)
+			}
+			_ = c.Close()
+		}
+	})
 }
