@@ -16,23 +16,28 @@ const maxHead = 16 << 10
 // load's count.
 const refusal = "HTTP/1.1 501 Not Implemented\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
-// answers1 are a version's whole responses: one that keeps the connection, one
-// that closes it. Immutable.
-type answers1 struct{ kept, closing []byte }
+// answers1 are a version's whole responses. Immutable.
+type answers1 struct{ usual, large answer1 }
+
+// answer1 is a response that keeps the connection, and the same one closing it.
+type answer1 struct{ kept, closing []byte }
 
 func newAnswers1(version string) answers1 {
-	response := func(connection string) []byte {
+	response := func(connection, body string) []byte {
 		return []byte("HTTP/1.1 200 OK\r\n" +
 			"date: " + today() + "\r\n" +
 			"content-type: text/plain\r\n" +
 			VersionField + ": " + version + "\r\n" +
 			connection +
-			"content-length: " + strconv.Itoa(BodySize) + "\r\n\r\n" + body)
+			"content-length: " + strconv.Itoa(len(body)) + "\r\n\r\n" + body)
 	}
-	return answers1{kept: response(""), closing: response("connection: close\r\n")}
+	answer := func(body string) answer1 {
+		return answer1{kept: response("", body), closing: response("connection: close\r\n", body)}
+	}
+	return answers1{usual: answer(body), large: answer(strings.Repeat(body, LargeSize/BodySize))}
 }
 
-// body is every answer's body.
+// body is the usual answer's body.
 var body = strings.Repeat("pillion\n", BodySize/8)
 
 // today is the date that all answers carry: the one of the start. Peers pass it
@@ -48,8 +53,9 @@ type h1conn struct {
 	// body lacks. Never both.
 	head []byte
 	skip int64
-	// closing: the request whose body is being skipped is the last.
-	closing bool
+	// closing: the request whose body is being skipped is the last. large: it asks for
+	// the large answer.
+	closing, large bool
 	// upgrade: the request is for a WebSocket; key is its key.
 	upgrade bool
 	key     []byte
@@ -93,19 +99,28 @@ func (c *h1conn) take(l *loop, b []byte) bool {
 			l.out = appendUpgrade(l.out, Versions[c.version], c.key)
 			return len(b) == 0 || c.socket.take(l, b)
 		case c.closing:
-			l.out = append(l.out, l.http1[c.version].closing...)
+			l.out = append(l.out, c.answer(l).closing...)
 			return false
 		}
-		l.out = append(l.out, l.http1[c.version].kept...)
+		l.out = append(l.out, c.answer(l).kept...)
 	}
 	return true
+}
+
+// answer is what the request asks for.
+func (c *h1conn) answer(l *loop) *answer1 {
+	if c.large {
+		return &l.http1[c.version].large
+	}
+	return &l.http1[c.version].usual
 }
 
 // begin reads a request head without its closing empty line. It reports
 // whether the request is one that the origin takes.
 func (c *h1conn) begin(head []byte) bool {
 	c.skip, c.closing, c.upgrade = 0, false, false
-	_, rest, _ := bytes.Cut(head, []byte("\r\n"))
+	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
+	c.large = bytes.Contains(line, []byte(" "+LargePath))
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))

@@ -18,9 +18,9 @@ type conn struct {
 	speak protocol
 	// source is speak where it only sends; else nil.
 	source *tcp
-	// out is what a full socket buffer left unsent. Nothing is read meanwhile,
-	// so a client that doesn't read takes no more memory than one read's answers.
-	out []byte
+	// out is what a full socket buffer left unsent, in the storage kept. Nothing is read
+	// meanwhile, so a client that doesn't read takes no more memory than one read's answers.
+	out, kept []byte
 	// closing: the connection ends once out is sent.
 	closing bool
 	// watched are the events that epoll looks for.
@@ -168,7 +168,7 @@ func (l *loop) ready(c *conn, events uint32) bool {
 		if rest < 0 {
 			return false
 		}
-		c.out = c.out[:copy(c.out, c.out[len(c.out)-rest:])]
+		c.out = c.out[len(c.out)-rest:]
 		if rest > 0 {
 			return true
 		}
@@ -194,7 +194,8 @@ func (l *loop) ready(c *conn, events uint32) bool {
 	case rest == 0:
 		return stays
 	}
-	c.out, c.closing = append(c.out, l.out[len(l.out)-rest:]...), !stays
+	c.kept = append(c.kept[:0], l.out[len(l.out)-rest:]...)
+	c.out, c.closing = c.kept, !stays
 	return l.want(c, unix.EPOLLOUT)
 }
 

@@ -15,8 +15,13 @@ import (
 	"pillion/bench/proc"
 )
 
-// BodySize is the size of every answer's body.
-const BodySize = 1024
+// BodySize is the size of an answer's body, but for what LargePath asks for over
+// HTTP/1.1: that has LargeSize.
+const (
+	BodySize  = 1024
+	LargePath = "/large"
+	LargeSize = 1 << 20
+)
 
 // VersionField is the field by which an answer tells which of the origin's
 // versions gave it.

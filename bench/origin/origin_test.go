@@ -132,6 +132,28 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// TestLargeAnswer asks for two that come after one another, as a client does that is
+// slower than the origin.
+func TestLargeAnswer(t *testing.T) {
+	conn := dial(t, started(t).Addrs[HTTP][1])
+	const request = "GET " + LargePath + " HTTP/1.1\r\nhost: a\r\n\r\n"
+	if _, err := io.WriteString(conn, request+request+"GET / HTTP/1.1\r\nhost: a\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(conn)
+	for range 2 {
+		resp, err := nethttp.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		if err != nil || resp.Header.Get(VersionField) != "v2" || string(got) != strings.Repeat(body, LargeSize/BodySize) {
+			t.Fatalf("%d octets, %v", len(got), err)
+		}
+	}
+	answered(t, r, 200, "v2")
+}
+
 func TestClosing(t *testing.T) {
 	o := started(t)
 	cases := []struct {

@@ -77,14 +77,18 @@ const haproxyConfig = `global
     nbthread {{.Workers}}
     maxconn {{add .Connections 512}}
     tune.pool-low-fd-ratio 100
-    tune.pool-high-fd-ratio 100{{if gt .Streams 100}}
+    tune.pool-high-fd-ratio 100{{if .Big}}
+    maxpipes {{add .Connections .Connections}}
+    tune.pipesize 262144{{end}}{{if gt .Streams 100}}
     tune.h2.max-concurrent-streams {{.Streams}}{{end}}{{if .TLS.On}}
     ssl-default-bind-ciphersuites {{.Suite}}
     ssl-default-server-ciphersuites {{.Suite}}{{end}}
 
 defaults
     mode http
-    http-reuse always
+    http-reuse always{{if .Big}}
+    option splice-request
+    option splice-response{{end}}
     timeout connect 10s
     timeout client 1h
     timeout server 1h

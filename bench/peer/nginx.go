@@ -88,7 +88,10 @@ http {
     keepalive_requests 1000000000;{{if gt .Streams 100}}
     http2_max_concurrent_streams {{.Streams}};{{end}}
     client_max_body_size 0;
-    client_body_temp_path body;
+    client_body_temp_path body;{{if .Big}}
+    client_body_buffer_size 256k;
+    proxy_buffer_size 256k;
+    proxy_buffers 8 256k;{{end}}
     proxy_temp_path proxy;
     fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi;

@@ -39,6 +39,8 @@ type Job struct {
 	// Connections is how many clients connect at once, Streams how many requests
 	// each of them may have under way.
 	Connections, Streams int
+	// Big says that messages are of a size at which other buffers, and splicing, pay.
+	Big bool
 	// Traced, unless it is 0, is the percentage of requests that are traced. Spans go to the
 	// first origin by OTLP over HTTP, whose answer to everything is 200.
 	Traced int

@@ -17,6 +17,9 @@ import (
 func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
 	req := s.request(s.sc, r.Addr)
 	req.Body, req.Close = s.Body, s.Close
+	if s.Large {
+		req.Path = origin.LargePath
+	}
 	if s.sc.Sealed == In {
 		mode := s.Handshakes
 		if mode == "" {

@@ -32,6 +32,8 @@ type Scenario struct {
 	// Routes is how many routes by path each service with subsets has more, none
 	// of which matches.
 	Routes int
+	// Big says that messages are so big that a peer does well to prepare for it.
+	Big bool
 	// Traced is the percentage of requests that are traced.
 	Traced int
 	// Downstream is what the clients speak, Upstream what the services do.
@@ -104,6 +106,18 @@ func ofHTTP1() []Scenario {
 			Summary:  "HTTP/1.1: uploads of 64 KiB over 64 keep-alive connections, routed by host and header",
 			Services: 1, Subsets: true, Connections: 64,
 			Measure: Throughput{Body: 64 << 10},
+		},
+		{
+			Name:     "h1-get-1m",
+			Summary:  "HTTP/1.1: answers of 1 MiB over 16 keep-alive connections, routed by host and header",
+			Services: 1, Subsets: true, Big: true, Connections: 16,
+			Measure: Throughput{Large: true},
+		},
+		{
+			Name:     "h1-post-1m",
+			Summary:  "HTTP/1.1: uploads of 1 MiB over 16 keep-alive connections, routed by host and header",
+			Services: 1, Subsets: true, Big: true, Connections: 16,
+			Measure: Throughput{Body: 1 << 20},
 		},
 		{
 			Name:     "h1-10-services",
@@ -221,6 +235,18 @@ func ofTLS() []Scenario {
 			Summary:  "HTTP/1.1: plain with 64 keep-alive clients, mutual TLS to the origins, answers of 1 KiB, routed by host and header" + sealing,
 			Services: 1, Subsets: true, Sealed: Out, Connections: 64,
 			Measure: Throughput{},
+		},
+		{
+			Name:     "mtls-in-get-1m",
+			Summary:  "as mtls-in, with answers of 1 MiB to 16 clients" + sealing,
+			Services: 1, Sealed: In, Big: true, Connections: 16,
+			Measure: Throughput{Large: true},
+		},
+		{
+			Name:     "mtls-out-get-1m",
+			Summary:  "as mtls-out, with answers of 1 MiB to 16 clients" + sealing,
+			Services: 1, Subsets: true, Sealed: Out, Big: true, Connections: 16,
+			Measure: Throughput{Large: true},
 		},
 		{
 			Name:     "sidecar-pair",

@@ -35,6 +35,8 @@ type Throughput struct {
 	// a message. Messages: streams stay open, and messages are what is counted.
 	Body     int
 	Messages bool
+	// Large has the origin's large answer asked for.
+	Large bool
 	// Bulk measures first what it costs to pass on bytes, one way and as many as
 	// will go, over so many connections; 0 for not at all.
 	Bulk int
