@@ -152,6 +152,34 @@ func TestBodies(t *testing.T) {
 	}
 }
 
+// TestBigBodies are counted whole, however little of them passes through our hands, and
+// the connection goes on behind them.
+func TestBigBodies(t *testing.T) {
+	const size = 5<<20 + 3
+	b := inproc.NewBackend(t, func(c *inproc.Conn) {
+		c.Serve(func(_ string, _ map[string]string, body string) string { return inproc.OK(body) })
+	})
+	p := inproc.Start(t, map[string]string{"echo.yaml": inproc.Service("echo", b)})
+	c := inproc.Dial(t, p.Addr("http"))
+	body := strings.Repeat("0123456789abcdef", size/16+1)[:size]
+	const times = 3
+	for range times {
+		r := c.Do(fmt.Sprintf("POST /x HTTP/1.1\nHost: echo:9080\nContent-Length: %d\n\n%s", size, body))
+		if r.Body != body {
+			t.Fatalf("%d octets came back of %d", len(r.Body), size)
+		}
+	}
+	if n := b.Conns.Load(); n != 1 {
+		t.Errorf("%d upstream connections, want 1", n)
+	}
+	for _, name := range []string{"istio_request_bytes_sum", "istio_response_bytes_sum"} {
+		p.WaitFor("all octets are in "+name, func() bool { return metric(t, p, name) >= times*size })
+		if n := metric(t, p, name); n > times*(size+1000) {
+			t.Errorf("%s is %v for bodies of %d octets", name, n, times*size)
+		}
+	}
+}
+
 // TestBothWaysAtOnce streams up and down in turns on one exchange: each piece
 // must arrive before the next is sent.
 func TestBothWaysAtOnce(t *testing.T) {

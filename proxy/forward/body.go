@@ -257,6 +257,9 @@ func (p *pump) copy(c *Call) *http.Error {
 		if err := c.up.WriteBody(piece, false); err != nil {
 			return asError(err)
 		}
+		if err := c.carryRequest(); err != nil {
+			return err
+		}
 	}
 }
 

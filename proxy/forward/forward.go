@@ -15,6 +15,7 @@ import (
 	"pillion/proxy/buf"
 	"pillion/proxy/cluster"
 	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
 	"pillion/proxy/http/h2"
 	"pillion/proxy/pool"
 	"pillion/proxy/router"
@@ -31,6 +32,9 @@ type Downstream interface {
 	CutShort()
 	// Started reports whether the response's head was written.
 	Started() bool
+	// Socket is the client's HTTP/1 connection where what the methods above read and
+	// write of bodies is what it carries; nil otherwise.
+	Socket() *h1.ServerConn
 	// StopReading makes a ReadBody in progress, and those to come, fail until
 	// ResumeReading.
 	StopReading()

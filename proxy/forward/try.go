@@ -244,6 +244,9 @@ func (c *Call) sendResponse() *http.Error {
 		if err := c.down.WriteBody(p, false); err != nil {
 			return errCancelled
 		}
+		if err := c.carryResponse(); err != nil {
+			return err
+		}
 	}
 	c.judge(true)
 	return nil

@@ -2,7 +2,10 @@
 
 package hcm
 
-import "pillion/proxy/http"
+import (
+	"pillion/proxy/http"
+	"pillion/proxy/http/h1"
+)
 
 // wrap puts the filters that change bodies before the codec, the first one
 // next to the client.
@@ -19,6 +22,12 @@ func (st *stream) wrap() {
 	}
 	st.ex.Wrapped = true
 	st.codec = &wrapped{codec: st.codec, top: top}
+}
+
+// Socket implements forward.Downstream.
+func (st *stream) Socket() *h1.ServerConn {
+	c, _ := st.codec.(*h1.ServerConn) // not where it is wrapped
+	return c
 }
 
 // wrapped is a codec behind the stream that filters made of it.

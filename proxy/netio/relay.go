@@ -4,6 +4,7 @@ package netio
 
 import (
 	"io"
+	"math"
 	"sync/atomic"
 	"syscall"
 
@@ -19,10 +20,8 @@ import (
 // full. When a piece fills the buffer more is to be expected, and the kernel
 // moves the rest by itself (splice(2)). While nothing comes, nothing is held.
 func Relay(dst, src *Conn, moved *atomic.Uint64) (srcErr, dstErr error) {
-	r := relay{dst: dst, src: src, moved: moved}
-	if dst.raw != nil && src.raw != nil {
-		r.pullFn, r.pushFn = r.pull, r.push
-	}
+	r := relay{dst: dst, src: src, moved: moved, bound: unbound}
+	r.bind()
 	for {
 		full, srcErr, dstErr := r.copyOne()
 		if srcErr != nil || dstErr != nil {
@@ -36,6 +35,18 @@ func Relay(dst, src *Conn, moved *atomic.Uint64) (srcErr, dstErr error) {
 	}
 }
 
+// Carry is Relay for the next n bytes, as long as many come at a time and both sides
+// are sockets. It returns how many bytes dst has taken, and io.EOF as srcErr where src
+// has ended. What it leaves without an error is for the caller to copy.
+func Carry(dst, src *Conn, n int64) (moved int64, srcErr, dstErr error) {
+	var count atomic.Uint64
+	r := relay{dst: dst, src: src, moved: &count, bound: n}
+	if r.bind(); r.pullFn != nil {
+		srcErr, dstErr = r.spliceAll()
+	}
+	return int64(count.Load()), srcErr, dstErr
+}
+
 func noEOF(err error) error {
 	if err == io.EOF {
 		return nil
@@ -47,6 +58,7 @@ func noEOF(err error) error {
 type relay struct {
 	dst, src *Conn
 	moved    *atomic.Uint64
+	bound    int64 // how many bytes are still to be pulled, or unbound
 	// pullFn and pushFn are pull and push, bound once; nil where one side is
 	// no socket.
 	pullFn, pushFn func(fd uintptr) bool
@@ -55,6 +67,16 @@ type relay struct {
 	pulled int
 	failed error // of the last pull or push
 	left   int   // bytes in the pipe
+}
+
+// unbound is the bound of a relay that ends with src.
+const unbound = math.MaxInt64
+
+// bind makes splicing possible where both sides are sockets.
+func (r *relay) bind() {
+	if r.dst.raw != nil && r.src.raw != nil {
+		r.pullFn, r.pushFn = r.pull, r.push
+	}
 }
 
 // copyOne waits for bytes and carries one piece. full tells that more of them
@@ -81,7 +103,7 @@ const (
 // spliceAll moves bytes through a pipe while many come at a time.
 func (r *relay) spliceAll() (srcErr, dstErr error) {
 	defer r.release()
-	for small := 0; small < leanRun; {
+	for small := 0; small < leanRun && r.bound > 0; {
 		r.failed = nil
 		if err := r.src.raw.Read(r.pullFn); err != nil {
 			return err, nil
@@ -99,6 +121,7 @@ func (r *relay) spliceAll() (srcErr, dstErr error) {
 			small = 0
 		}
 		r.left = r.pulled
+		r.bound -= int64(r.pulled)
 		if err := r.dst.raw.Write(r.pushFn); err != nil {
 			return nil, err
 		}
@@ -118,7 +141,7 @@ func (r *relay) pull(fd uintptr) bool {
 			return true
 		}
 	}
-	n, err := splice(int(fd), r.pipe.w, pipeSize)
+	n, err := splice(int(fd), r.pipe.w, int(min(pipeSize, r.bound)))
 	if err == syscall.EAGAIN {
 		pipes.put(r.pipe)
 		r.pipe = nil

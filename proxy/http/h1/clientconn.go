@@ -286,13 +286,18 @@ func (c *ClientConn) ReadBody() ([]byte, error) {
 	if err == nil || err == io.EOF {
 		return p, err
 	}
+	return nil, bodyError(err)
+}
+
+// bodyError maps what broke a response's body off.
+func bodyError(err error) *http.Error {
 	if _, ok := err.(*http.Error); ok {
-		return nil, errUpstreamBody
+		return errUpstreamBody
 	}
 	if isTimeout(err) {
-		return nil, errUpstreamLate
+		return errUpstreamLate
 	}
-	return nil, errUpstreamCut
+	return errUpstreamCut
 }
 
 // BodyEnded reports whether the response is completely read.

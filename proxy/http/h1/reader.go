@@ -29,6 +29,7 @@ type reader struct {
 	ended   bool // the message is completely read
 	eofSeen bool // the stream has ended
 	foreign bool // the body is another protocol's stream
+	carried bool // the kernel has moved, or tried to move, some of the body
 }
 
 // more waits for bytes behind those unread. It keeps what the head's fields
@@ -105,7 +106,7 @@ func (r *reader) begin(n int, f http.Framing, from http.Side, lim *Limits) {
 	r.in.Advance(n)
 	r.pin = true
 	r.kind, r.left = f.Kind, f.Length
-	r.adv = 0
+	r.adv, r.carried = 0, false
 	r.ended = f.Kind == http.BodyNone || f.Kind == http.BodyLength && f.Length == 0
 	if f.Kind == http.BodyChunked {
 		r.chunk.Reset(from, lim)
@@ -179,7 +180,11 @@ func (r *reader) bodyRoom() {
 
 func (r *reader) fillBody() error {
 	r.bodyRoom()
-	err := r.more()
+	return cut(r.more())
+}
+
+// cut is the error of a read in the middle of a body.
+func cut(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
 	}

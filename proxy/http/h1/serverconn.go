@@ -173,13 +173,18 @@ func (c *ServerConn) ReadBody() ([]byte, error) {
 	if err == nil || err == io.EOF {
 		return p, err
 	}
+	return nil, requestError(err)
+}
+
+// requestError maps what broke a request's body off.
+func requestError(err error) *http.Error {
 	if he, ok := err.(*http.Error); ok {
-		return nil, he
+		return he
 	}
 	if isTimeout(err) {
-		return nil, errRequestTimeout
+		return errRequestTimeout
 	}
-	return nil, errClientGone
+	return errClientGone
 }
 
 // RequestTrailers returns the trailers after ReadBody returned io.EOF.
