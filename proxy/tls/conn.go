@@ -5,6 +5,7 @@ package tls
 import (
 	"context"
 	stdtls "crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -201,11 +202,37 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if err := c.tap.finish(); err != nil || len(p) == 0 {
 		return 0, err
 	}
-	return c.std.Write(p)
+	if len(p) <= maxRecord {
+		return c.std.Write(p)
+	}
+	return c.writeGathered(p)
 }
 
-// maxRecord is the most that one record holds (RFC 8446 section 5.1).
-const maxRecord = 16 << 10
+const (
+	// maxRecord is the most that one record holds (RFC 8446 section 5.1).
+	maxRecord = 16 << 10
+	// gathered is how much is encrypted for one write to the socket: what fits, as
+	// records, into a buffer of buf.Large.
+	gathered = 3 * maxRecord
+)
+
+// writeGathered writes what makes several records.
+func (c *Conn) writeGathered(p []byte) (wrote int, err error) {
+	var store buf.Buffer
+	store.UseLarge()
+	defer store.Release()
+	for len(p) > 0 {
+		records := store.Free()[:0]
+		c.tap.hold(&records)
+		n, err := c.std.Write(p[:min(len(p), gathered)])
+		if err := errors.Join(err, c.tap.letGo()); err != nil {
+			return wrote, err
+		}
+		wrote += n
+		p = p[n:]
+	}
+	return wrote, nil
+}
 
 // TryWrite encrypts and writes as much of p as the socket takes without
 // waiting. Unless done is true, a Write of the rest, which may be empty, has
@@ -393,6 +420,17 @@ func (t *tap) hold(b *[]byte) {
 	t.mu.Unlock()
 }
 
+// letGo sends the records that were held: before any that others may write, which come
+// behind them.
+func (t *tap) letGo() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	records := *t.held
+	t.held = nil
+	_, err := t.send(records)
+	return err
+}
+
 // Read hands out bytes of the current record.
 func (t *tap) Read(p []byte) (int, error) {
 	if t.in.Len() == 0 {
@@ -438,6 +476,9 @@ func (t *tap) take(n int) {
 
 // fill reads more, as far as the mode lets it.
 func (t *tap) fill() error {
+	if t.rest > 0 {
+		t.in.UseLarge() // a big record is under way, and more of them behind it
+	}
 	t.room()
 	switch t.mode {
 	case tapMemory:

@@ -371,6 +371,52 @@ func TestWriteAwait(t *testing.T) {
 	}
 }
 
+// countedWrites counts the writes to a connection that is no socket.
+type countedWrites struct {
+	net.Conn
+	n int
+}
+
+func (c *countedWrites) Write(p []byte) (int, error) {
+	c.n++
+	return c.Conn.Write(p)
+}
+
+// TestWriteGathers: what makes several records goes out in writes of three.
+func TestWriteGathers(t *testing.T) {
+	c, s, _, _ := mesh(t, newTestCA(t, "root"))
+	nc, ns := socketPair(t)
+	count := &countedWrites{Conn: nc}
+	client, server := join(t, c, s, count, ns)
+	for _, w := range []struct{ size, writes int }{
+		{1, 1}, {maxRecord, 1}, {maxRecord + 1, 1}, {gathered, 1}, {gathered + 1, 2}, {5 * gathered, 5},
+	} {
+		p := bytes.Repeat([]byte("0123456789"), w.size/10+1)[:w.size]
+		got := make(chan []byte, 1)
+		go func() {
+			q := make([]byte, w.size)
+			_, _ = io.ReadFull(server, q)
+			got <- q
+		}()
+		count.n = 0
+		before := client.Sent()
+		n, err := client.Write(p)
+		if n != w.size || err != nil || count.n != w.writes {
+			t.Errorf("%d bytes: %d in %d writes, want %d; %v", w.size, n, count.n, w.writes, err)
+		}
+		if sent := client.Sent() - before; sent <= uint64(w.size) {
+			t.Errorf("%d bytes: %d were counted on the wire", w.size, sent)
+		}
+		if !bytes.Equal(<-got, p) {
+			t.Errorf("%d bytes: others came", w.size)
+		}
+	}
+	_ = nc.Close()
+	if n, err := client.Write(make([]byte, 2*gathered)); n != 0 || err == nil {
+		t.Errorf("on a closed connection: %d, %v", n, err)
+	}
+}
+
 // TestEndBehindByte: a stream that ends behind the one byte that was looked at ahead is
 // found to have ended by a reader who takes the byte and then waits.
 func TestEndBehindByte(t *testing.T) {
