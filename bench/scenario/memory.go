@@ -58,9 +58,10 @@ func (b *Bench) startup(ctx context.Context, l Located, sc Scenario) (report.Sam
 type IdleConnections struct{}
 
 const (
-	// primer is how many connections open and close first, so that what the
-	// first few cost isn't counted.
-	primer = 64
+	// firstShare: one in so many of the connections is opened before the first look, so
+	// that what the first ones cost isn't counted, nor what a peer gives back at their
+	// occasion.
+	firstShare = 5
 	// holdEstimate is about the time to open, use and close all connections.
 	holdEstimate = 2 * time.Second
 )
@@ -106,16 +107,16 @@ func (b *Bench) hold(ctx context.Context, l Located, sc Scenario) (report.Sample
 			return load.HoldTLS(ctx, req, n, cfg)
 		}
 	}
-	warm, err := hold(ctx, req, primer)
+	first, err := hold(ctx, req, sc.Connections/firstShare)
 	if err != nil {
 		return s, err
 	}
-	warm.Close()
+	defer first.Close()
 	before, err := b.settled(ctx, r)
 	if err != nil {
 		return s, err
 	}
-	held, err := hold(ctx, req, sc.Connections)
+	held, err := hold(ctx, req, sc.Connections-first.Len())
 	if err != nil {
 		return s, err
 	}
@@ -133,6 +134,7 @@ func (b *Bench) hold(ctx context.Context, l Located, sc Scenario) (report.Sample
 		s.ErrorKinds = fmt.Sprintf("%d connections were closed by the peer meanwhile", failed)
 	}
 	held.Close()
+	first.Close()
 	after, err := b.settled(ctx, r)
 	s.Values[report.PerConnection] = float64(during.RSS-before.RSS) / float64(held.Len())
 	s.Values[report.RSSBefore] = mib(before.RSS)
