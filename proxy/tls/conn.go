@@ -29,6 +29,7 @@ type Conn struct {
 	// Of the handshake, for the counters and for logs. Immutable after it.
 	curve      stdtls.CurveID
 	serverName string
+	serves     bool // it is a server's; immutable
 
 	// more says that the last read may have left decrypted bytes; ahead is
 	// one that Buffered had to take out to find out; over says that a read has
@@ -76,6 +77,12 @@ func (c *Conn) settle(f *verifier, san string, own *keyPair) *Error {
 		return err
 	}
 	c.info.Peer, c.info.PeerVerified = v.cert, v.verified
+	if c.serves {
+		// One copy of equal certificates will do for all connections. The state shares this
+		// slice with the connection (crypto/tls: connectionStateLocked). A client's may be
+		// that of its session, and so of other connections, which read it.
+		copy(cs.PeerCertificates, v.chain)
+	}
 	return nil
 }
 

@@ -93,7 +93,7 @@ func (s *Server) Handshake(ctx context.Context, nc net.Conn) (*Conn, error) {
 		return nil, err
 	}
 	c := newConn(nc)
-	c.std = stdtls.Server(&c.tap, b.config)
+	c.std, c.serves = stdtls.Server(&c.tap, b.config), true
 	err = c.handshake(ctx)
 	if err == nil {
 		err = c.settle(b.verify, "", c.tap.pair)

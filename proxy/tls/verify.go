@@ -70,6 +70,7 @@ type verdictKey struct {
 type verdict struct {
 	from, until time.Time
 	cert        *http.Certificate
+	chain       []*x509.Certificate // as it was seen first
 	verified    bool
 }
 
@@ -130,7 +131,7 @@ func (f *verifier) remember(key verdictKey, v *verdict) {
 
 // judge makes all the checks.
 func (f *verifier) judge(key verdictKey, chain []*x509.Certificate, now time.Time) (*verdict, *Error) {
-	out := &verdict{from: chain[0].NotBefore, until: chain[0].NotAfter}
+	out := &verdict{from: chain[0].NotBefore, until: chain[0].NotAfter, chain: slices.Clone(chain)}
 	if f.v != nil {
 		verified, err := f.check(out, chain, key.ownSAN, now)
 		if err != nil && !f.v.AcceptUntrusted {
