@@ -135,7 +135,9 @@ func (r rawRoute) serve(t testing.TB) (addr string) {
 			if err != nil {
 				return
 			}
-			conns.Go(func() { h.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
+			conns.Go(func() {
+				h.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}).Run()
+			})
 		}
 	})
 	t.Cleanup(func() {

@@ -15,16 +15,16 @@ type Connections struct {
 	Logs []*Logger
 	// Next serves the connections.
 	Next interface {
-		Serve(nc net.Conn, info *http.ConnInfo)
+		Serve(nc net.Conn, info *http.ConnInfo) http.Rest
 	}
 }
 
 // Serve has a connection served and logs it. It takes ownership of nc.
-func (c *Connections) Serve(nc net.Conn, info *http.ConnInfo) {
+func (c *Connections) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
 	start := http.Now()
 	info.Logged = true
-	defer c.log(info, start)
-	c.Next.Serve(nc, info)
+	serve := http.Rest(func() http.Rest { return c.Next.Serve(nc, info) })
+	return serve.Then(func() { c.log(info, start) })()
 }
 
 // exchanges are what formats read.

@@ -122,7 +122,7 @@ func TestListenerLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	logged := accesslog.Connections{Logs: l.AccessLogs, Next: &listener.Switch{Matcher: none, Stats: new(listener.SwitchStats)}}
-	logged.Serve(server, &http.ConnInfo{Local: "127.0.0.1:15001", OriginalDst: "10.0.0.1:80"})
+	logged.Serve(server, &http.ConnInfo{Local: "127.0.0.1:15001", OriginalDst: "10.0.0.1:80"}).Run()
 	if err := sinks.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,9 @@ func serveResources(t testing.TB, env Env, r *Resources) (addrs map[string]strin
 				if err != nil {
 					return
 				}
-				conns.Go(func() { h.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}) })
+				conns.Go(func() {
+					h.Serve(nc, &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}).Run()
+				})
 			}
 		})
 	}

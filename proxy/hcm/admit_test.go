@@ -55,7 +55,7 @@ func askRig(t *testing.T) (s *slowAdmitter, tr *Tracker, client net.Conn, info *
 	info = &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String(), Logged: true}
 	served = make(chan struct{})
 	go func() {
-		m.Serve(nc, info)
+		m.Serve(nc, info).Run()
 		close(served)
 	}()
 	<-s.asked
@@ -88,7 +88,7 @@ func TestAdmissionAfterADrain(t *testing.T) {
 	first := New(&Config{}, tr)
 	client, server := net.Pipe()
 	defer client.Close()
-	go first.Serve(server, &http.ConnInfo{}) // so that there is something to break off
+	go func() { first.Serve(server, &http.ConnInfo{}).Run() }() // so that there is something to break off
 	for tr.Count() == 0 {
 		if _, err := client.Write([]byte("G")); err != nil {
 			t.Fatal(err)
@@ -98,7 +98,7 @@ func TestAdmissionAfterADrain(t *testing.T) {
 	s := &slowAdmitter{make(chan struct{}), make(chan bool, 1), make(chan struct{})}
 	late, other := net.Pipe()
 	defer late.Close()
-	New(&Config{Admit: []filter.Admitter{s}}, tr).Serve(other, &http.ConnInfo{})
+	New(&Config{Admit: []filter.Admitter{s}}, tr).Serve(other, &http.ConnInfo{}).Run()
 	<-s.given
 }
 

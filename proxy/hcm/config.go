@@ -148,5 +148,8 @@ type Handler struct {
 	generation uint32
 }
 
-// Serve serves one connection until it is closed. It takes ownership of nc.
-func (h *Handler) Serve(nc net.Conn, info *http.ConnInfo) { h.m.serve(nc, info, h.generation) }
+// Serve serves one connection until it is closed, or until it is idle and better waited
+// for by another goroutine. It takes ownership of nc.
+func (h *Handler) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
+	return h.m.serve(nc, info, h.generation)
+}

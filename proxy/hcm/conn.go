@@ -44,10 +44,13 @@ type conn struct {
 	st   *stream // of the exchange that Take has begun, with its head if left says so
 
 	mu    sync.Mutex
-	state connState     // guarded by mu
-	since int64         // when state changed, of http.Now; guarded by mu
-	call  *forward.Call // of the exchange under way; guarded by mu
-	multi *h2.Conn      // when it speaks HTTP/2; set once, guarded by mu
+	state connState  // guarded by mu
+	stack stackState // guarded by mu
+	// leftAt is IdleSince of multi when its goroutine was last asked to leave. Guarded by mu.
+	leftAt int64
+	since  int64         // when state changed, of http.Now; guarded by mu
+	call   *forward.Call // of the exchange under way; guarded by mu
+	multi  *h2.Conn      // when it speaks HTTP/2; set once, guarded by mu
 	// giveUp is closed when nobody wants to know any more whether the connection may
 	// be served; nil when that isn't asked. Guarded by mu.
 	giveUp chan struct{}
@@ -92,53 +95,82 @@ type codec interface {
 
 var streamPool = sync.Pool{New: func() any { return new(stream) }}
 
-// Serve serves one connection until it is closed. It takes ownership of nc.
-func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) { m.serve(nc, info, m.generation.Load()) }
+// Serve is Handler.Serve for the current generation.
+func (m *Manager) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
+	return m.serve(nc, info, m.generation.Load())
+}
 
-func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) {
+func (m *Manager) serve(nc net.Conn, info *http.ConnInfo, generation uint32) (rest http.Rest) {
 	cfg := m.config()
-	c := &conn{m: m, info: info, since: http.Now(), generation: generation}
-	c.sc = h1.NewServerConn(nc, cfg.Limits)
-	var giveUp chan struct{}
-	if len(cfg.Admit) > 0 {
-		giveUp = make(chan struct{})
-		c.state, c.giveUp = stateAsking, giveUp
+	c, giveUp := m.open(nc, info, generation, cfg)
+	defer c.leave(&rest)
+	if c.admit(cfg.Admit, giveUp) {
+		rest = c.goOn
 	}
+	return rest
+}
+
+// open makes a conn, which the tracker knows from then on. giveUp is nil where nobody
+// is asked whether it may be served.
+func (m *Manager) open(nc net.Conn, info *http.ConnInfo, generation uint32, cfg *Config) (c *conn, giveUp <-chan struct{}) {
+	c = &conn{m: m, info: info, since: http.Now(), generation: generation}
+	c.sc = h1.NewServerConn(nc, cfg.Limits)
+	if len(cfg.Admit) > 0 {
+		c.state, c.giveUp = stateAsking, make(chan struct{})
+	}
+	giveUp = c.giveUp
 	m.tracker.add(c)
 	m.Stats.CxTotal.Inc()
 	m.Stats.CxActive.Inc()
-	defer func() {
-		if c.multi == nil {
-			c.sc.Close()
-		}
-		m.Stats.CxActive.Dec()
-		m.Stats.CxDestroy.Inc()
-		m.tracker.remove(c)
-	}()
-	if c.admit(cfg.Admit, giveUp) {
-		c.serveRequests()
-	}
+	return c, giveUp
 }
 
-// serveRequests serves what comes until the connection ends. Requests that come whole
-// are served by Take, between two reads of the codec's loop; for the others that loop
-// is left, because something has to be read for them.
-func (c *conn) serveRequests() {
+// goOn serves a connection that may be served until it ends, or another goroutine is
+// to go on.
+func (c *conn) goOn() (rest http.Rest) {
+	defer c.leave(&rest)
+	if c.multi != nil {
+		return c.runHTTP2()
+	}
+	return c.serveRequests()
+}
+
+// leave ends the connection unless there is a rest.
+func (c *conn) leave(rest *http.Rest) {
+	if *rest != nil {
+		return
+	}
+	if c.multi == nil {
+		c.sc.Close()
+	} else {
+		c.endedHTTP2()
+	}
+	c.m.Stats.CxActive.Dec()
+	c.m.Stats.CxDestroy.Inc()
+	c.m.tracker.remove(c)
+}
+
+// serveRequests serves what comes until the connection ends, or another goroutine is to
+// wait for more. Requests that come whole are served by Take, between two reads of the
+// codec's loop; for the others that loop is left, because something has to be read for
+// them.
+func (c *conn) serveRequests() http.Rest {
 	for {
 		c.left = leavesNothing
 		_ = c.sc.Each(c) // that it failed shows in what Take has left
 		switch {
 		case c.left == leavesEnd:
-			return
+			return nil
+		case c.left == leavesNothing && c.leavesStack():
+			return c.waitOn
 		case c.left == leavesNothing: // a read has failed
 			c.ended()
-			return
+			return nil
 		case c.left == leavesProtocol && c.speaksHTTP2():
-			c.serveHTTP2()
-			return
+			return c.serveHTTP2()
 		}
 		if !c.serveOne() {
-			return
+			return nil
 		}
 	}
 }
@@ -268,6 +300,7 @@ func (c *conn) begun() (now int64) {
 		c.sc.SetReadDeadline(time.Time{})
 		c.sc.SetLast()
 	}
+	c.stackUsedLocked()
 	c.state = stateActive
 	c.since = http.Now()
 	return c.since
@@ -287,6 +320,7 @@ func (c *conn) ended() {
 // closeIdleLocked closes an idle connection; mu is held.
 func (c *conn) closeIdleLocked() {
 	c.state = stateClosing
+	c.stackStaysLocked()
 	c.sc.StopReading()
 }
 

@@ -22,18 +22,31 @@ type multiStream struct {
 
 var multiPool = sync.Pool{New: func() any { return new(multiStream) }}
 
-// serveHTTP2 serves the connection until it ends.
-func (c *conn) serveHTTP2() {
+// serveHTTP2 serves the connection, which turned out to speak HTTP/2, as runHTTP2 does.
+func (c *conn) serveHTTP2() http.Rest {
 	nc, in := c.sc.Detach()
 	s := &c.m.Stats
 	s.Cx2Total.Inc()
 	s.Cx2Active.Inc()
-	defer s.Cx2Active.Dec()
 	multi := h2.NewServer(nc, in, c.m.config().http2(), &c.m.tracker.HTTP2, c)
 	c.mu.Lock()
 	c.multi, c.sc = multi, nil
 	c.mu.Unlock()
-	multi.Run()
+	return c.runHTTP2()
+}
+
+// runHTTP2 serves such a connection until it ends, or another goroutine is to go on.
+func (c *conn) runHTTP2() http.Rest {
+	if c.multi.Run() {
+		return c.waitOn
+	}
+	return nil
+}
+
+// endedHTTP2 notes that such a connection has ended.
+func (c *conn) endedHTTP2() {
+	s := &c.m.Stats
+	s.Cx2Active.Dec()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state == stateClosing {

@@ -148,6 +148,7 @@ func (t *Tracker) noteQuiet(moving bool, c changes, now int64) {
 	t.mu.Lock()
 	t.peak, t.settled = t.count, t.count
 	t.mu.Unlock()
+	t.renewStacks(now)
 	t.OnQuiet()
 }
 
@@ -280,6 +281,7 @@ func (c *conn) abortLocked() {
 	}
 	c.giveUpLocked()
 	c.cancelLocked()
+	c.stackStaysLocked()
 	c.sc.Abort()
 }
 

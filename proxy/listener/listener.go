@@ -24,10 +24,10 @@ import (
 	"pillion/proxy/tls"
 )
 
-// Handler serves one accepted connection until it is closed. It owns nc from
-// the call on, and must close it.
+// Handler serves one accepted connection until it is closed, or until it returns what
+// is to go on with it. It owns nc from the call on, and must close it.
 type Handler interface {
-	Serve(nc net.Conn, info *http.ConnInfo)
+	Serve(nc net.Conn, info *http.ConnInfo) http.Rest
 }
 
 // acceptPause is how long accepting rests when the process has run out of
@@ -217,33 +217,54 @@ func (l *Listener) accept(ln net.Listener) {
 
 // serve gives an accepted connection to the listener that is to serve it.
 func (l *Listener) serve(nc net.Conn) {
-	info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
-	to := l
-	if o := l.original.Load(); o != nil {
-		to = o.find(nc, info, l)
-	}
+	to, info := l.find(nc)
 	to.take(nc, info)
+}
+
+// find returns that listener.
+func (l *Listener) find(nc net.Conn) (*Listener, *http.ConnInfo) {
+	info := &http.ConnInfo{Local: nc.LocalAddr().String(), Remote: nc.RemoteAddr().String()}
+	if o := l.original.Load(); o != nil {
+		return o.find(nc, info, l), info
+	}
+	return l, info
 }
 
 // take serves a connection.
 func (l *Listener) take(nc net.Conn, info *http.ConnInfo) {
 	l.cxTotal.Inc()
 	l.cxActive.Inc()
-	defer l.cxActive.Dec()
-	defer l.contain(nc)
 	info.Direction = l.direction
-	(*l.handler.Load()).Serve(nc, info)
+	var rest http.Rest
+	defer l.leave(nc, &rest)
+	if rest = (*l.handler.Load()).Serve(nc, info); rest != nil {
+		rest = rest()
+	}
 }
 
-// contain keeps a defect that one connection met from ending the process: the
-// connection is closed, and the defect is logged and counted.
-func (l *Listener) contain(nc net.Conn) {
+// goOn goes on with serving a connection on another goroutine.
+func (l *Listener) goOn(nc net.Conn, serve http.Rest) {
+	var rest http.Rest
+	defer l.leave(nc, &rest)
+	rest = serve()
+}
+
+// leave ends a connection, or has another goroutine go on with it. It keeps a defect
+// that the connection met from ending the process: the connection is closed, and the
+// defect is logged and counted.
+func (l *Listener) leave(nc net.Conn, rest *http.Rest) {
 	if r := recover(); r != nil {
 		defer nc.Close()
 		l.cxPanics.Inc()
 		l.log.Error("a connection was closed because of a defect in the proxy; please report it",
 			"listener", l.name, "panic", r, "stack", string(debug.Stack()))
+		*rest = nil
 	}
+	if *rest != nil {
+		go l.goOn(nc, *rest)
+		return
+	}
+	l.cxActive.Dec()
 }
 
 // Close stops accepting and frees the address. Connections stay open.

@@ -19,7 +19,10 @@ import (
 
 type handlerFunc func(nc net.Conn, info *http.ConnInfo)
 
-func (f handlerFunc) Serve(nc net.Conn, info *http.ConnInfo) { f(nc, info) }
+func (f handlerFunc) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
+	f(nc, info)
+	return nil
+}
 
 // greet writes text and closes.
 func greet(text string) Handler {

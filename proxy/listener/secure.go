@@ -34,18 +34,18 @@ type Secure struct {
 
 // Serve does the handshake and hands the connection on. info tells from then on who
 // is at the other end.
-func (s *Secure) Serve(nc net.Conn, info *http.ConnInfo) {
+func (s *Secure) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
 	s.Stats.PreCxActive.Inc()
 	sealed, err := s.handshake(nc)
 	s.Stats.PreCxActive.Dec()
 	if err != nil {
 		s.refused(err, info)
 		_ = nc.Close()
-		return
+		return nil
 	}
 	info.TLS, info.SNI = sealed.Info(), sealed.ServerName()
 	info.PeerPrincipal, info.OwnPrincipal = info.TLS.Principals()
-	s.Next.Serve(sealed, info)
+	return s.Next.Serve(sealed, info)
 }
 
 // handshake waits for the client to begin, which takes no memory, then for a

@@ -75,7 +75,18 @@ func (s *InspectorStats) CollectStats(e *stats.Emitter) {
 }
 
 // Serve finds the chain of a connection and has it served.
-func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
+func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
+	h, nc := s.choose(nc, info)
+	if h == nil {
+		return nil
+	}
+	return h.Serve(nc, info)
+}
+
+// choose returns the chain of a connection, nil if that was closed instead, and the
+// connection, which still has the bytes that were looked at. What it takes of the stack
+// isn't held while the connection is served.
+func (s *Switch) choose(nc net.Conn, info *http.ConnInfo) (Handler, net.Conn) {
 	f := Facts{Destination: parseAddr(info.OriginalDst, info.Local), Source: parseAddr("", info.Remote), TransportProtocol: rawBuffer}
 	if w := s.wants(f.Destination.Port()); w.TLS || w.HTTP {
 		s.Stats.PreCxActive.Inc()
@@ -83,7 +94,7 @@ func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
 		s.Stats.PreCxActive.Dec()
 		if !ok {
 			_ = nc.Close()
-			return
+			return nil, nil
 		}
 		f.learn(&hello)
 		info.SNI, nc = hello.ServerName, peeked
@@ -98,9 +109,9 @@ func (s *Switch) Serve(nc net.Conn, info *http.ConnInfo) {
 			o.Flags, o.Details = http.FlagNoRoute, "filter_chain_not_found"
 		}
 		_ = nc.Close()
-		return
+		return nil, nil
 	}
-	h.Serve(nc, info)
+	return h, nc
 }
 
 // wants tells what the choice of a chain has to know.

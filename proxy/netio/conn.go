@@ -434,6 +434,17 @@ func (c *Conn) AwaitEnd(d time.Duration) bool {
 	return got == PeerClosed
 }
 
+// AwaitAny waits until the peer has sent something or ended the connection, without a
+// read: it takes less of the stack than one. Where there is no socket it doesn't wait, and
+// what is in memory it doesn't know. It is for the reader.
+func (c *Conn) AwaitAny() {
+	if raw := c.socket(); raw != nil {
+		_ = raw.Read(heard) // an error is what the next read meets, too
+	}
+}
+
+func heard(fd uintptr) bool { return peek(fd) != PeerQuiet }
+
 // socket is that of nc, or below it; nil without one.
 func (c *Conn) socket() syscall.RawConn {
 	if c.sealed != nil {

@@ -73,7 +73,7 @@ func TestMeet(t *testing.T) {
 			info := &http.ConnInfo{Remote: "10.0.0.1:4711", TLS: &http.TLSInfo{ALPN: "meet"}, PeerPrincipal: "spiffe://web"}
 			done := make(chan bool)
 			r.served.Go(func() {
-				r.proxy.Serve(near, info)
+				r.proxy.Serve(near, info).Run()
 				close(done)
 			})
 			get(t, client, frame("proxy")) // we don't wait for its
@@ -128,7 +128,7 @@ func TestMeetsNobody(t *testing.T) {
 	dial, hosts := sockets(t)
 	r := newRig(t, dial, oneHost, func(cfg *Config) { cfg.Peers, cfg.PeerProtocol = &fakePeers{}, "meet" })
 	near, client := socketPair(t)
-	r.served.Go(func() { r.proxy.Serve(near, &http.ConnInfo{TLS: &http.TLSInfo{ALPN: "other"}}) })
+	r.served.Go(func() { r.proxy.Serve(near, &http.ConnInfo{TLS: &http.TLSInfo{ALPN: "other"}}).Run() })
 	host := <-hosts
 	send(t, client, frame("web"))
 	get(t, host, frame("web"))

@@ -136,7 +136,7 @@ func (p *Proxy) choose() *cluster.Slot {
 }
 
 // Serve serves one connection until it is closed. It takes ownership of nc.
-func (p *Proxy) Serve(nc net.Conn, info *http.ConnInfo) {
+func (p *Proxy) Serve(nc net.Conn, info *http.ConnInfo) http.Rest {
 	c := &conn{p: p, info: info, downNC: nc, start: http.Now(), cancel: make(chan struct{})}
 	c.moved = c.start
 	c.down.Init(nc)
@@ -152,4 +152,5 @@ func (p *Proxy) Serve(nc net.Conn, info *http.ConnInfo) {
 	if c.admit() && c.connect() {
 		c.relay()
 	}
+	return nil
 }

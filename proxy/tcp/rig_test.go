@@ -92,7 +92,7 @@ func (r *rig) serve(nc net.Conn) (info *http.ConnInfo, done <-chan struct{}) {
 	over := make(chan struct{})
 	r.served.Go(func() {
 		defer close(over)
-		r.proxy.Serve(nc, info)
+		r.proxy.Serve(nc, info).Run()
 	})
 	return info, over
 }

@@ -69,6 +69,14 @@ func (c *ServerConn) Detach() (net.Conn, buf.Buffer) { return c.io.NetConn(), c.
 // it waits. It is for the time between exchanges.
 func (c *ServerConn) Each(t netio.Taker) error { return c.rd.each(t) }
 
+// Await waits, between exchanges, until there is something for Each to read, which takes
+// less of the stack than Each does.
+func (c *ServerConn) Await() {
+	if c.rd.in.Len() == 0 && !c.rd.eofSeen {
+		c.io.AwaitAny()
+	}
+}
+
 // Pipelined reports, between exchanges, whether bytes of another request have come.
 func (c *ServerConn) Pipelined() bool { return c.rd.in.Len() > 0 }
 

@@ -92,6 +92,7 @@ type Conn struct {
 	lastRead, lastStream atomic.Int64
 	active               atomic.Int32  // open streams
 	sentData             atomic.Uint32 // DATA frames, modulo 2^32
+	leaves               atomic.Bool   // Run is to return
 	pinged               atomic.Int64  // when an unanswered PING was sent, of http.Now; 0 none
 }
 

@@ -4,19 +4,53 @@ package h2
 
 import (
 	"encoding/binary"
+	"errors"
+	"os"
+	"time"
 
 	"golang.org/x/net/http2"
 
 	"pillion/proxy/http"
+	"pillion/proxy/netio"
 )
 
-// Run reads the connection until it ends, and ends all its streams then. It
-// returns when the connection is closed.
-func (c *Conn) Run() {
+// Run reads the connection until it ends, and ends all its streams then; or until
+// Leave: then left is true, and Run is to be called again.
+func (c *Conn) Run() (left bool) {
 	if c.handle() {
-		_ = c.io.Each(&c.in, c) // an end and a failure are the same to the streams
+		err := c.io.Each(&c.in, c) // an end and a failure are the same to the streams
+		if c.leaves.Swap(false) && errors.Is(err, os.ErrDeadlineExceeded) && c.goesOn() {
+			return true
+		}
 	}
 	c.end()
+	return false
+}
+
+// goesOn lets reads wait again, unless the connection is about to end.
+func (c *Conn) goesOn() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.hungUp || c.broken {
+		return false
+	}
+	_ = c.io.SetReadDeadline(time.Time{})
+	return true
+}
+
+// Leave has Run return for another goroutine to go on with it. It may be called from
+// any goroutine.
+func (c *Conn) Leave() {
+	c.leaves.Store(true)
+	_ = c.io.SetReadDeadline(netio.Past)
+}
+
+// Await waits until there is something for Run to read, which takes less of the stack
+// than Run does. It is for the goroutine that runs Run.
+func (c *Conn) Await() {
+	if c.in.Len() == 0 {
+		c.io.AwaitAny()
+	}
 }
 
 // Take handles what was read. It implements netio.Taker.
