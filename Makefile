@@ -4,8 +4,8 @@ GO       ?= go
 FUZZTIME ?= 10m
 IMAGE    ?= pillion
 # What the regression guard measures.
-GATE     ?= -turns 5 -duration 2s -open=false -band 0.2 -peers pillion,envoy,haproxy -scenario $(GATED)
-GATED    := h1,h1-1000-connections,h1-1000-routes,h1-traced-1,h1-traced-100,h2,h2-64x1,h1-to-h2,grpc-unary,mtls-in,mtls-out,sidecar-pair,tcp,idle,idle-connections,idle-connections-h2,idle-connections-mtls,services-5000
+GATE     ?= -pin -turns 5 -duration 2s -open=false -band 0.2 -peers pillion,envoy,haproxy -scenario $(GATED)
+GATED    := h1,h1-1000-connections,h1-1000-routes,h1-get-1m,h1-post-1m,h1-traced-1,h1-traced-100,h2,h2-64x1,h1-to-h2,grpc-unary,mtls-in,mtls-out,sidecar-pair,tcp,idle,idle-connections,idle-connections-h2,idle-connections-mtls,services-5000
 VERSION  ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 
 # Packages whose tests need no part of the machine. test/ drives the built
@@ -72,9 +72,9 @@ bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./ben
 	$(GO) run ./bench $(BENCH)
 
 bench-quick: ## a first impression of it, in two minutes, beside the stored ratios
-	$(GO) run ./bench -quick -scenario h1,idle -gate bench/gate.json
+	$(GO) run ./bench -quick -pin -scenario h1,idle -gate bench/gate.json
 
-bench-gate: ## all stored ratios, in twenty minutes; fails where one has become worse
+bench-gate: ## all stored ratios, in half an hour; fails where one has become worse
 	$(GO) run ./bench $(GATE) -gate bench/gate.json
 
 bench-gate-write: ## store new ratios, on a quiet machine

@@ -252,7 +252,7 @@ func ofTLS() []Scenario {
 			Name:     "sidecar-pair",
 			Summary:  "HTTP/1.1: two proxies of one kind, mutual TLS between them, 64 keep-alive clients, answers of 1 KiB, the cost of both" + sealing,
 			Services: 1, Sealed: Between, Connections: 64,
-			Measure: Throughput{},
+			Measure: Throughput{OpenAt: []float64{0.5}},
 		},
 		{
 			Name:     "handshakes",
