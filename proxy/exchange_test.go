@@ -180,6 +180,54 @@ func TestBigBodies(t *testing.T) {
 	}
 }
 
+// TestRequestTime: upstream_rq_time runs from the request's end to the response's, over
+// all that comes between, as in Envoy.
+func TestRequestTime(t *testing.T) {
+	const pause = 200 * time.Millisecond
+	body := "HTTP/1.1 200 OK\nContent-Length: 2\n\n"
+	for _, c := range []struct {
+		name  string
+		host  func(c *inproc.Conn)
+		yaml  string
+		least time.Duration
+		most  time.Duration
+	}{
+		{name: "the host takes its time", host: func(c *inproc.Conn) {
+			<-time.After(pause)
+			c.Send(body + "ok")
+		}, least: pause},
+		{name: "the body does", host: func(c *inproc.Conn) {
+			c.Send(body)
+			<-time.After(pause)
+			c.Send("ok")
+		}, least: pause},
+		{name: "a filter does", host: func(c *inproc.Conn) { c.Send(body + "ok") }, yaml: route("  - fault: {delay: {percentage: {value: 100}, fixedDelay: 1s}}\n" +
+			"    timeout: 700ms\n    route: [{destination: {host: echo}}]\n"), most: time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := inproc.NewBackend(t, func(conn *inproc.Conn) {
+				conn.Head()
+				c.host(conn)
+			})
+			files := map[string]string{"echo.yaml": inproc.Service("echo", b)}
+			if c.yaml != "" {
+				files["route.yaml"] = c.yaml
+			}
+			p := inproc.Start(t, files)
+			if r := inproc.Dial(t, p.Addr("http")).Do(get); r.Body != "ok" {
+				t.Fatalf("%q %q", r.Line, r.Body)
+			}
+			sum := func() time.Duration {
+				return time.Duration(metric(t, p, "envoy_cluster_upstream_rq_time_sum") * float64(time.Millisecond))
+			}
+			p.WaitFor("the response is counted", func() bool { return metric(t, p, "envoy_cluster_upstream_rq_time_count") == 1 })
+			if got := sum(); got < c.least-time.Millisecond || c.most > 0 && got >= c.most {
+				t.Errorf("it is %v, want %v and more, less than %v", got, c.least, c.most)
+			}
+		})
+	}
+}
+
 // TestBothWaysAtOnce streams up and down in turns on one exchange: each piece
 // must arrive before the next is sent.
 func TestBothWaysAtOnce(t *testing.T) {

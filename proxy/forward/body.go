@@ -61,7 +61,6 @@ func (c *Call) sendHead() *http.Error {
 		return asError(err)
 	}
 	if none {
-		c.requestCame(c.ex.UpstreamStart)
 		c.requestSent()
 	}
 	return nil

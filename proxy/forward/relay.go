@@ -120,10 +120,7 @@ func (c *Call) Relay(opt *Options, ex *http.Exchange, owner Owner, down *h2.Stre
 // relaySent starts the clock of the response.
 func (c *Call) relaySent() {
 	ex := c.ex
-	switch {
-	case ex.Req.Framing.Kind == http.BodyNone:
-		c.requestCame(ex.UpstreamStart)
-	case !c.came.Load():
+	if !c.came.Load() {
 		c.requestCame(http.Now())
 	}
 	if c.times.Response > 0 {

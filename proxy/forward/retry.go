@@ -114,6 +114,18 @@ func (c *Call) backOff() bool {
 	}
 }
 
+// countResponse counts the host's response, which has ended. Its time is counted from the
+// request's end, over all tries; of a response that came before there is none (Envoy:
+// Filter::onUpstreamComplete).
+func (c *Call) countResponse() {
+	ex, took := c.ex, int64(-1)
+	ex.End = http.Now()
+	if c.came.Load() {
+		took = ex.End - ex.RequestEnd
+	}
+	c.cl.Stats.Response(ex.Resp.Status, false, took)
+}
+
 // end makes the outcome of the last try that of the exchange.
 func (c *Call) end(err *http.Error) *http.Error {
 	ex, st := c.ex, c.cl.Stats
@@ -129,11 +141,11 @@ func (c *Call) end(err *http.Error) *http.Error {
 		if c.retries > 0 {
 			st.RqRetrySuccess.Inc()
 		}
-		st.Response(ex.Resp.Status, false, ex.UpstreamFirst-ex.UpstreamStart)
+		c.countResponse()
 		return nil
 	}
 	if c.down.Started() {
-		st.Response(ex.Resp.Status, false, ex.UpstreamFirst-ex.UpstreamStart)
+		c.countResponse()
 	} else {
 		c.dropArrived()
 		if err.Status != 0 {

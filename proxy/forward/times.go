@@ -12,8 +12,15 @@ import (
 func (c *Call) setTimes() {
 	ex := c.ex
 	c.times = c.route.TimesFor(ex)
+	begin := ex.Start
+	if ex.Held { // by filters, which in Envoy stand before the router, where this time begins
+		begin = http.Now()
+	}
+	if ex.Req.Framing.Kind == http.BodyNone {
+		c.requestCame(begin)
+	}
 	if c.times.Response > 0 {
-		c.deadline.Store(ex.Start + int64(c.times.Response))
+		c.deadline.Store(begin + int64(c.times.Response))
 	}
 	if c.times.HasStream && c.times.Stream > 0 {
 		c.streamEnd = ex.Start + int64(c.times.Stream)

@@ -189,7 +189,9 @@ func (st *stream) finish() {
 		ex.Flags |= http.FlagDownstreamConnTermination
 		ex.Details = "downstream_remote_disconnect"
 	}
-	ex.End = http.Now()
+	if ex.End == 0 {
+		ex.End = http.Now()
+	}
 	if st.chain == nil {
 		st.chain = st.cfg.NoRouteChain
 	}

@@ -127,6 +127,7 @@ func (st *stream) runRequestFilters(wait bool) (waits bool, err *http.Error) {
 				return true, nil
 			}
 			st.c.setActive(&st.call)
+			ex.Held = true
 			ex.Cancelled = st.call.Cancelled()
 			if err := st.readEarly(f); err != nil {
 				return false, err

@@ -68,6 +68,8 @@ type Exchange struct {
 	// UpstreamFirst when that response's head was complete; End when the last
 	// byte had been written. Nanoseconds of Now; 0 = didn't happen.
 	Start, RequestEnd, UpstreamStart, UpstreamFirst, End int64
+	// Held says that a filter had the request wait after Start.
+	Held bool
 
 	// RequestHeadBytes and ResponseHeadBytes are the heads' sizes on the
 	// wire; RequestBodyBytes and ResponseBodyBytes count body octets without
