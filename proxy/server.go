@@ -193,6 +193,7 @@ func (s *Server) Start() error {
 		return err
 	}
 	s.state.Store(int64(stats.StateLive))
+	s.tracker.Worked()
 	return nil
 }
 

@@ -43,10 +43,11 @@ type Tracker struct {
 	// others busy or not. It is called at most every quietEvery, or sooner if many have
 	// come or gone and all are quiet. Set it before Run.
 	OnQuiet   func()
-	busy      bool  // since the last call; owned by Run
-	lastQuiet int64 // of http.Now, 0 never; owned by Run
-	peak      int   // of count since the last call; guarded by mu
-	settled   int   // count at the last call; guarded by mu
+	worked    atomic.Bool // since the last call
+	busy      bool        // likewise; owned by Run
+	lastQuiet int64       // of http.Now, 0 never; owned by Run
+	peak      int         // of count since the last call; guarded by mu
+	settled   int         // count at the last call; guarded by mu
 }
 
 const (
@@ -55,6 +56,10 @@ const (
 	// many is how many connections hold memory that is worth a call.
 	many = 500
 )
+
+// Worked notes work that is none of connections, as reading a configuration is: OnQuiet
+// is due after it, too. It may be called from any goroutine.
+func (t *Tracker) Worked() { t.worked.Store(true) }
 
 // NewTracker returns an empty tracker. Run must be running for timeouts to
 // work.
@@ -138,7 +143,7 @@ func (t *Tracker) noteChanges() changes {
 
 // noteQuiet calls OnQuiet when a busy time has ended, or there is less to do.
 func (t *Tracker) noteQuiet(moving bool, c changes, now int64) {
-	t.busy = t.busy || moving
+	t.busy = t.worked.Swap(false) || t.busy || moving
 	quiet := !moving && (t.busy || c.others)
 	soon := t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery)
 	if t.OnQuiet == nil || !quiet && !c.fewer || soon && !(quiet && c.others) {

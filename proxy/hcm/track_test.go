@@ -40,6 +40,23 @@ func TestQuietIsToldOnce(t *testing.T) {
 	}
 }
 
+// TestWorkIsToldOnce: so is the end of other work, when no connection is busy.
+func TestWorkIsToldOnce(t *testing.T) {
+	calls := 0
+	tr := NewTracker()
+	tr.OnQuiet = func() { calls++ }
+	tr.Worked()
+	for i, step := range []struct {
+		moving bool
+		want   int
+	}{{true, 0}, {false, 1}, {false, 1}} {
+		tr.noteQuiet(step.moving, changes{}, int64(time.Duration(i+1)*time.Second))
+		if calls != step.want {
+			t.Errorf("step %d: %d calls, want %d", i, calls, step.want)
+		}
+	}
+}
+
 // TestConnectionsThatClose: most of many are reason enough to give memory back, and so
 // are many that have come or gone, when all is quiet.
 func TestConnectionsThatClose(t *testing.T) {
