@@ -3,6 +3,7 @@
 package hcm
 
 import (
+	"context"
 	"runtime"
 	"time"
 
@@ -32,7 +33,7 @@ const (
 
 // renewStacks has other goroutines go on with the connections that have been idle for a
 // while, now of http.Now. The old stacks are free then.
-func (t *Tracker) renewStacks(now int64) {
+func (t *Tracker) renewStacks(ctx context.Context, now int64) {
 	var grown []*conn
 	t.each(func(c *conn) {
 		c.mu.Lock()
@@ -54,7 +55,10 @@ func (t *Tracker) renewStacks(now int64) {
 		}
 		c.mu.Unlock()
 	}
-	time.Sleep(leaveTime)
+	select {
+	case <-ctx.Done():
+	case <-time.After(leaveTime):
+	}
 }
 
 // leaveStackLocked asks the goroutine to leave; mu is held.

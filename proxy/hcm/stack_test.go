@@ -4,6 +4,7 @@ package hcm
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"net"
 	nethttp "net/http"
@@ -11,8 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-
-	"golang.org/x/net/http2"
 
 	"pillion/proxy/http"
 	"pillion/proxy/proxytest"
@@ -33,7 +32,7 @@ type idleRig struct {
 type idleClient struct {
 	net.Conn
 	in *bufio.Reader
-	h2 *http2.ClientConn // nil speaks HTTP/1
+	h2 *nethttp.Transport // nil speaks HTTP/1
 }
 
 // ask has a request answered.
@@ -48,10 +47,13 @@ func (c *idleClient) ask() error {
 	} else if err = req.Write(c); err == nil {
 		resp, err = nethttp.ReadResponse(c.in, req)
 	}
-	if err == nil && resp.StatusCode != nethttp.StatusNotFound {
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != nethttp.StatusNotFound {
 		err = errors.New(resp.Status)
 	}
-	return err
+	return errors.Join(err, resp.Body.Close())
 }
 
 func newIdleRig(t *testing.T, n int, overHTTP2 bool) *idleRig {
@@ -78,9 +80,9 @@ func newIdleRig(t *testing.T, n int, overHTTP2 bool) *idleRig {
 		t.Cleanup(func() { _ = c.Close() })
 		client := &idleClient{Conn: c, in: bufio.NewReaderSize(c, 512)}
 		if overHTTP2 {
-			if client.h2, err = new(http2.Transport).NewClientConn(c); err != nil {
-				t.Fatal(err)
-			}
+			client.h2 = &nethttp.Transport{Protocols: new(nethttp.Protocols)}
+			client.h2.Protocols.SetUnencryptedHTTP2(true)
+			client.h2.DialContext = func(context.Context, string, string) (net.Conn, error) { return c, nil }
 		}
 		r.clients = append(r.clients, client)
 	}
@@ -108,7 +110,7 @@ func (r *idleRig) serve(part http.Rest) {
 }
 
 // renew renews the stacks, as after a while.
-func (r *idleRig) renew() { r.tr.renewStacks(http.Now() + int64(2*sweepEvery)) }
+func (r *idleRig) renew() { r.tr.renewStacks(r.t.Context(), http.Now()+int64(2*sweepEvery)) }
 
 // TestRenewStacks: idle connections cost no more stack than waiting takes, go on as
 // before, and are each counted once.

@@ -80,7 +80,7 @@ func (t *Tracker) Run(ctx context.Context) {
 		case <-tick.C:
 			now := http.Now()
 			moving := t.sweep(now)
-			t.noteQuiet(moving, t.noteChanges(), now)
+			t.noteQuiet(ctx, moving, t.noteChanges(), now)
 		}
 	}
 }
@@ -142,7 +142,7 @@ func (t *Tracker) noteChanges() changes {
 }
 
 // noteQuiet calls OnQuiet when a busy time has ended, or there is less to do.
-func (t *Tracker) noteQuiet(moving bool, c changes, now int64) {
+func (t *Tracker) noteQuiet(ctx context.Context, moving bool, c changes, now int64) {
 	t.busy = t.worked.Swap(false) || t.busy || moving
 	quiet := !moving && (t.busy || c.others)
 	soon := t.lastQuiet != 0 && now-t.lastQuiet < int64(quietEvery)
@@ -153,7 +153,7 @@ func (t *Tracker) noteQuiet(moving bool, c changes, now int64) {
 	t.mu.Lock()
 	t.peak, t.settled = t.count, t.count
 	t.mu.Unlock()
-	t.renewStacks(now)
+	t.renewStacks(ctx, now)
 	t.OnQuiet()
 }
 

@@ -33,7 +33,7 @@ func TestQuietIsToldOnce(t *testing.T) {
 		{false, false, false, 134 * time.Second, 5},
 		{false, false, true, 135 * time.Second, 6}, // many were closed, which is no movement
 	} {
-		tr.noteQuiet(step.moving, changes{fewer: step.fewer, others: step.others}, at(step.at))
+		tr.noteQuiet(t.Context(), step.moving, changes{fewer: step.fewer, others: step.others}, at(step.at))
 		if calls != step.want {
 			t.Errorf("after %v: %d calls, want %d", step.at, calls, step.want)
 		}
@@ -50,7 +50,7 @@ func TestWorkIsToldOnce(t *testing.T) {
 		moving bool
 		want   int
 	}{{true, 0}, {false, 1}, {false, 1}} {
-		tr.noteQuiet(step.moving, changes{}, int64(time.Duration(i+1)*time.Second))
+		tr.noteQuiet(t.Context(), step.moving, changes{}, int64(time.Duration(i+1)*time.Second))
 		if calls != step.want {
 			t.Errorf("step %d: %d calls, want %d", i, calls, step.want)
 		}
@@ -69,7 +69,7 @@ func TestConnectionsThatClose(t *testing.T) {
 			t.Errorf("%d have come: %+v", i+1, got)
 		}
 	}
-	tr.noteQuiet(true, changes{fewer: true}, int64(time.Minute))
+	tr.noteQuiet(t.Context(), true, changes{fewer: true}, int64(time.Minute))
 	if got := tr.noteChanges(); got != (changes{}) {
 		t.Errorf("after memory was given back: %+v", got)
 	}
@@ -80,7 +80,7 @@ func TestConnectionsThatClose(t *testing.T) {
 			t.Errorf("%d gone: %+v", gone, got)
 		}
 	}
-	tr.noteQuiet(true, changes{fewer: true}, int64(time.Hour))
+	tr.noteQuiet(t.Context(), true, changes{fewer: true}, int64(time.Hour))
 	if got := tr.noteChanges(); got != (changes{}) {
 		t.Errorf("after memory was given back again: %+v", got)
 	}
