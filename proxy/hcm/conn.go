@@ -143,7 +143,8 @@ func (c *conn) leave(rest *http.Rest) {
 	if c.multi == nil {
 		c.sc.Close()
 	} else {
-		c.endedHTTP2()
+		c.m.Stats.Cx2Active.Dec()
+		c.ended()
 	}
 	c.m.Stats.CxActive.Dec()
 	c.m.Stats.CxDestroy.Inc()
@@ -306,7 +307,7 @@ func (c *conn) begun() (now int64) {
 	return c.since
 }
 
-// ended notes that the connection has ended while it was idle.
+// ended notes who has ended the connection.
 func (c *conn) ended() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -43,19 +43,6 @@ func (c *conn) runHTTP2() http.Rest {
 	return nil
 }
 
-// endedHTTP2 notes that such a connection has ended.
-func (c *conn) endedHTTP2() {
-	s := &c.m.Stats
-	s.Cx2Active.Dec()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.state == stateClosing {
-		s.CxDestroyLocal.Inc()
-	} else {
-		s.CxDestroyRemote.Inc()
-	}
-}
-
 var defaultHTTP2 h2.Config
 
 func (cfg *Config) http2() *h2.Config {

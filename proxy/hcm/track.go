@@ -57,10 +57,6 @@ const (
 	many = 500
 )
 
-// Worked notes work that is none of connections, as reading a configuration is: OnQuiet
-// is due after it, too. It may be called from any goroutine.
-func (t *Tracker) Worked() { t.worked.Store(true) }
-
 // NewTracker returns an empty tracker. Run must be running for timeouts to
 // work.
 func NewTracker() *Tracker {
@@ -68,6 +64,10 @@ func NewTracker() *Tracker {
 	t.head.next, t.head.prev = &t.head, &t.head
 	return t
 }
+
+// Worked notes work that is none of connections, as reading a configuration is: OnQuiet
+// is due after it, too. It may be called from any goroutine.
+func (t *Tracker) Worked() { t.worked.Store(true) }
 
 // Run sweeps until ctx is done.
 func (t *Tracker) Run(ctx context.Context) {
