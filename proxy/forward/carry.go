@@ -41,13 +41,10 @@ func (c *Call) carryRequest() *http.Error {
 	if !ok || c.body.on {
 		return nil
 	}
-	n, downErr, upErr := h1.CarryRequest(up, down)
+	n, err := h1.CarryRequest(up, down)
 	c.ex.RequestBodyBytes += n
-	switch {
-	case downErr != nil:
-		return asError(downErr)
-	case upErr != nil:
-		return asError(upErr)
+	if err != nil {
+		return asError(err)
 	}
 	return nil
 }

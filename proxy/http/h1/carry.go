@@ -38,19 +38,19 @@ func CarryResponse(down *ServerConn, up *ClientConn) (n int64, upErr, downErr er
 
 // CarryRequest is CarryResponse for the request's body. Errors are those of down's
 // ReadBody and of up's WriteBody.
-func CarryRequest(up *ClientConn, down *ServerConn) (n int64, downErr, upErr error) {
+func CarryRequest(up *ClientConn, down *ServerConn) (n int64, err error) {
 	if up.chunked || up.tunnel || up.out.len() > 0 {
-		return 0, nil, nil
+		return 0, nil
 	}
-	n, downErr, upErr = down.rd.carry(&up.io)
+	n, downErr, upErr := down.rd.carry(&up.io)
 	up.written += uint64(n)
-	if upErr != nil {
-		return n, nil, up.writeError(upErr)
+	switch {
+	case upErr != nil:
+		return n, up.writeError(upErr)
+	case downErr != nil:
+		return n, requestError(downErr)
 	}
-	if downErr != nil {
-		downErr = requestError(downErr)
-	}
-	return n, downErr, nil
+	return n, nil
 }
 
 // carry moves what comes of the body to another connection, if much is to follow, for
@@ -60,8 +60,7 @@ func (r *reader) carry(to *netio.Conn) (n int64, srcErr, dstErr error) {
 		return 0, nil, nil
 	}
 	r.carried = true
-	r.in.Advance(r.adv)
-	r.adv = 0
+	r.drop()
 	if r.pin {
 		r.unpin()
 	}

@@ -113,10 +113,17 @@ func (r *reader) begin(n int, f http.Framing, from http.Side, lim *Limits) {
 	}
 }
 
+// drop gives up the last piece of the body.
+func (r *reader) drop() {
+	if r.adv > 0 {
+		r.in.Advance(r.adv)
+		r.adv = 0
+	}
+}
+
 // finish ends the message: what its head and body pointed to is given up.
 func (r *reader) finish() {
-	r.in.Advance(r.adv)
-	r.adv = 0
+	r.drop()
 	r.pin = false
 	r.pinned.Release()
 	r.in.ReleaseIfEmpty()
@@ -126,8 +133,7 @@ func (r *reader) finish() {
 // takeHead ends the message as finish does, but hands over the storage of
 // the head.
 func (r *reader) takeHead() buf.Buffer {
-	r.in.Advance(r.adv)
-	r.adv = 0
+	r.drop()
 	if r.pin {
 		r.unpin()
 	}
@@ -152,10 +158,7 @@ func (r *reader) buffered() bool { return r.ended || r.in.Len() > r.adv }
 // and those of the connection otherwise; io.ErrUnexpectedEOF for a body that
 // the end of the stream cut off.
 func (r *reader) next() ([]byte, error) {
-	if r.adv > 0 {
-		r.in.Advance(r.adv)
-		r.adv = 0
-	}
+	r.drop()
 	if r.ended {
 		return nil, io.EOF
 	}
@@ -197,10 +200,7 @@ func (r *reader) poll() bool {
 	if r.buffered() {
 		return true
 	}
-	if r.adv > 0 {
-		r.in.Advance(r.adv)
-		r.adv = 0
-	}
+	r.drop()
 	r.bodyRoom()
 	if len(r.in.Free()) == 0 {
 		return true
