@@ -20,11 +20,7 @@ type carrying struct {
 
 // carried has n bytes carried from in to out.
 func carried(t *testing.T, n int64) (in, out *net.TCPConn, from *Conn, done chan carrying) {
-	in, src := tcpPair(t)
-	dst, out := tcpPair(t)
-	from, to := new(Conn), new(Conn)
-	from.Init(src)
-	to.Init(dst)
+	in, from, to, out := way(t)
 	done = make(chan carrying, 1)
 	go func() {
 		var c carrying
@@ -86,7 +82,14 @@ func TestCarryNamesTheSide(t *testing.T) {
 	}
 	_ = out.Close()
 
-	_, out, _, done = carriedEndless(t)
+	in, out, _, done = carried(t, 1<<40)
+	go func() {
+		for p := make([]byte, 256<<10); ; {
+			if _, err := in.Write(p); err != nil {
+				return
+			}
+		}
+	}()
 	_ = out.SetLinger(0)
 	_ = out.Close()
 	if c := <-done; c.srcErr != nil || c.dstErr == nil {
@@ -98,17 +101,4 @@ func TestCarryNamesTheSide(t *testing.T) {
 	if c := <-done; !errors.Is(c.srcErr, os.ErrDeadlineExceeded) || c.moved != 0 {
 		t.Errorf("past the deadline: %+v", c)
 	}
-}
-
-// carriedEndless is carried with a source that never stops.
-func carriedEndless(t *testing.T) (in, out *net.TCPConn, from *Conn, done chan carrying) {
-	in, out, from, done = carried(t, 1<<40)
-	go func() {
-		for p := make([]byte, 256<<10); ; {
-			if _, err := in.Write(p); err != nil {
-				return
-			}
-		}
-	}()
-	return in, out, from, done
 }

@@ -13,16 +13,22 @@ import (
 	"time"
 )
 
-// relayed is a relay from in to out.
-func relayed(t testing.TB) (in, out *net.TCPConn, moved *atomic.Uint64, done chan [2]error) {
+// way is what leads from in to out, but for what carries bytes between from and to.
+func way(t testing.TB) (in *net.TCPConn, from, to *Conn, out *net.TCPConn) {
 	in, src := tcpPair(t)
 	dst, out := tcpPair(t)
-	moved, done = new(atomic.Uint64), make(chan [2]error, 1)
-	var from, to Conn
+	from, to = new(Conn), new(Conn)
 	from.Init(src)
 	to.Init(dst)
+	return in, from, to, out
+}
+
+// relayed is a relay from in to out.
+func relayed(t testing.TB) (in, out *net.TCPConn, moved *atomic.Uint64, done chan [2]error) {
+	in, from, to, out := way(t)
+	moved, done = new(atomic.Uint64), make(chan [2]error, 1)
 	go func() {
-		srcErr, dstErr := Relay(&to, &from, moved)
+		srcErr, dstErr := Relay(to, from, moved)
 		_ = to.CloseWrite()
 		done <- [2]error{srcErr, dstErr}
 	}()
