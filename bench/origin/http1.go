@@ -119,8 +119,8 @@ func (c *h1conn) answer(l *loop) *answer1 {
 // whether the request is one that the origin takes.
 func (c *h1conn) begin(head []byte) bool {
 	c.skip, c.closing, c.upgrade = 0, false, false
-	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
-	c.large = bytes.Contains(line, []byte(" "+LargePath))
+	request, rest, _ := bytes.Cut(head, []byte("\r\n"))
+	c.large = bytes.Contains(request, []byte(" "+LargePath))
 	for len(rest) > 0 {
 		var line []byte
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))

@@ -134,7 +134,7 @@ func (b *Bench) job(sc Scenario) peer.Job {
 			Certificates: b.certs, Group: sc.group(),
 		},
 		Mesh: m, Downstream: sc.Downstream, Origins: origins,
-		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound, Big: sc.Big, Traced: sc.Traced,
+		Workers: b.Workers, Connections: sc.Connections, Streams: max(1, sc.Streams), Inbound: sc.Inbound, Big: sc.big(), Traced: sc.Traced,
 	}
 }
 

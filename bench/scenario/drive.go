@@ -15,11 +15,8 @@ import (
 
 // closedLoop drives a peer as fast as it goes.
 func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Duration) (load.Result, error) {
-	req := s.request(s.sc, r.Addr)
-	req.Body, req.Close = s.Body, s.Close
-	if s.Large {
-		req.Path = origin.LargePath
-	}
+	req := s.repeated(r)
+	req.Close = s.Close
 	if s.sc.Sealed == In {
 		mode := s.Handshakes
 		if mode == "" {
@@ -45,9 +42,18 @@ func (s *session) closedLoop(ctx context.Context, r *peer.Running, d time.Durati
 
 // openLoop drives a peer at a fixed rate.
 func (s *session) openLoop(ctx context.Context, r *peer.Running, rate float64) (load.Result, error) {
+	req := s.repeated(r)
+	return s.ownLoad(ctx, r, req, rate, openWarmup, s.Duration)
+}
+
+// repeated is the request that the loads repeat.
+func (s *session) repeated(r *peer.Running) load.Request {
 	req := s.request(s.sc, r.Addr)
 	req.Body = s.Body
-	return s.ownLoad(ctx, r, req, rate, openWarmup, s.Duration)
+	if s.Large {
+		req.Path = origin.LargePath
+	}
+	return req
 }
 
 // ownLoad runs our own load for the scenario's protocol.

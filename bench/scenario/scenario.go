@@ -15,6 +15,7 @@ import (
 
 	"pillion/bench/load"
 	"pillion/bench/mesh"
+	"pillion/bench/origin"
 	"pillion/bench/pki"
 	"pillion/bench/report"
 )
@@ -32,8 +33,6 @@ type Scenario struct {
 	// Routes is how many routes by path each service with subsets has more, none
 	// of which matches.
 	Routes int
-	// Big says that messages are so big that a peer does well to prepare for it.
-	Big bool
 	// Traced is the percentage of requests that are traced.
 	Traced int
 	// Downstream is what the clients speak, Upstream what the services do.
@@ -81,6 +80,12 @@ func (sc Scenario) driven() bool {
 	return false
 }
 
+// big reports whether messages are so big that a peer does well to prepare for it.
+func (sc Scenario) big() bool {
+	t, ok := sc.Measure.(Throughput)
+	return ok && (t.Large || t.Body >= origin.LargeSize)
+}
+
 // All returns the table of scenarios in the order in which they run.
 func All() []Scenario {
 	return slices.Concat(ofHTTP1(), ofProtocols(), ofTLS(), ofFeatures(), ofMemory(), ofControlPlane())
@@ -110,13 +115,13 @@ func ofHTTP1() []Scenario {
 		{
 			Name:     "h1-get-1m",
 			Summary:  "HTTP/1.1: answers of 1 MiB over 16 keep-alive connections, routed by host and header",
-			Services: 1, Subsets: true, Big: true, Connections: 16,
+			Services: 1, Subsets: true, Connections: 16,
 			Measure: Throughput{Large: true},
 		},
 		{
 			Name:     "h1-post-1m",
 			Summary:  "HTTP/1.1: uploads of 1 MiB over 16 keep-alive connections, routed by host and header",
-			Services: 1, Subsets: true, Big: true, Connections: 16,
+			Services: 1, Subsets: true, Connections: 16,
 			Measure: Throughput{Body: 1 << 20},
 		},
 		{
@@ -239,13 +244,13 @@ func ofTLS() []Scenario {
 		{
 			Name:     "mtls-in-get-1m",
 			Summary:  "as mtls-in, with answers of 1 MiB to 16 clients" + sealing,
-			Services: 1, Sealed: In, Big: true, Connections: 16,
+			Services: 1, Sealed: In, Connections: 16,
 			Measure: Throughput{Large: true},
 		},
 		{
 			Name:     "mtls-out-get-1m",
 			Summary:  "as mtls-out, with answers of 1 MiB to 16 clients" + sealing,
-			Services: 1, Subsets: true, Sealed: Out, Big: true, Connections: 16,
+			Services: 1, Subsets: true, Sealed: Out, Connections: 16,
 			Measure: Throughput{Large: true},
 		},
 		{
