@@ -74,7 +74,7 @@ bench: ## run the side-by-side load (BENCH='-scenario all …'; see go run ./ben
 bench-quick: ## a first impression of it, in two minutes, beside the stored ratios
 	$(GO) run ./bench -quick -pin -scenario h1,idle -gate bench/gate.json
 
-bench-gate: ## all stored ratios, in half an hour; fails where one has become worse
+bench-gate: ## all stored ratios, in twenty minutes; fails where one has become worse
 	$(GO) run ./bench $(GATE) -gate bench/gate.json
 
 bench-gate-write: ## store new ratios, on a quiet machine
